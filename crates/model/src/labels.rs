@@ -1,0 +1,321 @@
+//! Label sets: sorted, unique names, one allocation.
+
+#![allow(unsafe_code)] // one `from_utf8_unchecked`, see `Iter::next`
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// The label that holds a metric's name.
+pub const METRIC_NAME: &str = "__name__";
+/// The label that separates a classic histogram's buckets.
+pub const BUCKET_LABEL: &str = "le";
+/// The label that separates a summary's quantiles.
+pub const QUANTILE_LABEL: &str = "quantile";
+
+/// A set of labels, sorted by name (bytewise), each name once, no empty values.
+///
+/// Layout: name and value in turn, each behind its length as a LEB128 varint, in one shared slice;
+/// cloning is a reference count. Equal sets have equal bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Labels(Arc<[u8]>);
+
+impl Default for Labels {
+    fn default() -> Self {
+        Labels(Arc::from([]))
+    }
+}
+
+impl Hash for Labels {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
+
+impl Labels {
+    /// The empty set.
+    pub fn empty() -> Labels {
+        Labels::default()
+    }
+
+    /// Builds a set from pairs in any order; of equal names the last wins, empty values are left out.
+    pub fn from_pairs<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Labels {
+        let mut builder = LabelsBuilder::default();
+        for (name, value) in pairs {
+            builder.set(name.as_ref(), value.as_ref());
+        }
+        builder.build()
+    }
+
+    /// Builds a set from pairs already sorted by name, unique, without empty values.
+    ///
+    /// The order is asserted in debug builds only: for decoders that have just checked it.
+    pub fn from_sorted<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Labels {
+        let mut bytes = Vec::with_capacity(256);
+        let mut last: Option<&str> = None;
+        for (name, value) in pairs {
+            debug_assert!(last.is_none_or(|l| l < name), "labels out of order at {name}");
+            debug_assert!(!value.is_empty(), "empty value of {name}");
+            push_str(&mut bytes, name);
+            push_str(&mut bytes, value);
+            last = Some(name);
+        }
+        Labels(bytes.into())
+    }
+
+    /// The pairs, sorted by name.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { rest: &self.0 }
+    }
+
+    /// The value of `name`, if the set has it.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
+    }
+
+    /// The metric name, or an empty string.
+    pub fn metric_name(&self) -> &str {
+        self.get(METRIC_NAME).unwrap_or_default()
+    }
+
+    /// How many labels.
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The canonical bytes: equal exactly when the sets are equal.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// A 128-bit hash of the set, the same in every process and version.
+    pub fn hash128(&self) -> u128 {
+        xxhash_rust::xxh3::xxh3_128(&self.0)
+    }
+
+    /// The set without the labels that `drop` accepts.
+    pub fn without(&self, mut drop: impl FnMut(&str) -> bool) -> Labels {
+        Labels::from_sorted(self.iter().filter(|(name, _)| !drop(name)))
+    }
+
+    /// The set with only the labels that `keep` accepts.
+    pub fn only(&self, mut keep: impl FnMut(&str) -> bool) -> Labels {
+        Labels::from_sorted(self.iter().filter(|(name, _)| keep(name)))
+    }
+}
+
+impl<'a> IntoIterator for &'a Labels {
+    type Item = (&'a str, &'a str);
+    type IntoIter = Iter<'a>;
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// Orders by the pairs in turn, then the shorter first (Prometheus `labels.Compare`).
+impl Ord for Labels {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.iter().cmp(other.iter())
+    }
+}
+
+impl PartialOrd for Labels {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// `{a="1", b="2"}`, values quoted as Go does for plain text; names that are not legacy names too.
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (i, (name, value)) in self.iter().enumerate() {
+            if i > 0 {
+                f.write_str(", ")?;
+            }
+            if is_legacy_label_name(name) {
+                f.write_str(name)?;
+            } else {
+                write_quoted(f, name)?;
+            }
+            f.write_str("=")?;
+            write_quoted(f, value)?;
+        }
+        f.write_str("}")
+    }
+}
+
+impl fmt::Debug for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Writes `text` between double quotes, escaped as Go's `strconv.Quote` does.
+pub fn write_quoted(out: &mut dyn fmt::Write, text: &str) -> fmt::Result {
+    out.write_char('"')?;
+    for c in text.chars() {
+        match c {
+            '"' => out.write_str("\\\"")?,
+            '\\' => out.write_str("\\\\")?,
+            '\n' => out.write_str("\\n")?,
+            '\t' => out.write_str("\\t")?,
+            '\r' => out.write_str("\\r")?,
+            '\x07' => out.write_str("\\a")?,
+            '\x08' => out.write_str("\\b")?,
+            '\x0b' => out.write_str("\\v")?,
+            '\x0c' => out.write_str("\\f")?,
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => write!(out, "\\x{:02x}", c as u32)?,
+            c => out.write_char(c)?,
+        }
+    }
+    out.write_char('"')
+}
+
+/// Whether `name` is `[a-zA-Z_][a-zA-Z0-9_]*`, the label names that need no quotes.
+pub fn is_legacy_label_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Whether `name` is `[a-zA-Z_:][a-zA-Z0-9_:]*`, the metric names that need no quotes.
+pub fn is_legacy_metric_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_' || b == b':')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':')
+}
+
+/// The pairs of a [`Labels`], sorted by name.
+#[derive(Debug, Clone)]
+pub struct Iter<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iter<'a> {
+    fn take(&mut self) -> &'a str {
+        let mut len = 0usize;
+        let mut shift = 0;
+        loop {
+            let byte = self.rest[0];
+            self.rest = &self.rest[1..];
+            len |= usize::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+            shift += 7;
+        }
+        let (text, rest) = self.rest.split_at(len);
+        self.rest = rest;
+        // SAFETY: only `push_str` writes these bytes, from a `&str` of this very length.
+        unsafe { std::str::from_utf8_unchecked(text) }
+    }
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a str, &'a str);
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        Some((self.take(), self.take()))
+    }
+}
+
+fn push_str(bytes: &mut Vec<u8>, text: &str) {
+    let mut len = text.len();
+    while len >= 0x80 {
+        bytes.push((len as u8 & 0x7f) | 0x80);
+        len >>= 7;
+    }
+    bytes.push(len as u8);
+    bytes.extend_from_slice(text.as_bytes());
+}
+
+/// Builds [`Labels`]; names may come in any order, and a later value replaces an earlier one.
+#[derive(Debug, Clone, Default)]
+pub struct LabelsBuilder {
+    /// Sorted by name; empty values stay until `build`, which leaves them out.
+    pairs: Vec<(String, String)>,
+}
+
+impl LabelsBuilder {
+    /// Starts from an existing set.
+    pub fn from_labels(labels: &Labels) -> LabelsBuilder {
+        LabelsBuilder { pairs: labels.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect() }
+    }
+
+    /// Sets `name`; an empty `value` removes it.
+    pub fn set(&mut self, name: &str, value: &str) -> &mut Self {
+        match self.pairs.binary_search_by(|(n, _)| n.as_str().cmp(name)) {
+            Ok(at) if value.is_empty() => {
+                self.pairs.remove(at);
+            }
+            Ok(at) => value.clone_into(&mut self.pairs[at].1),
+            Err(_) if value.is_empty() => {}
+            Err(at) => self.pairs.insert(at, (name.to_owned(), value.to_owned())),
+        }
+        self
+    }
+
+    /// Removes `name`.
+    pub fn remove(&mut self, name: &str) -> &mut Self {
+        self.set(name, "")
+    }
+
+    /// The value of `name`, if set.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let at = self.pairs.binary_search_by(|(n, _)| n.as_str().cmp(name)).ok()?;
+        Some(&self.pairs[at].1)
+    }
+
+    /// Keeps only the pairs that `keep` accepts.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &str) -> bool) {
+        self.pairs.retain(|(n, v)| keep(n, v));
+    }
+
+    /// The pairs, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().map(|(n, v)| (n.as_str(), v.as_str()))
+    }
+
+    /// The set.
+    pub fn build(&self) -> Labels {
+        Labels::from_sorted(self.iter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_sorted_unique_and_without_empty_values() {
+        let labels = Labels::from_pairs([("b", "2"), ("a", "1"), ("c", ""), ("b", "3")]);
+        assert_eq!(labels.to_string(), r#"{a="1", b="3"}"#);
+        assert_eq!(labels.get("b"), Some("3"));
+        assert_eq!(labels.get("c"), None);
+        assert_eq!(labels.len(), 2);
+    }
+
+    #[test]
+    fn long_values_survive() {
+        let long = "x".repeat(20_000);
+        let labels = Labels::from_pairs([("name", long.as_str())]);
+        assert_eq!(labels.get("name"), Some(long.as_str()));
+    }
+
+    #[test]
+    fn order_is_by_pairs_then_length() {
+        let a = Labels::from_pairs([("a", "1")]);
+        let ab = Labels::from_pairs([("a", "1"), ("b", "1")]);
+        let b = Labels::from_pairs([("b", "1")]);
+        assert!(a < ab && ab < b);
+    }
+}

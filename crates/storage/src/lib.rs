@@ -1,0 +1,15 @@
+//! Where two stages meet: what a store takes ([`Appender`]) and what it gives ([`Queryable`]).
+//!
+//! The contract does not know its implementers. A scrape is one [`Row`]; a push is as many rows as
+//! it has (source, timestamp) pairs. Nothing between discovery and disk takes single samples.
+
+pub mod append;
+pub mod error;
+pub mod query;
+
+pub use append::{
+    Appended, Appender, Batch, BlockKey, CommitPosition, Conflict, Late, MetadataEntry, Policy, RejectReason,
+    Rejection, Row, SeriesRef, SourceDesc, SourceRef,
+};
+pub use error::{QueryError, StoreError};
+pub use query::{Column, ListedLabels, Queryable, Select, SeriesSet};

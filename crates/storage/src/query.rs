@@ -1,0 +1,116 @@
+//! The reading half of the contract: columns that share their time columns.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use model::{Histogram, Labels, Matcher, Metadata, TenantId};
+
+use crate::QueryError;
+
+/// What a selector needs.
+#[derive(Debug, Clone)]
+pub struct Select {
+    /// Whose data.
+    pub tenant: TenantId,
+    /// First timestamp wanted, inclusive, milliseconds.
+    pub start_ms: i64,
+    /// Last timestamp wanted, inclusive, milliseconds.
+    pub end_ms: i64,
+    /// Conditions; all must hold.
+    pub matchers: Vec<Matcher>,
+}
+
+/// The samples of one series within the selected time.
+///
+/// Columns of one source normally share `times` (the same `Arc`), so whatever is computed from
+/// times alone, such as window boundaries, is computed once for all of them.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// Timestamps of the float samples, ascending, unique, milliseconds.
+    pub times: Arc<[i64]>,
+    /// Float values, as long as `times`; staleness markers included.
+    pub values: Vec<f64>,
+    /// Histogram samples, ascending by time, no time also in `times`.
+    pub histograms: Vec<(i64, Arc<Histogram>)>,
+    /// Start timestamps of the float samples, as long as `times`, 0 where unknown; `None` when all
+    /// are unknown.
+    pub start_times: Option<Arc<[i64]>>,
+}
+
+impl Default for Column {
+    fn default() -> Self {
+        Column { times: Arc::from([]), values: Vec::new(), histograms: Vec::new(), start_times: None }
+    }
+}
+
+impl Column {
+    /// Whether there are no samples at all.
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty() && self.histograms.is_empty()
+    }
+}
+
+/// The series of a selection: labels at once, samples on demand and in parallel.
+///
+/// Pins one snapshot of the store: every `load` sees the same samples. Sorted by labels. A series
+/// whose samples all lie outside the selected time may be listed; its column is then empty.
+pub trait SeriesSet: Send + Sync + fmt::Debug {
+    /// How many series.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The labels of series `at`.
+    fn labels(&self, at: usize) -> &Labels;
+
+    /// Appends the columns of `range` to `out`, in order. Ranges of neighbours are cheapest.
+    ///
+    /// # Errors
+    /// [`QueryError::Corrupt`] names the file and place that could not be read.
+    fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError>;
+
+    /// What the user should know about the selection (unreadable pages, incomplete sources).
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Names or values, with what the user should know about them.
+#[derive(Debug, Clone, Default)]
+pub struct ListedLabels {
+    /// Sorted, unique.
+    pub values: Vec<String>,
+    /// Warnings.
+    pub warnings: Vec<String>,
+}
+
+/// A store that answers.
+pub trait Queryable: Send + Sync {
+    /// The series that match, with samples in the selected time.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError>;
+
+    /// The label names of the series that match (of all, with no matchers).
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    fn label_names(&self, select: &Select) -> Result<ListedLabels, QueryError>;
+
+    /// The values that label `name` has in the series that match (in all, with no matchers).
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    fn label_values(&self, name: &str, select: &Select) -> Result<ListedLabels, QueryError>;
+
+    /// Metadata by metric name, sorted, of `metric` or of all; each with every distinct statement.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<Vec<(String, Vec<Metadata>)>, QueryError>;
+}
