@@ -1,1 +1,7 @@
-//! Under construction.
+//! PromQL: text to tree ([`parser`]), tree to text ([`printer`]), tree and store to answer
+//! ([`engine`]).
+//!
+//! No I/O and no clock: samples come through `storage::Queryable`, times as arguments.
+
+pub mod ast;
+pub mod function;
