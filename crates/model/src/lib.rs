@@ -13,6 +13,7 @@ pub mod number;
 pub mod relabel;
 pub mod sample;
 pub mod source;
+pub mod status;
 pub mod target;
 
 pub use exemplar::Exemplar;
