@@ -1,0 +1,28 @@
+# A thin front for newcomers; the work is in cargo, cargo xtask and npm.
+.PHONY: run test check ui peers
+
+CARGO ?= cargo
+LISTEN ?= 127.0.0.1:9190
+DATA ?= ./data
+
+# Builds the release binary and starts a hub that scrapes itself and this machine.
+run: ui
+	$(CARGO) build --release --locked
+	./target/release/marigraph hub --data $(DATA) --listen $(LISTEN)
+
+# Everything: unit, property, data-driven and whole-program tests, also those against real peers.
+test: ui peers
+	$(CARGO) test --workspace --locked
+
+# Formatting, lints, tidiness.
+check:
+	$(CARGO) xtask check
+
+# The page; without Node the program still builds and its page says how to make this one.
+ui:
+	@if command -v npm >/dev/null; then \
+		cd ui && npm ci --no-audit --no-fund --silent && npm run --silent build && npm test --silent; \
+	else echo "ui: npm is not here; building without the page"; fi
+
+peers:
+	$(CARGO) xtask peers
