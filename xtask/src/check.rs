@@ -23,7 +23,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("scrape", &["model", "stdx", "storage", "wire"]),
     ("receive", &["model", "stdx", "storage", "wire"]),
     ("web", &["model", "promql", "stdx", "storage"]),
-    ("testkit", &["model", "stdx", "storage", "wire"]),
+    ("testkit", &["model"]),
     (
         "marigraph",
         &["discovery", "machine", "model", "promql", "receive", "scrape", "stdx", "storage", "tsdb", "web", "wire"],

@@ -1,1 +1,7 @@
-//! Under construction.
+//! The program: the command line, the configuration file, and the wiring of the roles.
+//!
+//! A role is a function that reads from first stage to last; tests run it whole, in-process, on
+//! port 0.
+
+pub mod cli;
+pub mod logging;

@@ -1,1 +1,3 @@
+//! Flags, logging, signals; everything else is in the library, so that tests can run it whole.
+
 fn main() {}

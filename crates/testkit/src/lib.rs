@@ -1,1 +1,7 @@
-//! Under construction.
+//! Fakes of the outside, and the real outside where it can be had: targets, an HTTP client, the
+//! peers from Debian's packages. Only tests know this crate.
+
+pub mod http;
+pub mod peers;
+pub mod recorded;
+pub mod target;

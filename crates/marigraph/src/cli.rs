@@ -1,0 +1,251 @@
+//! The command line. Flags are for what cannot be reloaded; each is also an environment variable.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The program's arguments.
+#[derive(Debug, Parser)]
+#[command(
+    name = "marigraph",
+    version,
+    about = "Metrics of many clusters, home without a gap",
+    long_about = "Marigraph scrapes, receives, stores and answers metrics the way Prometheus does: it takes \
+                  prometheus.yml as it is and speaks Prometheus' HTTP API, so Grafana, promtool and remote-write \
+                  senders work unchanged.\n\nOne scrape is one row, from target to disk: that is why it is small \
+                  and why no gap goes unnoticed.",
+    after_long_help = "Examples:\n  \
+        marigraph hub                                  this machine's metrics on http://127.0.0.1:9190\n  \
+        marigraph hub --config prometheus.yml --data /var/lib/marigraph --retention.time 90d\n  \
+        marigraph check config prometheus.yml          errors with file, line and column, without starting\n\n\
+        Signals:\n  \
+        SIGHUP reloads the configuration (all or nothing); SIGTERM and SIGINT stop after flushing."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Scrape, receive, store and answer
+    Hub(HubArgs),
+    /// Say what is wrong without starting anything
+    Check {
+        /// What to check.
+        #[command(subcommand)]
+        what: Check,
+    },
+}
+
+/// What can be checked.
+#[derive(Debug, Subcommand)]
+pub enum Check {
+    /// A configuration file, as `hub --config` would read it
+    Config {
+        /// The file (prometheus.yml, as it is, plus our own sections)
+        file: PathBuf,
+    },
+}
+
+/// Flags of `marigraph hub`.
+#[derive(Debug, Clone, Args)]
+pub struct HubArgs {
+    /// Configuration file; without it the hub scrapes itself and this machine
+    #[arg(long = "config", value_name = "FILE", env = "MARIGRAPH_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where the store lives; made when it is not there
+    #[arg(long = "data", value_name = "DIR", default_value = "./data", env = "MARIGRAPH_DATA")]
+    pub data: PathBuf,
+    /// Address of the HTTP API, the page and the push doors; off loopback the configuration must
+    /// have a credential (`web: auth:`)
+    #[arg(long = "listen", value_name = "HOST:PORT", default_value = "127.0.0.1:9190", env = "MARIGRAPH_LISTEN")]
+    pub listen: String,
+    /// How long samples are kept (30d, 1y, ...); 0 keeps them for ever
+    #[arg(
+        long = "retention.time",
+        value_name = "DURATION",
+        default_value = "15d",
+        value_parser = parse_duration,
+        env = "MARIGRAPH_RETENTION_TIME"
+    )]
+    pub retention_time: Duration,
+    /// How many bytes the store may take (512MB, 50GB, ...); 0 sets no limit
+    #[arg(
+        long = "retention.size",
+        value_name = "BYTES",
+        default_value = "0",
+        value_parser = parse_size,
+        env = "MARIGRAPH_RETENTION_SIZE"
+    )]
+    pub retention_size: u64,
+    /// Time between a write and its fdatasync: what a power cut may cost at a push door; 0 syncs at once
+    #[arg(
+        long = "commit.interval",
+        value_name = "DURATION",
+        default_value = "200ms",
+        value_parser = parse_duration,
+        env = "MARIGRAPH_COMMIT_INTERVAL"
+    )]
+    pub commit_interval: Duration,
+    /// Let /api/v1/admin/* delete series
+    #[arg(long = "web.enable-admin-api", env = "MARIGRAPH_WEB_ENABLE_ADMIN_API")]
+    pub enable_admin_api: bool,
+    /// Let POST /-/reload and /-/quit act (SIGHUP and SIGTERM always do)
+    #[arg(
+        long = "web.enable-lifecycle",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        env = "MARIGRAPH_WEB_ENABLE_LIFECYCLE"
+    )]
+    pub enable_lifecycle: bool,
+    /// Longest a query may run
+    #[arg(
+        long = "query.timeout",
+        value_name = "DURATION",
+        default_value = "2m",
+        value_parser = parse_duration,
+        env = "MARIGRAPH_QUERY_TIMEOUT"
+    )]
+    pub query_timeout: Duration,
+    /// Most samples a query may hold in memory
+    #[arg(
+        long = "query.max-samples",
+        value_name = "COUNT",
+        default_value_t = 50_000_000,
+        env = "MARIGRAPH_QUERY_MAX_SAMPLES"
+    )]
+    pub query_max_samples: u64,
+    /// Most queries that run at once
+    #[arg(
+        long = "query.max-concurrency",
+        value_name = "COUNT",
+        default_value_t = 20,
+        env = "MARIGRAPH_QUERY_MAX_CONCURRENCY"
+    )]
+    pub query_max_concurrency: usize,
+    /// How far back an instant selector looks for a sample
+    #[arg(
+        long = "query.lookback-delta",
+        value_name = "DURATION",
+        default_value = "5m",
+        value_parser = parse_duration,
+        env = "MARIGRAPH_QUERY_LOOKBACK_DELTA"
+    )]
+    pub query_lookback: Duration,
+}
+
+/// Logging flags.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// Least severity that is logged, or a filter such as `info,tsdb=debug`
+    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info", global = true, env = "MARIGRAPH_LOG_LEVEL")]
+    pub level: String,
+    /// Form of a log line
+    #[arg(
+        long = "log.format",
+        value_name = "FORMAT",
+        default_value = "text",
+        global = true,
+        env = "MARIGRAPH_LOG_FORMAT"
+    )]
+    pub format: LogFormat,
+}
+
+/// Forms of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// For machines
+    Json,
+}
+
+impl HubArgs {
+    /// The flags by name, as `/api/v1/status/flags` shows them.
+    pub fn shown(&self) -> Vec<(String, String)> {
+        let duration = |d: Duration| model::duration::format(i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+        let config = self.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        [
+            ("commit.interval", duration(self.commit_interval)),
+            ("config", config),
+            ("data", self.data.display().to_string()),
+            ("listen", self.listen.clone()),
+            ("query.lookback-delta", duration(self.query_lookback)),
+            ("query.max-concurrency", self.query_max_concurrency.to_string()),
+            ("query.max-samples", self.query_max_samples.to_string()),
+            ("query.timeout", duration(self.query_timeout)),
+            ("retention.size", self.retention_size.to_string()),
+            ("retention.time", duration(self.retention_time)),
+            ("web.enable-admin-api", self.enable_admin_api.to_string()),
+            ("web.enable-lifecycle", self.enable_lifecycle.to_string()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+    }
+}
+
+/// Prometheus' durations: `15d`, `1h30m`, `0`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let ms = model::duration::parse(text).map_err(|error| error.to_string())?;
+    let ms = u64::try_from(ms).map_err(|_| "a duration cannot be negative".to_owned())?;
+    Ok(Duration::from_millis(ms))
+}
+
+/// Prometheus' sizes, units of 1024: `0`, `1024`, `512MB`, `50GB`, `1.5TB`, also `KiB` and so on.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "B" => 1u64,
+        "KB" | "KiB" => 1 << 10,
+        "MB" | "MiB" => 1 << 20,
+        "GB" | "GiB" => 1 << 30,
+        "TB" | "TiB" => 1 << 40,
+        "PB" | "PiB" => 1 << 50,
+        unit => return Err(format!("unknown unit {unit:?}; use B, KB, MB, GB, TB or PB")),
+    };
+    let number: f64 = digits.parse().map_err(|_| format!("{digits:?} is not a number"))?;
+    if !(0.0..=8.0e18).contains(&(number * factor as f64)) {
+        return Err("out of range".to_owned());
+    }
+    Ok((number * factor as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        let check = |text: &str, want: Result<u64, &str>| {
+            assert_eq!(parse_size(text), want.map_err(str::to_owned), "{text}");
+        };
+        check("0", Ok(0));
+        check("512MB", Ok(512 << 20));
+        check("1.5GiB", Ok(3 << 29));
+        check("5XB", Err("unknown unit \"XB\"; use B, KB, MB, GB, TB or PB"));
+        check("MB", Err("\"\" is not a number"));
+    }
+
+    #[test]
+    fn retention_zero_keeps_for_ever() {
+        let cli = Cli::parse_from(["marigraph", "hub", "--retention.time", "0"]);
+        let Command::Hub(args) = cli.command else { panic!("hub") };
+        assert_eq!(args.retention_time, Duration::ZERO);
+    }
+}

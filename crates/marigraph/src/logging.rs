@@ -1,0 +1,23 @@
+//! Log lines, to standard error.
+
+use std::io::IsTerminal;
+
+use anyhow::{Context, Result};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{LogArgs, LogFormat};
+
+/// Starts logging; once in a process.
+///
+/// # Errors
+/// The level is not a level or a filter.
+pub fn start(args: &LogArgs) -> Result<()> {
+    let filter = EnvFilter::try_new(&args.level)
+        .with_context(|| format!("--log.level {:?}: use error, warn, info, debug, trace or a filter", args.level))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let outcome = match args.format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+    outcome.map_err(|error| anyhow::anyhow!("start logging: {error}"))
+}
