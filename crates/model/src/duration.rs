@@ -142,7 +142,7 @@ pub fn format(ms: i64) -> String {
     for (unit, unit_ms) in UNITS {
         let unit_ms = unit_ms.unsigned_abs();
         let whole_only = matches!(unit, "y" | "w");
-        if rest < unit_ms || (whole_only && rest % unit_ms != 0) {
+        if rest < unit_ms || (whole_only && !rest.is_multiple_of(unit_ms)) {
             continue;
         }
         let _ = write!(out, "{}{unit}", rest / unit_ms);

@@ -88,7 +88,12 @@ impl Histogram {
             positive_spans: Vec::new(),
             negative_spans: Vec::new(),
             custom_values: Vec::new(),
-            buckets: Buckets::Float { count: 0.0, zero_count: 0.0, positive: Vec::new(), negative: Vec::new() },
+            buckets: Buckets::Float {
+                count: 0.0,
+                zero_count: 0.0,
+                positive: Vec::new(),
+                negative: Vec::new(),
+            },
         }
     }
 

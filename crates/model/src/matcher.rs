@@ -45,7 +45,11 @@ impl Matcher {
     ///
     /// # Errors
     /// The pattern of a regular-expression matcher does not parse or is too large.
-    pub fn new(op: MatchOp, name: impl Into<String>, value: impl Into<String>) -> Result<Matcher, re2::Error> {
+    pub fn new(
+        op: MatchOp,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<Matcher, re2::Error> {
         let value = value.into();
         let regex = match op {
             MatchOp::Equal | MatchOp::NotEqual => None,
