@@ -109,4 +109,54 @@ impl Histogram {
             Buckets::Float { count, .. } => *count,
         }
     }
+
+    /// Whether the parts fit together: a schema that exists, one population for each bucket of the
+    /// spans, spans in order, no negative population, custom bounds ascending and only where they belong.
+    ///
+    /// Source: Prometheus `model/histogram/histogram.go`, `Validate`, less its comparison of sums.
+    pub fn is_well_formed(&self) -> bool {
+        let (positive_fits, negative_fits) = match &self.buckets {
+            Buckets::Int { positive, negative, .. } => (
+                spans_fit(&self.positive_spans, positive.len()) && deltas_stay_positive(positive),
+                spans_fit(&self.negative_spans, negative.len()) && deltas_stay_positive(negative),
+            ),
+            Buckets::Float { positive, negative, .. } => (
+                spans_fit(&self.positive_spans, positive.len()) && !positive.iter().any(|count| *count < 0.0),
+                spans_fit(&self.negative_spans, negative.len()) && !negative.iter().any(|count| *count < 0.0),
+            ),
+        };
+        positive_fits && negative_fits && self.schema_fits()
+    }
+
+    fn schema_fits(&self) -> bool {
+        if self.schema != CUSTOM_BUCKETS_SCHEMA {
+            return (-4..=8).contains(&self.schema) && self.custom_values.is_empty();
+        }
+        let last = self
+            .positive_spans
+            .iter()
+            .map(|span| i64::from(span.offset) + i64::from(span.length))
+            .sum::<i64>();
+        self.custom_values.is_sorted_by(|a, b| a < b)
+            && self.custom_values.iter().all(|bound| bound.is_finite())
+            && self.negative_spans.is_empty()
+            && self.positive_spans.first().is_none_or(|span| span.offset >= 0)
+            && last <= self.custom_values.len() as i64 + 1
+    }
+}
+
+fn spans_fit(spans: &[Span], buckets: usize) -> bool {
+    let in_order = spans.iter().skip(1).all(|span| span.offset >= 0);
+    in_order && spans.iter().map(|span| u64::from(span.length)).sum::<u64>() == buckets as u64
+}
+
+fn deltas_stay_positive(deltas: &[i64]) -> bool {
+    let mut count = 0i64;
+    deltas.iter().all(|delta| match count.checked_add(*delta) {
+        Some(next) => {
+            count = next;
+            next >= 0
+        }
+        None => false,
+    })
 }

@@ -51,7 +51,12 @@ pub struct Row<'a> {
 
 impl<'a> Row<'a> {
     /// A row of floats only.
-    pub fn floats(source: SourceRef, timestamp_ms: i64, series: &'a [SeriesRef], values: &'a [f64]) -> Row<'a> {
+    pub fn floats(
+        source: SourceRef,
+        timestamp_ms: i64,
+        series: &'a [SeriesRef],
+        values: &'a [f64],
+    ) -> Row<'a> {
         Row { source, timestamp_ms, series, values, histograms: &[], start_timestamps: &[], exemplars: &[] }
     }
 }

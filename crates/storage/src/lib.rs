@@ -4,7 +4,9 @@
 //! it has (source, timestamp) pairs. Nothing between discovery and disk takes single samples.
 
 pub mod append;
+pub mod conformance;
 pub mod error;
+pub mod memory;
 pub mod query;
 
 pub use append::{
@@ -12,4 +14,5 @@ pub use append::{
     Rejection, Row, SeriesRef, SourceDesc, SourceRef,
 };
 pub use error::{QueryError, StoreError};
+pub use memory::MemoryStore;
 pub use query::{Column, ListedLabels, Queryable, Select, SeriesSet};

@@ -112,5 +112,9 @@ pub trait Queryable: Send + Sync {
     ///
     /// # Errors
     /// See [`QueryError`].
-    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<Vec<(String, Vec<Metadata>)>, QueryError>;
+    fn metadata(
+        &self,
+        tenant: &TenantId,
+        metric: Option<&str>,
+    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError>;
 }
