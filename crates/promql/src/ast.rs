@@ -173,8 +173,8 @@ pub enum RangeMode {
 /// An instant selector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VectorSelector {
-    /// The name written before the braces, or as a quoted string inside; its matcher is in
-    /// `matchers` too.
+    /// The name written before the braces; its matcher is the first of `matchers`. A name quoted
+    /// inside the braces is a matcher and nothing else.
     pub name: Option<String>,
     /// All conditions, `__name__` included, in the order written (a name before the braces first).
     pub matchers: Vec<Matcher>,
@@ -415,7 +415,11 @@ impl Expr {
             ExprKind::Call(call) => call.function.returns,
             ExprKind::Binary(binary) => {
                 let scalar = |e: &Expr| e.value_type() == ValueType::Scalar;
-                if scalar(&binary.left) && scalar(&binary.right) { ValueType::Scalar } else { ValueType::Vector }
+                if scalar(&binary.left) && scalar(&binary.right) {
+                    ValueType::Scalar
+                } else {
+                    ValueType::Vector
+                }
             }
             ExprKind::Unary(unary) => unary.operand.value_type(),
             ExprKind::Paren(inner) => inner.value_type(),

@@ -5,3 +5,5 @@
 
 pub mod ast;
 pub mod function;
+mod lexer;
+pub mod parser;
