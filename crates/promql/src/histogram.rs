@@ -9,7 +9,7 @@ use std::sync::Arc;
 use model::histogram::{CUSTOM_BUCKETS_SCHEMA, CounterResetHint};
 
 /// A native histogram with float counts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FloatHistogram {
     /// What is known of counter resets.
     pub counter_reset_hint: CounterResetHint,

@@ -3,7 +3,10 @@
 //!
 //! No I/O and no clock: samples come through `storage::Queryable`, times as arguments.
 
+pub mod answer;
 pub mod ast;
+pub mod engine;
 pub mod function;
+pub mod histogram;
 mod lexer;
 pub mod parser;
