@@ -10,3 +10,4 @@ pub mod function;
 pub mod histogram;
 mod lexer;
 pub mod parser;
+pub mod printer;
