@@ -1,0 +1,148 @@
+//! `/api/v1`: Prometheus' HTTP API, byte for byte.
+//!
+//! Every handler reads its [`Form`], works on a thread that may block, and writes its answer straight
+//! into the body of a [`Reply`].
+//!
+//! Source: Prometheus `web/api/v1/api.go`.
+
+mod admin;
+mod labels;
+mod language;
+mod metadata;
+mod query;
+mod rules;
+mod status;
+mod targets;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, options, post};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+pub(crate) use status::write_build;
+
+use crate::App;
+use crate::auth::{Caller, Role};
+use crate::form::Form;
+use crate::reply::{ApiError, ApiResult, ErrorKind, Reply};
+use crate::state::Readiness;
+
+/// The warning of answers that `limit` cut.
+const TRUNCATED: &str = "results truncated due to limit";
+
+/// The routes, without the prefix `/api/v1`.
+pub(crate) fn routes(app: &App) -> Router<App> {
+    let read = Router::new()
+        .route("/query", get(query::instant).post(query::instant))
+        .route("/query_range", get(query::range).post(query::range))
+        .route("/query_exemplars", get(query::exemplars).post(query::exemplars))
+        .route("/format_query", get(query::format).post(query::format))
+        .route("/labels", get(labels::names).post(labels::names))
+        .route("/label/{name}/values", get(labels::values))
+        .route("/series", get(labels::series).post(labels::series))
+        .route("/metadata", get(metadata::by_metric))
+        .route("/targets", get(targets::targets))
+        .route("/targets/metadata", get(metadata::by_target))
+        .route("/scrape_pools", get(targets::scrape_pools))
+        .route("/rules", get(rules::rules))
+        .route("/alerts", get(rules::alerts))
+        .route("/alertmanagers", get(rules::alertmanagers))
+        .route("/notifications", get(rules::notifications))
+        .route("/status/config", get(status::config))
+        .route("/status/flags", get(status::flags))
+        .route("/status/buildinfo", get(status::build))
+        .route("/status/runtimeinfo", get(status::runtime))
+        .route("/status/tsdb", get(status::tsdb))
+        .route("/status/walreplay", get(status::wal_replay))
+        .route_layer(middleware::from_fn_with_state(app.clone(), readers_when_ready));
+    let admin = Router::new()
+        .route("/admin/tsdb/delete_series", post(admin::delete_series).put(admin::delete_series))
+        .route("/admin/tsdb/clean_tombstones", post(admin::clean_tombstones).put(admin::clean_tombstones))
+        .route_layer(middleware::from_fn_with_state(app.clone(), admins_when_ready));
+    read.merge(admin)
+        .route("/{*path}", options(|| async { StatusCode::NO_CONTENT }))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(cors))
+}
+
+async fn readers_when_ready(
+    State(app): State<App>,
+    caller: Caller,
+    request: Request,
+    next: Next,
+) -> Response {
+    when_ready(app, &caller, Role::Read, request, next).await
+}
+
+async fn admins_when_ready(State(app): State<App>, caller: Caller, request: Request, next: Next) -> Response {
+    when_ready(app, &caller, Role::Admin, request, next).await
+}
+
+async fn when_ready(app: App, caller: &Caller, needed: Role, request: Request, next: Next) -> Response {
+    if let Err(error) = caller.require(needed) {
+        return error.into_response();
+    }
+    match app.state.lifecycle.readiness() {
+        // decision 14: a store that no longer writes still answers
+        Readiness::Ready | Readiness::ReadOnly(_) => next.run(request).await,
+        not_ready => crate::health::unavailable(&not_ready),
+    }
+}
+
+/// Lets pages from elsewhere read answers, as Prometheus does by default (`--web.cors.origin=.*`).
+///
+/// Source: Prometheus `util/httputil/cors.go`.
+async fn cors(request: Request, next: Next) -> Response {
+    const HEADERS: [(HeaderName, &str); 4] = [
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Accept, Authorization, Content-Type, Origin"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "Date"),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    ];
+    let from_elsewhere = request.headers().contains_key(header::ORIGIN);
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    if from_elsewhere {
+        for (name, value) in HEADERS {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    response
+}
+
+async fn method_not_allowed(request: Request) -> ApiError {
+    let message = format!("{} is not allowed for {}", request.method(), request.uri().path());
+    ApiError::new(ErrorKind::MethodNotAllowed, message)
+}
+
+/// What answers below `/api/` where there is no endpoint.
+pub(crate) async fn not_found(request: Request) -> ApiError {
+    ApiError::new(ErrorKind::NotFound, format!("no such endpoint: {}", request.uri().path()))
+}
+
+/// Cuts `items` to `limit` (0 for none), and says so in `warnings`.
+fn truncate<T>(items: &mut Vec<T>, limit: usize, warnings: &mut Vec<String>) {
+    if limit > 0 && items.len() > limit {
+        items.truncate(limit);
+        warnings.push(TRUNCATED.into());
+    }
+}
+
+/// A whole-number parameter that may be absent, with the words Prometheus has for metadata limits.
+fn optional_count(form: &Form, name: &str) -> Result<Option<usize>, ApiError> {
+    match form.get(name) {
+        "" => Ok(None),
+        text => match crate::form::parse_integer(text) {
+            Ok(number) => Ok(usize::try_from(number).ok()),
+            Err(_) => Err(ApiError::bad_data(format_args!("{name} must be a number"))),
+        },
+    }
+}
+
+/// No content: what Prometheus answers where there is no data at all.
+fn no_content() -> Response {
+    StatusCode::NO_CONTENT.into_response()
+}

@@ -1,0 +1,29 @@
+//! The parts of a request that are PromQL.
+
+use model::Matcher;
+use promql::parser::{self, ParseError};
+
+use crate::App;
+
+/// A selector, as `match[]` has it.
+pub(super) fn selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
+    parser::parse_matchers(text)
+}
+
+/// Several selectors, each with at least one condition that an absent label does not meet.
+///
+/// Source: Prometheus `web/api/v1/api.go`, `parseMatchersParam`.
+pub(super) fn selectors<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<Vec<Matcher>>, String> {
+    let sets: Vec<Vec<Matcher>> =
+        texts.map(selector).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    if sets.iter().any(|set| set.iter().all(Matcher::matches_empty)) {
+        return Err("match[] must contain at least one non-empty matcher".into());
+    }
+    Ok(sets)
+}
+
+/// The query, laid out for reading.
+pub(super) fn format(app: &App, query: &str) -> Result<String, ParseError> {
+    let expr = parser::parse(query, &app.state.engine.options().features)?;
+    Ok(promql::printer::pretty(&expr))
+}

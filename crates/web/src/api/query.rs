@@ -1,0 +1,169 @@
+//! Queries: evaluate, format, and exemplars.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use promql::answer::{Answer, Stats, Timings};
+use promql::engine::QueryOptions;
+
+use super::{ApiError, ApiResult, Reply, language};
+use crate::App;
+use crate::auth::Caller;
+use crate::form::{Form, TIME_MAX_MS, TIME_MIN_MS, go_quoted};
+use crate::json;
+
+/// Most steps of a range query: a week by the minute, or a year by the hour.
+const STEPS_MAX: i64 = 11_000;
+const NS_PER_MS: i64 = 1_000_000;
+
+/// `/query`
+pub(super) async fn instant(State(app): State<App>, caller: Caller, form: Form) -> ApiResult {
+    let limit = form.limit()?;
+    let at_ms = form.time_or("time", app.state.clock.now_ms())?;
+    let asked = Asked::read(&form, limit)?;
+    let (engine, store) = (app.state.engine.clone(), app.state.store.clone());
+    let query = form.get("query").to_owned();
+    asked.answer(&app, move |options| engine.instant(&*store, &caller.tenant, &query, at_ms, options)).await
+}
+
+/// `/query_range`
+pub(super) async fn range(State(app): State<App>, caller: Caller, form: Form) -> ApiResult {
+    let limit = form.limit()?;
+    let start_ms = form.time("start")?;
+    let end_ms = form.time("end")?;
+    if end_ms < start_ms {
+        return Err(ApiError::parameter("end", "end timestamp must not be before start time"));
+    }
+    let step_ms = step_ms(&form, end_ms.saturating_sub(start_ms))?;
+    let asked = Asked::read(&form, limit)?;
+    let (engine, store) = (app.state.engine.clone(), app.state.store.clone());
+    let query = form.get("query").to_owned();
+    let evaluate = move |options: &QueryOptions| {
+        engine.range(&*store, &caller.tenant, &query, start_ms, end_ms, step_ms, options)
+    };
+    asked.answer(&app, evaluate).await
+}
+
+/// The step of a range of `span_ms`, milliseconds, at least 1.
+fn step_ms(form: &Form, span_ms: i64) -> Result<i64, ApiError> {
+    let step_ns = form.duration_ns("step")?;
+    if step_ns <= 0 {
+        let why = "zero or negative query resolution step widths are not accepted. Try a positive integer";
+        return Err(ApiError::parameter("step", why));
+    }
+    if span_ms.saturating_mul(NS_PER_MS) / step_ns > STEPS_MAX {
+        let why = "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)";
+        return Err(ApiError::bad_data(why));
+    }
+    Ok((step_ns / NS_PER_MS).max(1))
+}
+
+/// What a query asks for beside its text and times.
+struct Asked {
+    limit: usize,
+    timeout: Option<Duration>,
+    lookback_ms: Option<i64>,
+    /// `stats`, as written.
+    stats: String,
+}
+
+impl Asked {
+    fn read(form: &Form, limit: usize) -> Result<Asked, ApiError> {
+        let timeout = form.timeout()?;
+        let lookback_ms = match form.get("lookback_delta") {
+            "" => None,
+            text => {
+                let ns = crate::form::parse_duration_ns(text).map_err(|why| {
+                    ApiError::bad_data(format_args!("error parsing lookback delta duration: {why}"))
+                })?;
+                // what is not positive stands for the default, as in Prometheus
+                Some(ns / NS_PER_MS).filter(|ms| *ms > 0)
+            }
+        };
+        Ok(Asked { limit, timeout, lookback_ms, stats: form.get("stats").to_owned() })
+    }
+
+    /// Evaluates and writes the answer, on a thread of its own.
+    async fn answer(
+        self,
+        app: &App,
+        evaluate: impl FnOnce(&QueryOptions) -> Result<Answer, promql::answer::EvalError> + Send + 'static,
+    ) -> ApiResult {
+        let timeout_max = app.state.engine.options().timeout;
+        let timeout = self.timeout.map_or(timeout_max, |asked| asked.min(timeout_max));
+        let run = move |left, cancel| {
+            let options = QueryOptions {
+                lookback_ms: self.lookback_ms,
+                timeout: Some(left),
+                cancel,
+                limit: self.limit,
+            };
+            let mut answer = evaluate(&options)?;
+            answer.warnings.extend(stats_warning(&self.stats));
+            Ok(reply(answer, !self.stats.is_empty(), timeout.saturating_sub(left)))
+        };
+        app.work.query(timeout, run).await
+    }
+}
+
+/// Source: Prometheus `web/api/v1/api.go`, `statsParamWarning`.
+fn stats_warning(stats: &str) -> Option<String> {
+    match stats {
+        "" | "true" | "all" => None,
+        other => Some(format!(
+            "value {} for parameter \"stats\" is deprecated and will be rejected in the next major release, use \"true\" or \"all\"",
+            go_quoted(other)
+        )),
+    }
+}
+
+fn reply(answer: Answer, with_stats: bool, queued: Duration) -> Reply {
+    let reply = Reply::new(|out| {
+        out.push(b'{');
+        json::value::result(out, &answer.value);
+        if with_stats {
+            out.extend_from_slice(b",\"stats\":");
+            write_stats(out, &answer.stats, queued);
+        }
+        out.push(b'}');
+    });
+    reply.annotated(answer.warnings, answer.infos)
+}
+
+/// Source: Prometheus `util/stats/query_stats.go`, `BuiltinStats`.
+fn write_stats(out: &mut Vec<u8>, stats: &Stats, queued: Duration) {
+    let Timings { parse: _, prepare, inner_eval, result_sort, total } = stats.timings;
+    let mut all = json::Object::new(out);
+    let mut timings = json::Object::new(all.field("timings"));
+    timings.number("evalTotalTime", (prepare + inner_eval + result_sort).as_secs_f64());
+    timings.number("resultSortTime", result_sort.as_secs_f64());
+    timings.number("queryPreparationTime", prepare.as_secs_f64());
+    timings.number("innerEvalTime", inner_eval.as_secs_f64());
+    timings.number("execQueueTime", queued.as_secs_f64());
+    timings.number("execTotalTime", (total + queued).as_secs_f64());
+    timings.end();
+    let mut samples = json::Object::new(all.field("samples"));
+    samples.integer("totalQueryableSamples", stats.total_queryable_samples);
+    samples.integer("samplesRead", stats.samples_read);
+    samples.integer("peakSamples", stats.peak_samples);
+    samples.end();
+    all.end();
+}
+
+/// `/format_query`
+pub(super) async fn format(State(app): State<App>, form: Form) -> ApiResult {
+    let pretty =
+        language::format(&app, form.get("query")).map_err(|why| ApiError::parameter("query", why))?;
+    Ok(Reply::new(|out| json::text(out, &pretty)))
+}
+
+/// `/query_exemplars`: reads the request as Prometheus does; the store keeps no exemplars to give yet.
+pub(super) async fn exemplars(State(app): State<App>, form: Form) -> ApiResult {
+    let start_ms = form.time_or("start", TIME_MIN_MS)?;
+    let end_ms = form.time_or("end", TIME_MAX_MS)?;
+    if end_ms < start_ms {
+        return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
+    }
+    language::format(&app, form.get("query")).map_err(ApiError::bad_data)?;
+    Ok(Reply::new(|out| out.extend_from_slice(b"[]")))
+}

@@ -1,0 +1,283 @@
+//! Who is calling: version 1, with bearer tokens and basic auth from the configuration.
+//!
+//! Off loopback nothing answers without a credential: the program asks [`Auth::is_configured`] and
+//! refuses to start. Without credentials (on loopback) everybody is the administrator.
+//!
+//! Source: decision 17; RFC 7235, RFC 7617, RFC 6750.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use model::TenantId;
+
+use crate::reply::{ApiError, ErrorKind};
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Query.
+    Read,
+    /// Push.
+    Write,
+    /// Everything, deletion, reload and end included.
+    Admin,
+}
+
+impl Role {
+    /// Whether somebody with this role may do what needs `needed`.
+    pub fn allows(self, needed: Role) -> bool {
+        self == Role::Admin || self == needed
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Role::Read => "read",
+            Role::Write => "write",
+            Role::Admin => "admin",
+        }
+    }
+}
+
+/// Who is calling. In the extensions of every request that came through [`authenticate`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Whose data.
+    pub tenant: TenantId,
+    /// What may be done with it.
+    pub role: Role,
+}
+
+impl Caller {
+    /// The error for a caller who may not do what needs `needed`.
+    pub(crate) fn require(&self, needed: Role) -> Result<(), ApiError> {
+        if self.role.allows(needed) {
+            return Ok(());
+        }
+        let message = format!(
+            "this needs the role {}, and the credential has the role {}",
+            needed.name(),
+            self.role.name()
+        );
+        Err(ApiError::new(ErrorKind::Forbidden, message))
+    }
+}
+
+/// Forbidden when the request did not come through [`authenticate`].
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Response> {
+        let caller = parts.extensions.get::<Caller>().cloned();
+        caller.ok_or_else(|| ApiError::new(ErrorKind::Forbidden, "the caller is unknown").into_response())
+    }
+}
+
+/// How somebody proves who they are.
+#[derive(Clone)]
+pub enum Credential {
+    /// `Authorization: Bearer <token>`
+    Bearer(String),
+    /// `Authorization: Basic <user:password>`
+    Basic {
+        /// The name, without a colon.
+        user: String,
+        /// The password.
+        password: String,
+    },
+}
+
+/// Prints no secret.
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Credential::Bearer(_) => f.write_str("Bearer(<secret>)"),
+            Credential::Basic { user, .. } => write!(f, "Basic({user}, <secret>)"),
+        }
+    }
+}
+
+/// The credentials that are accepted.
+#[derive(Debug, Default)]
+pub struct Auth {
+    /// What the header has to be, and who that is.
+    accepted: Vec<(Credential, Caller)>,
+}
+
+impl Auth {
+    /// Accepts each of `credentials` as the caller beside it. None: everybody is administrator of
+    /// the default tenant.
+    pub fn new(credentials: Vec<(Credential, Caller)>) -> Auth {
+        Auth { accepted: credentials }
+    }
+
+    /// Whether a credential is needed at all.
+    pub fn is_configured(&self) -> bool {
+        !self.accepted.is_empty()
+    }
+
+    /// Who sent these headers; `None` when they prove nothing.
+    pub fn caller(&self, headers: &HeaderMap) -> Option<Caller> {
+        if !self.is_configured() {
+            return Some(Caller { tenant: TenantId::default(), role: Role::Admin });
+        }
+        let presented = Presented::read(headers)?;
+        let mut caller = None;
+        // all are compared, whichever fits, so that the time tells nothing
+        for (credential, owner) in &self.accepted {
+            if presented.proves(credential) {
+                caller = Some(owner);
+            }
+        }
+        caller.cloned()
+    }
+}
+
+/// What a request presents.
+enum Presented {
+    Bearer(Vec<u8>),
+    /// `user:password`
+    Basic(Vec<u8>),
+}
+
+impl Presented {
+    fn read(headers: &HeaderMap) -> Option<Presented> {
+        let (scheme, rest) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        let rest = rest.trim();
+        if scheme.eq_ignore_ascii_case("bearer") {
+            Some(Presented::Bearer(rest.as_bytes().to_vec()))
+        } else if scheme.eq_ignore_ascii_case("basic") {
+            STANDARD.decode(rest).ok().map(Presented::Basic)
+        } else {
+            None
+        }
+    }
+
+    fn proves(&self, credential: &Credential) -> bool {
+        match (self, credential) {
+            (Presented::Bearer(given), Credential::Bearer(token)) => same(given, token.as_bytes()),
+            (Presented::Basic(given), Credential::Basic { user, password }) => {
+                same(given, format!("{user}:{password}").as_bytes())
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Compares in a time that depends on the length of `given` only.
+fn same(given: &[u8], secret: &[u8]) -> bool {
+    if secret.is_empty() {
+        return false;
+    }
+    let mut difference = u8::from(given.len() != secret.len());
+    for (at, byte) in given.iter().enumerate() {
+        difference |= std::hint::black_box(byte ^ secret[at % secret.len()]);
+    }
+    std::hint::black_box(difference) == 0
+}
+
+/// The paths that answer everybody: probes of a kubelet carry no credential.
+const OPEN_PATHS: [&str; 2] = ["/-/healthy", "/-/ready"];
+
+/// Middleware: puts the [`Caller`] into the request's extensions, or answers 401.
+///
+/// For `axum::middleware::from_fn_with_state(auth, authenticate)`, around the routers of every door.
+pub async fn authenticate(State(auth): State<Arc<Auth>>, mut request: Request, next: Next) -> Response {
+    match auth.caller(request.headers()) {
+        Some(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        // a browser's preflight carries no credential, and its answer tells nothing
+        None if OPEN_PATHS.contains(&request.uri().path()) || request.method() == Method::OPTIONS => {
+            next.run(request).await
+        }
+        None => unauthorized(request.headers()),
+    }
+}
+
+fn unauthorized(headers: &HeaderMap) -> Response {
+    let why = if headers.contains_key(AUTHORIZATION) {
+        "unauthorized: the credential is not known here\n"
+    } else {
+        "unauthorized: send a bearer token or basic auth\n"
+    };
+    let mut response = (StatusCode::UNAUTHORIZED, why).into_response();
+    // Basic first: it is what browsers ask their user for.
+    for challenge in ["Basic realm=\"marigraph\", charset=\"UTF-8\"", "Bearer realm=\"marigraph\""] {
+        response.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn auth() -> Auth {
+        let caller = |tenant: &str, role| Caller { tenant: TenantId::new(tenant).expect("a tenant"), role };
+        Auth::new(vec![
+            (Credential::Bearer("t0ken".into()), caller("a", Role::Read)),
+            (Credential::Basic { user: "ann".into(), password: "p:w".into() }, caller("b", Role::Admin)),
+            (Credential::Bearer(String::new()), caller("c", Role::Admin)),
+        ])
+    }
+
+    #[test]
+    fn only_exact_credentials_pass() {
+        let cases = [
+            ("Bearer t0ken", Some("a")),
+            ("bearer  t0ken ", Some("a")),
+            ("Bearer t0kenx", None),
+            ("Bearer t0kent0ken", None),
+            ("Bearer t0ke", None),
+            ("Bearer ", None),
+            ("Bearer", None),
+            ("Basic YW5uOnA6dw==", Some("b")),
+            ("Basic YW5uOnA6", None),
+            ("Basic t0ken", None),
+            ("Basic !", None),
+            ("Digest t0ken", None),
+        ];
+        for (header, expected) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static(header));
+            let caller = auth().caller(&headers);
+            assert_eq!(caller.as_ref().map(|c| c.tenant.as_str()), expected, "{header}");
+        }
+        assert_eq!(auth().caller(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn without_credentials_everybody_is_administrator() {
+        let caller = Auth::default().caller(&HeaderMap::new());
+        assert_eq!(caller, Some(Caller { tenant: TenantId::default(), role: Role::Admin }));
+    }
+
+    #[test]
+    fn roles_allow_themselves_and_admin_allows_all() {
+        use Role::{Admin, Read, Write};
+        for (has, needs, allowed) in [
+            (Read, Read, true),
+            (Read, Write, false),
+            (Write, Read, false),
+            (Admin, Write, true),
+            (Read, Admin, false),
+        ] {
+            assert_eq!(has.allows(needs), allowed, "{has:?} {needs:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let printed = format!("{:?}", auth());
+        assert!(!printed.contains("t0ken") && !printed.contains("p:w"), "{printed}");
+    }
+}

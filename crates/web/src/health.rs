@@ -1,0 +1,86 @@
+//! `/-/`: probes, reload, end; and `/version`.
+//!
+//! Source: Prometheus `web/web.go`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{HeaderValue, StatusCode, header};
+
+use crate::App;
+use crate::api::write_build;
+use crate::auth::{Caller, Role};
+use crate::state::Readiness;
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/-/healthy", get(async || "Marigraph is Healthy.\n"))
+        .route("/-/ready", get(ready))
+        .route("/-/reload", get(post_only).post(reload).put(reload))
+        .route("/-/quit", get(post_only).post(quit).put(quit))
+        .route("/version", get(version))
+}
+
+async fn ready(State(app): State<App>) -> Response {
+    match app.state.lifecycle.readiness() {
+        Readiness::Ready => "Marigraph is Ready.\n".into_response(),
+        not_ready => unavailable(&not_ready),
+    }
+}
+
+/// 503 with the reason.
+pub(crate) fn unavailable(readiness: &Readiness) -> Response {
+    let why = match readiness {
+        Readiness::Ready => String::new(),
+        Readiness::Starting(doing) => format!(": starting: {doing}"),
+        Readiness::ReadOnly(why) => format!(": the store is read-only: {why}"),
+        Readiness::Stopping => ": stopping".into(),
+    };
+    let stopping = if *readiness == Readiness::Stopping { "true" } else { "false" };
+    let body = format!("Service Unavailable{why}\n");
+    let mut response = (StatusCode::SERVICE_UNAVAILABLE, body).into_response();
+    response.headers_mut().insert("x-prometheus-stopping", HeaderValue::from_static(stopping));
+    response
+}
+
+async fn post_only() -> (StatusCode, &'static str) {
+    (StatusCode::METHOD_NOT_ALLOWED, "Only POST or PUT requests allowed")
+}
+
+/// The answer to somebody who may not end or reload the program.
+fn refused(app: &App, caller: &Caller) -> Option<Response> {
+    if !app.state.options.enable_lifecycle {
+        return Some((StatusCode::FORBIDDEN, "Lifecycle API is not enabled.").into_response());
+    }
+    caller.require(Role::Admin).err().map(|error| (StatusCode::FORBIDDEN, error.message).into_response())
+}
+
+async fn reload(State(app): State<App>, caller: Caller) -> Response {
+    if let Some(refusal) = refused(&app, &caller) {
+        return refusal;
+    }
+    let lifecycle = app.state.lifecycle.clone();
+    match app.work.lookup(move || Ok(lifecycle.reload())).await {
+        Ok(Ok(())) => StatusCode::OK.into_response(),
+        Ok(Err(why)) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to reload config: {why}\n")).into_response()
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn quit(State(app): State<App>, caller: Caller) -> Response {
+    if let Some(refusal) = refused(&app, &caller) {
+        return refusal;
+    }
+    app.state.lifecycle.quit();
+    "Requesting termination... Goodbye!".into_response()
+}
+
+async fn version(State(app): State<App>) -> Response {
+    let mut body = Vec::new();
+    write_build(&mut body, &app.state.options.build);
+    body.push(b'\n');
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}

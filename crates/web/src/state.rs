@@ -1,0 +1,205 @@
+//! What the pages and APIs need from the rest of the program. Every trait here is implemented in the
+//! wiring; their methods may block, and are called on threads that may.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
+use model::{Matcher, TenantId};
+use prometheus_client::registry::Registry;
+use promql::engine::Engine;
+use stdx::clock::Clock;
+use storage::{Queryable, StoreError};
+
+use crate::auth::Auth;
+use crate::metrics::WebMetrics;
+
+/// Everything the router works on.
+#[derive(Clone)]
+pub struct WebState {
+    /// Evaluates queries.
+    pub engine: Arc<Engine>,
+    /// Answers them.
+    pub store: Arc<dyn Queryable>,
+    /// Deletes, and tells how much there is.
+    pub admin: Arc<dyn StoreAdmin>,
+    /// What is scraped.
+    pub targets: Arc<dyn TargetStatus>,
+    /// The program: configuration, reload, end.
+    pub lifecycle: Arc<dyn Lifecycle>,
+    /// The time of instant queries that name none.
+    pub clock: Arc<dyn Clock>,
+    /// What `/metrics` shows; complete before the router is made.
+    pub registry: Arc<Registry>,
+    /// Our own figures, registered there by [`WebMetrics::register`].
+    pub metrics: WebMetrics,
+    /// Who may call.
+    pub auth: Arc<Auth>,
+    /// What is switched on, and what the status pages show.
+    pub options: Arc<Options>,
+}
+
+/// What cannot be reloaded.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whether `/api/v1/admin/*` works (Prometheus: `--web.enable-admin-api`).
+    pub enable_admin_api: bool,
+    /// Whether `/-/reload` and `/-/quit` work (Prometheus: `--web.enable-lifecycle`).
+    pub enable_lifecycle: bool,
+    /// Queries evaluated at once; further ones wait (Prometheus: `--query.max-concurrency`).
+    pub query_concurrency_max: usize,
+    /// Where this program listens, `host:port`, for the `globalUrl` of local targets.
+    pub listen_address: String,
+    /// The flags by name, without dashes, as `/api/v1/status/flags` shows them.
+    pub flags: BTreeMap<String, String>,
+    /// What was built.
+    pub build: BuildInfo,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            enable_admin_api: false,
+            enable_lifecycle: false,
+            query_concurrency_max: 20,
+            listen_address: String::new(),
+            flags: BTreeMap::new(),
+            build: BuildInfo::default(),
+        }
+    }
+}
+
+/// `/api/v1/status/buildinfo`.
+#[derive(Debug, Clone, Default)]
+pub struct BuildInfo {
+    /// The version. Clients such as Grafana compare it with Prometheus' versions to learn what we can.
+    pub version: String,
+    /// The commit.
+    pub revision: String,
+    /// The branch.
+    pub branch: String,
+    /// Who built it.
+    pub build_user: String,
+    /// When.
+    pub build_date: String,
+    /// The compiler; stands in the field `goVersion`.
+    pub compiler: String,
+}
+
+/// `/api/v1/status/runtimeinfo`, as far as the program knows better than the operating system.
+#[derive(Debug, Clone, Default)]
+pub struct RuntimeInfo {
+    /// When the program started, milliseconds since the epoch.
+    pub start_ms: i64,
+    /// Whether the last (re)load of the configuration succeeded.
+    pub reload_succeeded: bool,
+    /// When it was, milliseconds since the epoch.
+    pub last_config_ms: i64,
+    /// Damaged places met in the store since the start.
+    pub corruptions: u64,
+    /// Retention as the user wrote it: `15d`, `15d or 10GiB`.
+    pub retention: String,
+}
+
+/// Whether the program can do its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Ready,
+    /// Not yet: what it is busy with. Queries are refused.
+    Starting(String),
+    /// The store refuses writes: why. Queries go on.
+    ReadOnly(String),
+    /// No more. Queries are refused.
+    Stopping,
+}
+
+/// The program as its API sees it.
+pub trait Lifecycle: Send + Sync {
+    /// Whether it can do its work.
+    fn readiness(&self) -> Readiness;
+
+    /// Reloads the configuration, all or nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it, with file, line and column; the old one stays in force.
+    fn reload(&self) -> Result<(), String>;
+
+    /// Asks the program to end.
+    fn quit(&self);
+
+    /// The configuration in force, as YAML, secrets as `<secret>`.
+    fn config_yaml(&self) -> String;
+
+    /// Start, reloads, retention.
+    fn runtime(&self) -> RuntimeInfo;
+}
+
+/// Maintenance of the store.
+pub trait StoreAdmin: Send + Sync {
+    /// Deletes the samples of matching series within the time, both ends included, milliseconds.
+    /// `start_ms` may lie before and `end_ms` after everything that can be stored.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn delete_series(
+        &self,
+        tenant: &TenantId,
+        start_ms: i64,
+        end_ms: i64,
+        matchers: &[Matcher],
+    ) -> Result<(), StoreError>;
+
+    /// Frees what deleted samples occupy.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn clean_tombstones(&self, tenant: &TenantId) -> Result<(), StoreError>;
+
+    /// How much there is, with at most `limit` entries a list.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn tsdb_status(&self, tenant: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError>;
+}
+
+/// Cardinality of the store: `/api/v1/status/tsdb`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TsdbStatus {
+    /// Series in the head.
+    pub series: u64,
+    /// Distinct pairs of label name and value in the head.
+    pub label_pairs: u64,
+    /// Tiles in the head; stands in the field `chunkCount`.
+    pub tiles: u64,
+    /// Oldest sample of the head, milliseconds; `i64::MAX` without samples.
+    pub min_time_ms: i64,
+    /// Newest sample of the head, milliseconds; `i64::MIN` without samples.
+    pub max_time_ms: i64,
+    /// Series by metric name, most first.
+    pub series_by_metric_name: Vec<(String, u64)>,
+    /// Distinct values by label name, most first.
+    pub values_by_label_name: Vec<(String, u64)>,
+    /// Bytes of the values by label name, most first.
+    pub bytes_by_label_name: Vec<(String, u64)>,
+    /// Series by `name=value`, most first.
+    pub series_by_label_pair: Vec<(String, u64)>,
+}
+
+/// What is scraped.
+pub trait TargetStatus: Send + Sync {
+    /// Targets being scraped, ordered by pool.
+    fn active(&self, tenant: &TenantId) -> Vec<ActiveTarget>;
+
+    /// Targets that relabelling dropped, ordered by pool; may leave out what is beyond a limit.
+    fn dropped(&self, tenant: &TenantId) -> Vec<DroppedTarget>;
+
+    /// How many were dropped, by pool, all counted.
+    fn dropped_counts(&self, tenant: &TenantId) -> BTreeMap<String, usize>;
+
+    /// The names of all pools, sorted, also of those without targets.
+    fn scrape_pools(&self, tenant: &TenantId) -> Vec<String>;
+
+    /// What active targets state of their metrics: of `metric`, or of all.
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Vec<TargetMetadata>;
+}

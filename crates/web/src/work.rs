@@ -1,0 +1,139 @@
+//! Work that blocks: evaluation and look-ups run on threads of their own, a bounded number at once,
+//! and stop when nobody waits for them any more.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use promql::engine::CancelFlag;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::reply::{ApiError, ErrorKind};
+
+/// Look-ups of labels, series and status that run at once.
+const LOOKUPS_MAX: usize = 32;
+/// How long a look-up waits for its turn.
+const LOOKUP_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The places for blocking work.
+#[derive(Debug, Clone)]
+pub(crate) struct Work {
+    queries: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
+}
+
+impl Work {
+    pub(crate) fn new(query_concurrency_max: usize) -> Work {
+        Work {
+            queries: Arc::new(Semaphore::new(query_concurrency_max.max(1))),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+        }
+    }
+
+    /// Runs a query. `run` gets what is left of `timeout` after waiting for a place, and a flag that
+    /// is raised when the future is dropped, because the client has gone.
+    pub(crate) async fn query<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        run: impl FnOnce(Duration, CancelFlag) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let begin = Instant::now();
+        let place = place(&self.queries, timeout, "query timed out in query queue").await?;
+        let left = timeout.saturating_sub(begin.elapsed());
+        let cancel = CancelFlag::default();
+        let _cancel_on_drop = CancelOnDrop(cancel.clone());
+        on_thread(place, move || run(left, cancel)).await
+    }
+
+    /// Runs a look-up.
+    pub(crate) async fn lookup<T: Send + 'static>(
+        &self,
+        run: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let place =
+            place(&self.lookups, LOOKUP_WAIT_MAX, "too many look-ups at once: this one waited too long")
+                .await?;
+        on_thread(place, run).await
+    }
+}
+
+async fn place(
+    places: &Arc<Semaphore>,
+    wait_max: Duration,
+    late: &str,
+) -> Result<OwnedSemaphorePermit, ApiError> {
+    match tokio::time::timeout(wait_max, places.clone().acquire_owned()).await {
+        Ok(Ok(place)) => Ok(place),
+        Ok(Err(_)) => Err(ApiError::new(ErrorKind::Unavailable, "shutting down")),
+        Err(_) => Err(ApiError::new(ErrorKind::Timeout, late)),
+    }
+}
+
+/// Runs `run` and keeps its place until it has really ended, whether somebody waits or not.
+async fn on_thread<T: Send + 'static>(
+    place: OwnedSemaphorePermit,
+    run: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let thread = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        run()
+    });
+    thread.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request panicked");
+        Err(ApiError::new(ErrorKind::Internal, "unexpected error: the request panicked; the log has more"))
+    })
+}
+
+struct CancelOnDrop(CancelFlag);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dropped_query_is_cancelled_and_keeps_its_place_until_it_ends() {
+        let work = Work::new(1);
+        let (report, reports) = mpsc::channel();
+        let asked = work.clone();
+        let waiting = tokio::spawn(async move {
+            let run = move |_, cancel: CancelFlag| {
+                report.send("running").expect("the test listens");
+                while !cancel.is_cancelled() {
+                    std::thread::yield_now();
+                }
+                report.send("cancelled").expect("the test listens");
+                Ok(())
+            };
+            asked.query(Duration::from_secs(60), run).await
+        });
+        let (first, reports) =
+            tokio::task::spawn_blocking(move || (reports.recv(), reports)).await.expect("no panic");
+        assert_eq!(first, Ok("running"));
+        waiting.abort();
+        let second = work.query(Duration::from_secs(60), |_, _| Ok("next")).await;
+        assert_eq!(second, Ok("next"), "the place is free once the first has ended");
+        assert_eq!(reports.recv(), Ok("cancelled"));
+    }
+
+    #[tokio::test]
+    async fn waiting_in_the_queue_counts() {
+        let work = Work::new(1);
+        let held = work.queries.clone().acquire_owned().await.expect("open");
+        let late = work.query(Duration::ZERO, |_, _| Ok(())).await;
+        drop(held);
+        assert_eq!(late, Err(ApiError::new(ErrorKind::Timeout, "query timed out in query queue")));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer() {
+        let answer: Result<(), _> = Work::new(1).lookup(|| panic!("on purpose")).await;
+        assert_eq!(answer.expect_err("panicked").kind, ErrorKind::Internal);
+    }
+}

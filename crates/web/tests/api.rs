@@ -1,0 +1,13 @@
+//! The router as a client sees it: exact bytes, exact statuses.
+
+#[path = "api/fixture.rs"]
+mod fixture;
+
+#[path = "api/bad_input.rs"]
+mod bad_input;
+
+#[path = "api/good_answers.rs"]
+mod good_answers;
+
+#[path = "api/operations.rs"]
+mod operations;

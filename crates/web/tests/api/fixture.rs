@@ -1,0 +1,237 @@
+//! A router over a small store: two targets, scraped every 15 s from 1000 s on, five times.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use http::{HeaderMap, Request, StatusCode};
+use model::status::{ActiveTarget, DroppedTarget, TargetHealth, TargetMetadata};
+use model::{Labels, Matcher, Metadata, MetricType, SourceId, TenantId};
+use prometheus_client::registry::Registry;
+use promql::engine::{Engine, EngineOptions};
+use stdx::clock::FakeClock;
+use storage::memory::MemoryStore;
+use storage::{Appender, Batch, MetadataEntry, Policy, Row, SourceDesc, StoreError};
+use tower::ServiceExt;
+use web::{
+    Auth, BuildInfo, Lifecycle, Options, Readiness, RuntimeInfo, StoreAdmin, TargetStatus, TsdbStatus, WebMetrics,
+    WebState,
+};
+
+pub(crate) const FIRST_MS: i64 = 1_000_000;
+pub(crate) const INTERVAL_MS: i64 = 15_000;
+pub(crate) const SCRAPES: i64 = 5;
+
+/// What the fakes answer, and what they were asked.
+#[derive(Debug, Default)]
+pub(crate) struct Program {
+    pub(crate) readiness: Mutex<Option<Readiness>>,
+    pub(crate) reload_error: Mutex<Option<String>>,
+    pub(crate) log: Mutex<Vec<String>>,
+}
+
+impl Program {
+    fn note(&self, what: String) {
+        self.log.lock().expect("no panic").push(what);
+    }
+}
+
+impl Lifecycle for Program {
+    fn readiness(&self) -> Readiness {
+        self.readiness.lock().expect("no panic").clone().unwrap_or(Readiness::Ready)
+    }
+
+    fn reload(&self) -> Result<(), String> {
+        self.note("reload".into());
+        self.reload_error.lock().expect("no panic").clone().map_or(Ok(()), Err)
+    }
+
+    fn quit(&self) {
+        self.note("quit".into());
+    }
+
+    fn config_yaml(&self) -> String {
+        "global:\n  scrape_interval: 15s\n".into()
+    }
+
+    fn runtime(&self) -> RuntimeInfo {
+        RuntimeInfo { start_ms: 1_000, reload_succeeded: true, last_config_ms: 2_500, corruptions: 0, retention: "15d".into() }
+    }
+}
+
+impl StoreAdmin for Program {
+    fn delete_series(&self, tenant: &TenantId, start_ms: i64, end_ms: i64, matchers: &[Matcher]) -> Result<(), StoreError> {
+        let matchers: Vec<String> = matchers.iter().map(ToString::to_string).collect();
+        self.note(format!("delete {tenant} {start_ms}..={end_ms} {}", matchers.join(",")));
+        Ok(())
+    }
+
+    fn clean_tombstones(&self, _: &TenantId) -> Result<(), StoreError> {
+        Err(StoreError::ReadOnly { reason: "the disk is gone".into() })
+    }
+
+    fn tsdb_status(&self, _: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError> {
+        Ok(TsdbStatus {
+            series: 5,
+            label_pairs: 7,
+            tiles: 1,
+            min_time_ms: 1_000_000,
+            max_time_ms: 1_060_000,
+            series_by_metric_name: [("up".to_owned(), 2), ("b".to_owned(), 1)].into_iter().take(limit).collect(),
+            ..TsdbStatus::default()
+        })
+    }
+}
+
+impl TargetStatus for Program {
+    fn active(&self, _: &TenantId) -> Vec<ActiveTarget> {
+        let target = |job: &str, last_scrape_ms, health, last_error: &str| ActiveTarget {
+            scrape_pool: job.into(),
+            discovered_labels: Labels::from_pairs([("__address__", "10.0.0.1:80"), ("job", job)]),
+            labels: Labels::from_pairs([("instance", "10.0.0.1:80"), ("job", job)]),
+            scrape_url: "http://10.0.0.1:80/metrics".into(),
+            last_error: last_error.into(),
+            last_scrape_ms,
+            last_scrape_duration_seconds: 0.0125,
+            health,
+            scrape_interval_ms: 15_000,
+            scrape_timeout_ms: 10_000,
+        };
+        vec![
+            target("a", 1_435_781_430_780, TargetHealth::Up, ""),
+            target("b", 0, TargetHealth::Down, "connection \"refused\""),
+        ]
+    }
+
+    fn dropped(&self, _: &TenantId) -> Vec<DroppedTarget> {
+        vec![DroppedTarget { scrape_pool: "b".into(), discovered_labels: Labels::from_pairs([("job", "b")]) }]
+    }
+
+    fn dropped_counts(&self, _: &TenantId) -> BTreeMap<String, usize> {
+        BTreeMap::from([("a".into(), 0), ("b".into(), 1)])
+    }
+
+    fn scrape_pools(&self, _: &TenantId) -> Vec<String> {
+        vec!["a".into(), "b".into()]
+    }
+
+    fn metadata(&self, _: &TenantId, metric: Option<&str>) -> Vec<TargetMetadata> {
+        let entry = |job: &str, metric: &str| TargetMetadata {
+            target: Labels::from_pairs([("job", job)]),
+            metric: metric.into(),
+            metadata: Metadata { metric_type: MetricType::Gauge, unit: String::new(), help: "Help <of it>.".into() },
+        };
+        let mut all = vec![entry("a", "up"), entry("a", "other"), entry("b", "up")];
+        all.retain(|entry| metric.is_none_or(|metric| entry.metric == metric));
+        all
+    }
+}
+
+/// What is not as usual.
+#[derive(Default)]
+pub(crate) struct Setup {
+    pub(crate) admin: bool,
+    pub(crate) lifecycle: bool,
+    pub(crate) auth: Auth,
+}
+
+pub(crate) struct Fixture {
+    pub(crate) router: Router,
+    pub(crate) program: Arc<Program>,
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Fixture {
+        Fixture::with(Setup::default())
+    }
+
+    pub(crate) fn with(setup: Setup) -> Fixture {
+        let program = Arc::new(Program::default());
+        let mut registry = Registry::default();
+        let metrics = WebMetrics::register(&mut registry);
+        let engine = EngineOptions { threads: 1, ..EngineOptions::default() };
+        let options = Options {
+            enable_admin_api: setup.admin,
+            enable_lifecycle: setup.lifecycle,
+            listen_address: "127.0.0.1:9190".into(),
+            flags: BTreeMap::from([("storage.path".into(), "./data".into()), ("retention.time".into(), "15d".into())]),
+            build: BuildInfo { version: "1.2.3".into(), compiler: "rustc".into(), ..BuildInfo::default() },
+            ..Options::default()
+        };
+        let router = web::router(WebState {
+            engine: Arc::new(Engine::new(engine)),
+            store: Arc::new(sample_store()),
+            admin: program.clone(),
+            targets: program.clone(),
+            lifecycle: program.clone(),
+            clock: FakeClock::at(FIRST_MS + (SCRAPES - 1) * INTERVAL_MS),
+            registry: Arc::new(registry),
+            metrics,
+            auth: Arc::new(setup.auth),
+            options: Arc::new(options),
+        });
+        Fixture { router, program }
+    }
+
+    /// Sends `request` and waits for the whole answer.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.expect("the router answers");
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, usize::MAX).await.expect("the body arrives");
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Answer { status: head.status, headers: head.headers, body }
+    }
+
+    /// `METHOD /path`, or `/path` for GET; a form behind a blank is sent as the body.
+    pub(crate) async fn ask(&self, what: &str) -> Answer {
+        let (method, rest) = if what.starts_with('/') { ("GET", what) } else { what.split_once(' ').expect("a path") };
+        let (path, form) = rest.split_once(' ').unwrap_or((rest, ""));
+        let mut request = Request::builder().method(method).uri(path);
+        if !form.is_empty() {
+            request = request.header("content-type", "application/x-www-form-urlencoded");
+        }
+        self.send(request.body(Body::from(form.to_owned())).expect("a request")).await
+    }
+}
+
+fn sample_store() -> MemoryStore {
+    let store = MemoryStore::new();
+    for (at, instance) in ["x", "y"].into_iter().enumerate() {
+        let labels = |name: &str| Labels::from_pairs([("__name__", name), ("instance", instance), ("job", "a<b")]);
+        let desc = SourceDesc {
+            tenant: TenantId::default(),
+            id: SourceId(at as u128),
+            labels: Labels::from_pairs([("instance", instance), ("job", "a<b")]),
+        };
+        let source = store.open_source(&desc).expect("open");
+        let mut names = vec![labels("up"), labels("requests_total")];
+        if at == 0 {
+            names.push(Labels::from_pairs([("__name__", "odd"), ("http.status", "200")]));
+        }
+        let series: Vec<_> = store.resolve(source, &names).expect("resolve").into_iter().flatten().collect();
+        for scrape in 0..SCRAPES {
+            let values = [1.0, (scrape * 30) as f64 + at as f64 / 4.0, 1e-7];
+            let row = Row::floats(source, FIRST_MS + scrape * INTERVAL_MS, &series, &values[..series.len()]);
+            store.append(&Batch::rows(&[row], Policy::SCRAPE)).expect("append");
+        }
+        let metadata = [
+            ("requests_total", MetricType::Counter, if at == 0 { "Requests." } else { "All \"requests\"." }),
+            ("up", MetricType::Gauge, "Whether it is."),
+        ]
+        .map(|(name, metric_type, help)| (name, Metadata { metric_type, unit: String::new(), help: help.into() }));
+        let entries: Vec<_> =
+            metadata.iter().map(|(metric, metadata)| MetadataEntry { source, metric, metadata }).collect();
+        let batch = Batch { rows: &[], metadata: &entries, policy: Policy::SCRAPE, key: None };
+        store.append(&batch).expect("append metadata");
+    }
+    store
+}
