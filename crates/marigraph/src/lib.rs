@@ -4,4 +4,5 @@
 //! port 0.
 
 pub mod cli;
+pub mod config;
 pub mod logging;

@@ -1,1 +1,3 @@
-//! Under construction.
+//! Scrape pools and loops: from target groups to rows.
+
+pub mod config;
