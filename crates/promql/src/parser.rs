@@ -675,8 +675,9 @@ impl<'a> Parser<'a> {
         let text = self.slice(token.span);
         let literal = match token.kind {
             Kind::Number => literal::number(text).map(|value| NumberLiteral { value, duration: false }),
-            Kind::Duration => literal::duration_ms(text)
-                .map(|ms| NumberLiteral { value: ms as f64 / 1000.0, duration: true }),
+            Kind::Duration => model::duration::parse(text)
+                .map(|ms| NumberLiteral { value: ms as f64 / 1000.0, duration: true })
+                .map_err(|error| error.to_string()),
             _ => return Err(self.unexpected()),
         };
         self.next()?;

@@ -8,12 +8,12 @@ use std::fmt::{self, Display, Write};
 
 use model::Matcher;
 use model::labels::{METRIC_NAME, is_legacy_label_name};
+use model::number::format_float;
 
 use crate::ast::{
     Aggregate, At, Binary, Call, Cardinality, DurationExpr, DurationKind, Expr, ExprKind, MatrixSelector,
     NumberLiteral, RangeMode, Shift, Subquery, Unary, VectorMatching, VectorSelector,
 };
-use crate::parser::literal::format_duration;
 use crate::parser::quote::quote;
 
 /// The longest line, in bytes, that [`pretty`] leaves whole.
@@ -70,7 +70,7 @@ impl Display for Expr {
 
 impl Display for NumberLiteral {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.duration { write_length(f, self.value) } else { write_decimal(f, self.value) }
+        if self.duration { write_length(f, self.value) } else { f.write_str(&format_float(self.value)) }
     }
 }
 
@@ -110,33 +110,13 @@ fn write_separated<W: Write + ?Sized, T>(
     Ok(())
 }
 
-/// A number without exponent.
-fn write_decimal(out: &mut dyn Write, value: f64) -> fmt::Result {
-    if value.is_infinite() {
-        return out.write_str(if value > 0.0 { "+Inf" } else { "-Inf" });
-    }
-    write!(out, "{value}")
-}
-
-/// A number as Go's `%v` writes it: with an exponent from a million on and below a ten-thousandth.
-fn write_general(out: &mut dyn Write, value: f64) -> fmt::Result {
-    let magnitude = value.abs();
-    if !value.is_finite() || value == 0.0 || (1e-4..1e6).contains(&magnitude) {
-        return write_decimal(out, value);
-    }
-    let scientific = format!("{value:e}");
-    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |e| ('-', e));
-    write!(out, "{digits}e{sign}{exponent:0>2}")
-}
-
 /// Seconds as a duration, or as a number where no unit is small enough.
 fn write_length(out: &mut dyn Write, seconds: f64) -> fmt::Result {
     let ns = (seconds * 1e9).round();
     if ns % 1e6 != 0.0 {
-        return write_decimal(out, seconds);
+        return out.write_str(&format_float(seconds));
     }
-    out.write_str(&format_duration((ns / 1e6) as i64))
+    out.write_str(&model::duration::format((ns / 1e6) as i64))
 }
 
 /// A duration in brackets or behind `offset`: a plain number is written as a duration there.
@@ -194,7 +174,7 @@ fn write_matching(out: &mut dyn Write, matching: &VectorMatching) -> fmt::Result
     }
     let mut fill = |word: &str, value: f64| {
         write!(out, " {word} (")?;
-        write_general(out, value)?;
+        out.write_str(&model::number::format_general(value))?;
         out.write_char(')')
     };
     match (matching.fill_left, matching.fill_right) {

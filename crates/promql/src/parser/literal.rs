@@ -1,7 +1,7 @@
-//! What numbers, durations and strings stand for.
+//! What numbers and strings stand for. Durations are `model::duration`'s.
 //!
 //! Source: Go `strconv.ParseInt` with base 0 and `strconv.ParseFloat`; Prometheus
-//! `util/strutil/quote.go` and `model.ParseDuration` of its common library.
+//! `util/strutil/quote.go`.
 
 use super::quote::quote;
 
@@ -25,11 +25,7 @@ pub(crate) fn number(text: &str) -> Result<f64, String> {
     if let Some(value) = integer(&plain) {
         return Ok(value as f64);
     }
-    match plain.parse::<f64>() {
-        Ok(value) if value.is_finite() || plain.eq_ignore_ascii_case("inf") || value.is_nan() => Ok(value),
-        Ok(_) => refused("value out of range"),
-        Err(_) => refused("invalid syntax"),
-    }
+    model::number::parse_float(&plain).or_else(|error| refused(&error.to_string()))
 }
 
 fn integer(plain: &str) -> Option<i64> {
@@ -54,70 +50,6 @@ fn underscores_between_digits(text: &str) -> bool {
         let before = if at == 0 { hexadecimal } else { digit(&bytes[at - 1]) };
         before && bytes.get(at + 1).is_some_and(digit)
     })
-}
-
-/// Milliseconds of each unit, largest first.
-const UNITS: [(&str, u64); 7] = [
-    ("y", 365 * 86_400_000),
-    ("w", 7 * 86_400_000),
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
-];
-
-/// Milliseconds that a duration as written (`1h30m`) stands for.
-///
-/// # Errors
-/// A message for units out of order, unknown ones, and lengths beyond 292 years.
-pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
-    let invalid = || format!("not a valid duration string: {}", quote(text));
-    let mut total_ms: u64 = 0;
-    let mut units_left = &UNITS[..];
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
-        let amount: u64 = rest[..digits].parse().map_err(|_| invalid())?;
-        rest = &rest[digits..];
-        let (unit, behind) = rest.split_at(rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len()));
-        rest = behind;
-        if UNITS.iter().all(|(name, _)| *name != unit) {
-            return Err(format!("unknown unit {} in duration {}", quote(unit), quote(text)));
-        }
-        let at = units_left.iter().position(|(name, _)| *name == unit).ok_or_else(invalid)?;
-        let add_ms = amount.checked_mul(units_left[at].1);
-        units_left = &units_left[at + 1..];
-        total_ms = add_ms
-            .and_then(|add| total_ms.checked_add(add))
-            .filter(|total| *total <= i64::MAX as u64 / 1_000_000)
-            .ok_or("duration out of range")?;
-    }
-    Ok(total_ms)
-}
-
-/// Writes milliseconds as a duration: `1h30m`, `90d`, `0s`; years and weeks only where nothing
-/// smaller is left over.
-pub(crate) fn format_duration(ms: i64) -> String {
-    if ms == 0 {
-        return "0s".to_owned();
-    }
-    let mut out = String::new();
-    if ms < 0 {
-        out.push('-');
-    }
-    let mut rest = ms.unsigned_abs();
-    for (unit, length) in UNITS {
-        if matches!(unit, "y" | "w") && rest % length != 0 {
-            continue;
-        }
-        if rest >= length {
-            out.push_str(&(rest / length).to_string());
-            out.push_str(unit);
-            rest %= length;
-        }
-    }
-    out
 }
 
 /// The text that a string token stands for: between back-quotes as it is, between other quotes with
