@@ -4,3 +4,4 @@
 //! send, so nothing panics on it, and every size is checked before memory is taken.
 
 pub mod exposition;
+pub mod remote_write;
