@@ -349,7 +349,7 @@ fn matches_are_replaced() {
     for (pattern, text, template, want) in [
         ("a(x*)b", "-ab-axxb-", "$1W", "---"),
         ("a(x*)b", "-ab-axxb-", "${1}W", "-W-xxW-"),
-        ("o", "foo.com", "0", "f00.com"),
+        ("o", "foo.com", "0", "f00.c0m"),
         ("", "ab", "-", "-a-b-"),
         ("b*", "abc", "-", "-a-c-"),
         ("x", "abc", "-", "abc"),

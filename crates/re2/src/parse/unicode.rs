@@ -37,9 +37,8 @@ pub(super) fn class(start: &str, fold_case: bool) -> Result<Option<(ClassUnicode
 }
 
 fn lookup(name: &str) -> Option<ClassUnicode> {
-    let key: String =
-        name.chars().filter(|c| !matches!(c, ' ' | '_' | '-')).map(|c| c.to_ascii_lowercase()).collect();
-    let is = |known: &&str| known.chars().filter(|c| *c != '_').eq_ignore_case(&key);
+    let key: String = loose(name).collect();
+    let is = |known: &&str| loose(known).eq(key.chars());
     match key.as_str() {
         "any" => return Some(ClassUnicode::new([ClassUnicodeRange::new('\0', char::MAX)])),
         "ascii" => return Some(ClassUnicode::new([ClassUnicodeRange::new('\0', '\x7f')])),
@@ -52,20 +51,15 @@ fn lookup(name: &str) -> Option<ClassUnicode> {
         }
         _ => {}
     }
-    if CATEGORIES.iter().any(|known| is(known)) {
+    if CATEGORIES.iter().any(is) {
         return property("gc", &key);
     }
     SCRIPTS.iter().find(|known| is(known)).and_then(|script| property("sc", script))
 }
 
-trait EqIgnoreCase {
-    fn eq_ignore_case(self, lower: &str) -> bool;
-}
-
-impl<I: Iterator<Item = char>> EqIgnoreCase for I {
-    fn eq_ignore_case(self, lower: &str) -> bool {
-        self.map(|c| c.to_ascii_lowercase()).eq(lower.chars())
-    }
+/// A name without what does not count.
+fn loose(name: &str) -> impl Iterator<Item = char> {
+    name.chars().filter(|c| !matches!(c, ' ' | '_' | '-')).map(|c| c.to_ascii_lowercase())
 }
 
 fn property(property: &str, value: &str) -> Option<ClassUnicode> {
