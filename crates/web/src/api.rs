@@ -18,8 +18,8 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, options, post};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::routing::{get, post};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
 pub(crate) use status::write_build;
 
@@ -32,39 +32,39 @@ use crate::state::Readiness;
 /// The warning of answers that `limit` cut.
 const TRUNCATED: &str = "results truncated due to limit";
 
-/// The routes, without the prefix `/api/v1`.
+/// The routes.
 pub(crate) fn routes(app: &App) -> Router<App> {
     let read = Router::new()
-        .route("/query", get(query::instant).post(query::instant))
-        .route("/query_range", get(query::range).post(query::range))
-        .route("/query_exemplars", get(query::exemplars).post(query::exemplars))
-        .route("/format_query", get(query::format).post(query::format))
-        .route("/labels", get(labels::names).post(labels::names))
-        .route("/label/{name}/values", get(labels::values))
-        .route("/series", get(labels::series).post(labels::series))
-        .route("/metadata", get(metadata::by_metric))
-        .route("/targets", get(targets::targets))
-        .route("/targets/metadata", get(metadata::by_target))
-        .route("/scrape_pools", get(targets::scrape_pools))
-        .route("/rules", get(rules::rules))
-        .route("/alerts", get(rules::alerts))
-        .route("/alertmanagers", get(rules::alertmanagers))
-        .route("/notifications", get(rules::notifications))
-        .route("/status/config", get(status::config))
-        .route("/status/flags", get(status::flags))
-        .route("/status/buildinfo", get(status::build))
-        .route("/status/runtimeinfo", get(status::runtime))
-        .route("/status/tsdb", get(status::tsdb))
-        .route("/status/walreplay", get(status::wal_replay))
+        .route("/api/v1/query", get(query::instant).post(query::instant))
+        .route("/api/v1/query_range", get(query::range).post(query::range))
+        .route("/api/v1/query_exemplars", get(query::exemplars).post(query::exemplars))
+        .route("/api/v1/format_query", get(query::format).post(query::format))
+        .route("/api/v1/labels", get(labels::names).post(labels::names))
+        .route("/api/v1/label/{name}/values", get(labels::values))
+        .route("/api/v1/series", get(labels::series).post(labels::series))
+        .route("/api/v1/metadata", get(metadata::by_metric))
+        .route("/api/v1/targets", get(targets::targets))
+        .route("/api/v1/targets/metadata", get(metadata::by_target))
+        .route("/api/v1/scrape_pools", get(targets::scrape_pools))
+        .route("/api/v1/rules", get(rules::rules))
+        .route("/api/v1/alerts", get(rules::alerts))
+        .route("/api/v1/alertmanagers", get(rules::alertmanagers))
+        .route("/api/v1/notifications", get(rules::notifications))
+        .route("/api/v1/status/config", get(status::config))
+        .route("/api/v1/status/flags", get(status::flags))
+        .route("/api/v1/status/buildinfo", get(status::build))
+        .route("/api/v1/status/runtimeinfo", get(status::runtime))
+        .route("/api/v1/status/tsdb", get(status::tsdb))
+        .route("/api/v1/status/walreplay", get(status::wal_replay))
         .route_layer(middleware::from_fn_with_state(app.clone(), readers_when_ready));
     let admin = Router::new()
-        .route("/admin/tsdb/delete_series", post(admin::delete_series).put(admin::delete_series))
-        .route("/admin/tsdb/clean_tombstones", post(admin::clean_tombstones).put(admin::clean_tombstones))
+        .route("/api/v1/admin/tsdb/delete_series", post(admin::delete_series).put(admin::delete_series))
+        .route(
+            "/api/v1/admin/tsdb/clean_tombstones",
+            post(admin::clean_tombstones).put(admin::clean_tombstones),
+        )
         .route_layer(middleware::from_fn_with_state(app.clone(), admins_when_ready));
-    read.merge(admin)
-        .route("/{*path}", options(|| async { StatusCode::NO_CONTENT }))
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn(cors))
+    read.merge(admin).method_not_allowed_fallback(method_not_allowed).layer(middleware::from_fn(cors))
 }
 
 async fn readers_when_ready(
@@ -102,7 +102,9 @@ async fn cors(request: Request, next: Next) -> Response {
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
     ];
     let from_elsewhere = request.headers().contains_key(header::ORIGIN);
-    let mut response = next.run(request).await;
+    // a browser asks first whether it may send what is not a plain form
+    let mut response =
+        if request.method() == Method::OPTIONS { no_content() } else { next.run(request).await };
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     if from_elsewhere {

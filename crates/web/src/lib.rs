@@ -57,7 +57,7 @@ pub fn router_with(state: WebState, doors: Router) -> Router {
     let work = Work::new(state.options.query_concurrency_max);
     let app = App { state, work };
     let own = Router::new()
-        .nest("/api/v1", api::routes(&app))
+        .merge(api::routes(&app))
         .route("/api/{*path}", axum::routing::any(api::not_found))
         .merge(health::routes())
         .route("/metrics", get(metrics::expose))

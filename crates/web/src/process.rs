@@ -25,24 +25,24 @@ impl Collector for ProcessCollector {
         };
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let bytes = |key: &str| status_number(&status, key).map(|kib| kib * 1024.0);
-        gauge("process_resident_memory_bytes", "Resident memory size in bytes", bytes("VmRSS:"))?;
-        gauge("process_virtual_memory_bytes", "Virtual memory size in bytes", bytes("VmSize:"))?;
-        gauge("process_threads", "Number of threads", status_number(&status, "Threads:"))?;
+        gauge("process_resident_memory_bytes", "Resident memory size in bytes.", bytes("VmRSS:"))?;
+        gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", bytes("VmSize:"))?;
+        gauge("process_threads", "Number of threads.", status_number(&status, "Threads:"))?;
         // the directory we read is one of them
         let open = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1) as f64);
-        gauge("process_open_fds", "Number of open file descriptors", open)?;
-        gauge("process_max_fds", "Maximum number of open file descriptors", max_fds())?;
+        gauge("process_open_fds", "Number of open file descriptors.", open)?;
+        gauge("process_max_fds", "Maximum number of open file descriptors.", max_fds())?;
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         gauge(
             "process_start_time_seconds",
-            "Start time since the Unix epoch in seconds",
+            "Start time since the Unix epoch in seconds.",
             start_seconds(&stat),
         )?;
         match cpu_seconds(&stat) {
             Some(seconds) => write(
                 &mut encoder,
                 "process_cpu_seconds",
-                "Total user and system CPU time spent in seconds",
+                "Total user and system CPU time spent in seconds.",
                 MetricType::Counter,
                 &ConstCounter::new(seconds),
             ),

@@ -161,7 +161,7 @@ mod tests {
         let cases = [
             ("U__http_2e_status", "http.status"),
             ("U__a__b", "a_b"),
-            ("U____name____", "__name__"),
+            ("U______name____", "__name__"),
             ("U___1f600_", "\u{1f600}"),
             ("U__", ""),
             ("U__a_2e", "U__a_2e"),

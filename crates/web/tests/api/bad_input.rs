@@ -12,7 +12,12 @@ async fn check(fixture: &Fixture, cases: &[(&str, u16, &str, &str)]) {
         let mut expected = String::from("{\"status\":\"error\",\"errorType\":\"");
         expected.push_str(kind);
         expected.push_str("\",\"error\":");
-        expected.push_str(&serde_json::to_string(message).expect("a string").replace('<', "\\u003c").replace('>', "\\u003e"));
+        expected.push_str(
+            &serde_json::to_string(message)
+                .expect("a string")
+                .replace('<', "\\u003c")
+                .replace('>', "\\u003e"),
+        );
         expected.push('}');
         assert_eq!((answer.status.as_u16(), answer.body.as_str()), (*status, expected.as_str()), "{what}");
         assert_eq!(answer.headers["content-type"], "application/json", "{what}");
@@ -44,16 +49,46 @@ async fn range_queries() {
     check(
         &Fixture::new(),
         &[
-            ("/api/v1/query_range?query=up", 400, "bad_data", r#"invalid parameter "start": cannot parse "" to a valid timestamp"#),
-            ("/api/v1/query_range?query=up&start=0", 400, "bad_data", r#"invalid parameter "end": cannot parse "" to a valid timestamp"#),
-            ("/api/v1/query_range?query=up&start=2&end=1&step=1", 400, "bad_data", r#"invalid parameter "end": end timestamp must not be before start time"#),
-            ("/api/v1/query_range?query=up&start=0&end=1", 400, "bad_data", r#"invalid parameter "step": cannot parse "" to a valid duration"#),
+            (
+                "/api/v1/query_range?query=up",
+                400,
+                "bad_data",
+                r#"invalid parameter "start": cannot parse "" to a valid timestamp"#,
+            ),
+            (
+                "/api/v1/query_range?query=up&start=0",
+                400,
+                "bad_data",
+                r#"invalid parameter "end": cannot parse "" to a valid timestamp"#,
+            ),
+            (
+                "/api/v1/query_range?query=up&start=2&end=1&step=1",
+                400,
+                "bad_data",
+                r#"invalid parameter "end": end timestamp must not be before start time"#,
+            ),
+            (
+                "/api/v1/query_range?query=up&start=0&end=1",
+                400,
+                "bad_data",
+                r#"invalid parameter "step": cannot parse "" to a valid duration"#,
+            ),
             ("/api/v1/query_range?query=up&start=0&end=1&step=0", 400, "bad_data", zero),
             ("/api/v1/query_range?query=up&start=0&end=1&step=-1", 400, "bad_data", zero),
-            ("/api/v1/query_range?query=up&start=0&end=1&step=1e99", 400, "bad_data", r#"invalid parameter "step": cannot parse "1e99" to a valid duration. It overflows int64"#),
+            (
+                "/api/v1/query_range?query=up&start=0&end=1&step=1e99",
+                400,
+                "bad_data",
+                r#"invalid parameter "step": cannot parse "1e99" to a valid duration. It overflows int64"#,
+            ),
             ("/api/v1/query_range?query=up&start=0&end=11001&step=1", 400, "bad_data", resolution),
             ("/api/v1/query_range?query=up&start=-1e30&end=1e30&step=1s", 400, "bad_data", resolution),
-            ("/api/v1/query_range?query=up&start=0&end=1&step=1&timeout=1x", 400, "bad_data", r#"invalid parameter "timeout": cannot parse "1x" to a valid duration"#),
+            (
+                "/api/v1/query_range?query=up&start=0&end=1&step=1&timeout=1x",
+                400,
+                "bad_data",
+                r#"invalid parameter "timeout": cannot parse "1x" to a valid duration"#,
+            ),
         ],
     )
     .await;
@@ -140,7 +175,6 @@ async fn a_form_has_an_end() {
     let form = format!("query=up&pad={}", "x".repeat(10 << 20));
     let request = Request::post("/api/v1/query").header("content-type", "application/x-www-form-urlencoded");
     let answer = Fixture::new().send(request.body(Body::from(form)).expect("a request")).await;
-    let expected =
-        r#"{"status":"error","errorType":"bad_data","error":"error parsing form values: http: request body too large"}"#;
+    let expected = r#"{"status":"error","errorType":"bad_data","error":"error parsing form values: http: request body too large"}"#;
     assert_eq!((answer.status, answer.body.as_str()), (StatusCode::BAD_REQUEST, expected));
 }

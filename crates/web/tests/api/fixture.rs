@@ -15,8 +15,8 @@ use storage::memory::MemoryStore;
 use storage::{Appender, Batch, MetadataEntry, Policy, Row, SourceDesc, StoreError};
 use tower::ServiceExt;
 use web::{
-    Auth, BuildInfo, Lifecycle, Options, Readiness, RuntimeInfo, StoreAdmin, TargetStatus, TsdbStatus, WebMetrics,
-    WebState,
+    Auth, BuildInfo, Lifecycle, Options, Readiness, RuntimeInfo, StoreAdmin, TargetStatus, TsdbStatus,
+    WebMetrics, WebState,
 };
 
 pub(crate) const FIRST_MS: i64 = 1_000_000;
@@ -56,12 +56,24 @@ impl Lifecycle for Program {
     }
 
     fn runtime(&self) -> RuntimeInfo {
-        RuntimeInfo { start_ms: 1_000, reload_succeeded: true, last_config_ms: 2_500, corruptions: 0, retention: "15d".into() }
+        RuntimeInfo {
+            start_ms: 1_000,
+            reload_succeeded: true,
+            last_config_ms: 2_500,
+            corruptions: 0,
+            retention: "15d".into(),
+        }
     }
 }
 
 impl StoreAdmin for Program {
-    fn delete_series(&self, tenant: &TenantId, start_ms: i64, end_ms: i64, matchers: &[Matcher]) -> Result<(), StoreError> {
+    fn delete_series(
+        &self,
+        tenant: &TenantId,
+        start_ms: i64,
+        end_ms: i64,
+        matchers: &[Matcher],
+    ) -> Result<(), StoreError> {
         let matchers: Vec<String> = matchers.iter().map(ToString::to_string).collect();
         self.note(format!("delete {tenant} {start_ms}..={end_ms} {}", matchers.join(",")));
         Ok(())
@@ -78,7 +90,10 @@ impl StoreAdmin for Program {
             tiles: 1,
             min_time_ms: 1_000_000,
             max_time_ms: 1_060_000,
-            series_by_metric_name: [("up".to_owned(), 2), ("b".to_owned(), 1)].into_iter().take(limit).collect(),
+            series_by_metric_name: [("up".to_owned(), 2), ("b".to_owned(), 1)]
+                .into_iter()
+                .take(limit)
+                .collect(),
             ..TsdbStatus::default()
         })
     }
@@ -120,7 +135,11 @@ impl TargetStatus for Program {
         let entry = |job: &str, metric: &str| TargetMetadata {
             target: Labels::from_pairs([("job", job)]),
             metric: metric.into(),
-            metadata: Metadata { metric_type: MetricType::Gauge, unit: String::new(), help: "Help <of it>.".into() },
+            metadata: Metadata {
+                metric_type: MetricType::Gauge,
+                unit: String::new(),
+                help: "Help <of it>.".into(),
+            },
         };
         let mut all = vec![entry("a", "up"), entry("a", "other"), entry("b", "up")];
         all.retain(|entry| metric.is_none_or(|metric| entry.metric == metric));
@@ -155,6 +174,10 @@ impl Fixture {
     }
 
     pub(crate) fn with(setup: Setup) -> Fixture {
+        Fixture::with_doors(setup, Router::new())
+    }
+
+    pub(crate) fn with_doors(setup: Setup, doors: Router) -> Fixture {
         let program = Arc::new(Program::default());
         let mut registry = Registry::default();
         let metrics = WebMetrics::register(&mut registry);
@@ -163,11 +186,14 @@ impl Fixture {
             enable_admin_api: setup.admin,
             enable_lifecycle: setup.lifecycle,
             listen_address: "127.0.0.1:9190".into(),
-            flags: BTreeMap::from([("storage.path".into(), "./data".into()), ("retention.time".into(), "15d".into())]),
+            flags: BTreeMap::from([
+                ("storage.path".into(), "./data".into()),
+                ("retention.time".into(), "15d".into()),
+            ]),
             build: BuildInfo { version: "1.2.3".into(), compiler: "rustc".into(), ..BuildInfo::default() },
             ..Options::default()
         };
-        let router = web::router(WebState {
+        let state = WebState {
             engine: Arc::new(Engine::new(engine)),
             store: Arc::new(sample_store()),
             admin: program.clone(),
@@ -178,8 +204,8 @@ impl Fixture {
             metrics,
             auth: Arc::new(setup.auth),
             options: Arc::new(options),
-        });
-        Fixture { router, program }
+        };
+        Fixture { router: web::router_with(state, doors), program }
     }
 
     /// Sends `request` and waits for the whole answer.
@@ -193,7 +219,8 @@ impl Fixture {
 
     /// `METHOD /path`, or `/path` for GET; a form behind a blank is sent as the body.
     pub(crate) async fn ask(&self, what: &str) -> Answer {
-        let (method, rest) = if what.starts_with('/') { ("GET", what) } else { what.split_once(' ').expect("a path") };
+        let (method, rest) =
+            if what.starts_with('/') { ("GET", what) } else { what.split_once(' ').expect("a path") };
         let (path, form) = rest.split_once(' ').unwrap_or((rest, ""));
         let mut request = Request::builder().method(method).uri(path);
         if !form.is_empty() {
@@ -206,7 +233,8 @@ impl Fixture {
 fn sample_store() -> MemoryStore {
     let store = MemoryStore::new();
     for (at, instance) in ["x", "y"].into_iter().enumerate() {
-        let labels = |name: &str| Labels::from_pairs([("__name__", name), ("instance", instance), ("job", "a<b")]);
+        let labels =
+            |name: &str| Labels::from_pairs([("__name__", name), ("instance", instance), ("job", "a<b")]);
         let desc = SourceDesc {
             tenant: TenantId::default(),
             id: SourceId(at as u128),
@@ -227,7 +255,9 @@ fn sample_store() -> MemoryStore {
             ("requests_total", MetricType::Counter, if at == 0 { "Requests." } else { "All \"requests\"." }),
             ("up", MetricType::Gauge, "Whether it is."),
         ]
-        .map(|(name, metric_type, help)| (name, Metadata { metric_type, unit: String::new(), help: help.into() }));
+        .map(|(name, metric_type, help)| {
+            (name, Metadata { metric_type, unit: String::new(), help: help.into() })
+        });
         let entries: Vec<_> =
             metadata.iter().map(|(metric, metadata)| MetadataEntry { source, metric, metadata }).collect();
         let batch = Batch { rows: &[], metadata: &entries, policy: Policy::SCRAPE, key: None };
