@@ -23,11 +23,24 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("scrape", &["model", "stdx", "storage", "wire"]),
     ("receive", &["model", "stdx", "storage", "wire"]),
     ("web", &["model", "promql", "stdx", "storage"]),
-    ("testkit", &["model"]),
+    ("testkit", &["model", "wire"]),
     (
         "marigraph",
-        &["discovery", "machine", "model", "promql", "receive", "scrape", "stdx", "storage", "tsdb", "web", "wire"],
+        &[
+            "discovery",
+            "machine",
+            "model",
+            "promql",
+            "receive",
+            "scrape",
+            "stdx",
+            "storage",
+            "tsdb",
+            "web",
+            "wire",
+        ],
     ),
+    ("bench", &["model", "testkit"]),
     ("xtask", &[]),
 ];
 

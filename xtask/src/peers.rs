@@ -83,11 +83,8 @@ fn download(directory: &Path, packages: &[&str]) -> Result<()> {
 }
 
 fn unpack(package: &Path, directory: &Path) -> Result<()> {
-    let status = Command::new("dpkg-deb")
-        .arg("-x")
-        .args([package, directory])
-        .status()
-        .context("start dpkg-deb")?;
+    let status =
+        Command::new("dpkg-deb").arg("-x").args([package, directory]).status().context("start dpkg-deb")?;
     if !status.success() {
         bail!("unpack {}: {status}", package.display());
     }

@@ -54,7 +54,9 @@ pub async fn send(addr: SocketAddr, request: Request<Full<Bytes>>) -> Result<Ans
         driver.abort();
         Ok(Answer { status: head.status, headers: head.headers, body })
     };
-    tokio::time::timeout(DEADLINE, exchange).await.with_context(|| format!("no answer from {addr} in time"))?
+    tokio::time::timeout(DEADLINE, exchange)
+        .await
+        .with_context(|| format!("no answer from {addr} in time"))?
 }
 
 /// `GET path`.
@@ -70,7 +72,12 @@ pub async fn get(addr: SocketAddr, path: &str) -> Result<Answer> {
 ///
 /// # Errors
 /// See [`send`].
-pub async fn post(addr: SocketAddr, path: &str, content_type: &str, body: impl Into<Bytes>) -> Result<Answer> {
+pub async fn post(
+    addr: SocketAddr,
+    path: &str,
+    content_type: &str,
+    body: impl Into<Bytes>,
+) -> Result<Answer> {
     let request = Request::builder()
         .method(Method::POST)
         .uri(path)

@@ -3,5 +3,6 @@
 
 pub mod http;
 pub mod peers;
+pub mod push;
 pub mod recorded;
 pub mod target;

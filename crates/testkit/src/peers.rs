@@ -75,8 +75,13 @@ impl Peer {
     /// It does not start or does not answer in a minute.
     pub async fn node_exporter(program: &Path) -> Result<Peer> {
         let addr = free_addr()?;
-        Peer::start(program, &[format!("--web.listen-address={addr}"), "--log.level=error".to_owned()], addr, "/")
-            .await
+        Peer::start(
+            program,
+            &[format!("--web.listen-address={addr}"), "--log.level=error".to_owned()],
+            addr,
+            "/",
+        )
+        .await
     }
 
     /// Starts `program` and waits until `GET ready` at `addr` answers 200.
@@ -102,6 +107,19 @@ impl Peer {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         bail!("{} is not ready after {READY_DEADLINE:?}", program.display())
+    }
+
+    /// Asks the process to end (SIGTERM) and waits until it has.
+    ///
+    /// # Errors
+    /// The signal could not be sent, or the process ended with a failure.
+    pub fn terminate(mut self) -> Result<()> {
+        let sent =
+            Command::new("kill").args(["-TERM", &self.id().to_string()]).status().context("start kill")?;
+        anyhow::ensure!(sent.success(), "kill -TERM {}: {sent}", self.id());
+        let status = self.child.wait()?;
+        anyhow::ensure!(status.success(), "process {} ended: {status}", self.id());
+        Ok(())
     }
 
     /// The process id.

@@ -33,7 +33,8 @@ pub fn load() -> Result<Option<Recorded>> {
     let Some(directory) = shared_data().map(|d| d.join("recorded")).filter(|d| d.is_dir()) else {
         return Ok(None);
     };
-    let exposition = std::fs::read_to_string(directory.join("exposition.hdr")).context("read exposition.hdr")?;
+    let exposition =
+        std::fs::read_to_string(directory.join("exposition.hdr")).context("read exposition.hdr")?;
     let packed = std::fs::read(directory.join("values-15s.f64.zst")).context("read values-15s.f64.zst")?;
     let bytes = zstd::decode_all(packed.as_slice()).context("unpack values-15s.f64.zst")?;
     if bytes.len() % (SERIES * 8) != 0 {

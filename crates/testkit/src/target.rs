@@ -59,7 +59,10 @@ impl FakeTarget {
                             .body(Full::new(page.body))
                     }
                 });
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
             }
         });
         Ok(FakeTarget { addr, page, scrapes, server })

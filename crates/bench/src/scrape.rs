@@ -1,0 +1,68 @@
+//! Scrape and store: all systems at once against one simulator, for as long.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::process::{self, Usage};
+use crate::simulator::Simulator;
+use crate::system::System;
+
+/// Sizes of the workload.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Workload {
+    pub(crate) targets: usize,
+    pub(crate) interval_seconds: u64,
+    pub(crate) warm_up_seconds: u64,
+    pub(crate) measured_seconds: u64,
+}
+
+/// Runs the workload and prints a row for each system.
+pub(crate) async fn run(workload: Workload) -> Result<()> {
+    let Some(recorded) = testkit::recorded::load()? else {
+        anyhow::bail!("the recording is not there");
+    };
+    let simulator = Simulator::start(&recorded, workload.targets).await?;
+    let config = simulator.config(workload.targets, &format!("{}s", workload.interval_seconds));
+    let directory = tempfile::tempdir()?;
+    let mut running = Vec::new();
+    for system in System::ALL {
+        running.push((system, system.start(directory.path(), &config).await?));
+    }
+    tokio::time::sleep(Duration::from_secs(workload.warm_up_seconds)).await;
+    let before: Vec<Usage> = usages(&running)?;
+    let served_before = simulator.served();
+    tokio::time::sleep(Duration::from_secs(workload.measured_seconds)).await;
+    let after: Vec<Usage> = usages(&running)?;
+    let rows = (simulator.served() - served_before) as f64 / running.len() as f64;
+    let samples = rows * testkit::recorded::SERIES as f64;
+    println!(
+        "scrape: {} targets x {} series every {} s, gzip; {:.1} M samples each in {} s",
+        workload.targets,
+        testkit::recorded::SERIES,
+        workload.interval_seconds,
+        samples / 1e6,
+        workload.measured_seconds
+    );
+    println!(
+        "{:<18} {:>14} {:>10} {:>10} {:>16}",
+        "system", "CPU s per M", "RSS MiB", "peak MiB", "B written/sample"
+    );
+    for (at, (system, _)) in running.iter().enumerate() {
+        let cpu = after[at].cpu_seconds - before[at].cpu_seconds;
+        let written = (after[at].written_mib - before[at].written_mib) * 1048576.0;
+        println!(
+            "{:<18} {:>14.2} {:>10.0} {:>10.0} {:>16.2}",
+            system.name(),
+            cpu / (samples / 1e6),
+            after[at].rss_mib,
+            after[at].peak_mib,
+            written / samples
+        );
+    }
+    Ok(())
+}
+
+fn usages(running: &[(System, crate::system::Running)]) -> Result<Vec<Usage>> {
+    running.iter().map(|(_, r)| process::usage(r.peer.id())).collect()
+}
