@@ -11,3 +11,5 @@ pub mod histogram;
 mod lexer;
 pub mod parser;
 pub mod printer;
+pub mod script;
+pub mod series;

@@ -1,0 +1,117 @@
+//! Runs test scripts: our own always, Prometheus' where they are at hand.
+//!
+//! `PROMQL_SCRIPTS=name` runs only files whose name contains `name`; `PROMQL_SCRIPTS_REPORT=file`
+//! writes every failure with its reason to a file.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use promql::engine::{Engine, EngineOptions};
+use promql::parser::ParseOptions;
+use promql::script::Script;
+use promql::script::run::{Outcome, run};
+use storage::memory::MemoryStore;
+
+/// Evaluations in Prometheus 3.14's own scripts.
+const UPSTREAM_EVALUATIONS: usize = 2195;
+
+fn engine() -> Engine {
+    Engine::new(EngineOptions {
+        features: ParseOptions::all(),
+        delayed_name_removal: true,
+        use_start_timestamps: true,
+        ..EngineOptions::default()
+    })
+}
+
+/// The outcomes by file, in order.
+fn run_all(folder: &Path) -> BTreeMap<String, Vec<Outcome>> {
+    let wanted = std::env::var("PROMQL_SCRIPTS").unwrap_or_default();
+    let engine = engine();
+    let mut outcomes = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).expect("list scripts") {
+        let path = entry.expect("list scripts").path();
+        let name = path.file_name().expect("a file's name").to_string_lossy().into_owned();
+        if !name.ends_with(".test") || !name.contains(&wanted) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("read script");
+        let script = Script::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let of_file = run(&script, &engine, &mut || Box::new(MemoryStore::new()))
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        outcomes.insert(name, of_file);
+    }
+    outcomes
+}
+
+fn crate_path(below: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(below)
+}
+
+#[test]
+fn own_scripts_pass() {
+    let mut failures = String::new();
+    let mut evaluations = 0;
+    for (file, outcomes) in run_all(&crate_path("testdata/scripts")) {
+        evaluations += outcomes.len();
+        for Outcome { line, query, result } in outcomes {
+            if let Err(reason) = result {
+                let _ = writeln!(failures, "{file}:{line}: {query}\n    {reason}");
+            }
+        }
+    }
+    assert!(failures.is_empty(), "of {evaluations} evaluations these fail:\n{failures}");
+}
+
+/// `file:line` of the evaluations that are known to fail, with the reason.
+fn known_gaps() -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(crate_path("testdata/known_gaps.txt")).expect("read known gaps");
+    let mut gaps = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (place, reason) = line.split_once(' ').unwrap_or_else(|| panic!("a gap without reason: {line}"));
+        assert!(["native histogram", "experimental"].contains(&reason), "not a reason: {line}");
+        gaps.insert(place.to_owned(), reason.to_owned());
+    }
+    gaps
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn upstream_scripts_pass_but_for_known_gaps() {
+    let folder = crate_path("../../../shared/data/promqltest");
+    if !folder.is_dir() {
+        eprintln!("SKIPPED: Prometheus' test scripts are not at {}", folder.display());
+        return;
+    }
+    let gaps = known_gaps();
+    let (mut evaluations, mut passed) = (0, 0);
+    let (mut surprises, mut report) = (String::new(), String::new());
+    for (file, outcomes) in run_all(&folder) {
+        for Outcome { line, query, result } in outcomes {
+            evaluations += 1;
+            let place = format!("{file}:{line}");
+            match (result, gaps.get(&place)) {
+                (Ok(()), None) => passed += 1,
+                (Ok(()), Some(_)) => {
+                    passed += 1;
+                    let _ = writeln!(surprises, "{place}: passes; take it off the list of known gaps");
+                }
+                (Err(reason), gap) => {
+                    let _ = writeln!(report, "{place}: {query}\n    {reason}");
+                    if gap.is_none() {
+                        let _ = writeln!(surprises, "{place}: {query}\n    {reason}");
+                    }
+                }
+            }
+        }
+    }
+    eprintln!("{passed} of {evaluations} evaluations pass, {} known gaps", gaps.len());
+    if let Ok(path) = std::env::var("PROMQL_SCRIPTS_REPORT") {
+        std::fs::write(path, report).expect("write the report");
+    }
+    assert!(surprises.is_empty(), "{surprises}");
+    if std::env::var_os("PROMQL_SCRIPTS").is_none() {
+        assert_eq!(evaluations, UPSTREAM_EVALUATIONS);
+    }
+}
