@@ -1,19 +1,25 @@
 //! The engine: text and store to answer.
 //!
 //! A query is parsed, its durations and `@` are resolved for the evaluated range
-//! ([`crate::eval`]), and the tree is evaluated once for the whole range, node by node, over columns
+//! (`eval::plan`), and the tree is evaluated once for the whole range, node by node, over columns
 //! of samples. Nothing here keeps state between queries but the thread pool, so a query that fails,
 //! or even panics, leaves nothing behind.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use model::TenantId;
+use parking_lot::Mutex;
 use storage::Queryable;
 
-use crate::answer::{Answer, EvalError};
-use crate::parser::ParseOptions;
+use crate::answer::{Answer, EvalError, Stats, Timings, Value};
+use crate::ast::ValueType;
+use crate::eval::budget::Budget;
+use crate::eval::plan::Planner;
+use crate::eval::{Evaluator, Steps};
+use crate::parser::{ParseOptions, parse};
 
 /// How queries are evaluated.
 #[derive(Debug, Clone)]
@@ -90,12 +96,34 @@ impl CancelFlag {
 #[derive(Debug)]
 pub struct Engine {
     options: EngineOptions,
+    pool: rayon::ThreadPool,
+}
+
+/// What a query asks for, beside its text.
+struct Ask<'a> {
+    store: &'a dyn Queryable,
+    tenant: &'a TenantId,
+    query: &'a str,
+    steps: Steps,
+    /// The end as asked for.
+    end_ms: i64,
+    /// 0 for an instant query.
+    step_ms: i64,
+    options: &'a QueryOptions,
 }
 
 impl Engine {
     /// An engine with its own pool of threads.
+    ///
+    /// # Panics
+    /// When the operating system refuses threads.
     pub fn new(options: EngineOptions) -> Engine {
-        Engine { options }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(options.threads)
+            .thread_name(|at| format!("promql-{at}"))
+            .build()
+            .expect("threads for queries");
+        Engine { options, pool }
     }
 
     /// The options it was made with.
@@ -103,7 +131,7 @@ impl Engine {
         &self.options
     }
 
-    /// Evaluates `query` at `at_ms`.
+    /// Evaluates `query` at `at_ms`. Blocks; call it from a thread that may.
     ///
     /// # Errors
     /// See [`EvalError`].
@@ -115,11 +143,12 @@ impl Engine {
         at_ms: i64,
         options: &QueryOptions,
     ) -> Result<Answer, EvalError> {
-        let _ = (store, tenant, query, at_ms, options);
-        Err(EvalError::Internal("not evaluated".into()))
+        let steps = Steps { start_ms: at_ms, step_ms: 1, count: 1 };
+        self.guarded(&Ask { store, tenant, query, steps, end_ms: at_ms, step_ms: 0, options })
     }
 
-    /// Evaluates `query` at `start_ms`, `start_ms + step_ms`, ... up to `end_ms`.
+    /// Evaluates `query` at `start_ms`, `start_ms + step_ms`, ... up to `end_ms`. Blocks; call it from
+    /// a thread that may.
     ///
     /// # Errors
     /// See [`EvalError`].
@@ -134,7 +163,92 @@ impl Engine {
         step_ms: i64,
         options: &QueryOptions,
     ) -> Result<Answer, EvalError> {
-        let _ = (store, tenant, query, start_ms, end_ms, step_ms, options);
-        Err(EvalError::Internal("not evaluated".into()))
+        if step_ms <= 0 {
+            return Err(EvalError::BadRequest("zero or negative query resolution step widths are not accepted. Try a positive integer".into()));
+        }
+        if end_ms < start_ms {
+            return Err(EvalError::BadRequest("end timestamp must not be before start time".into()));
+        }
+        let steps = Steps::new(start_ms, end_ms, step_ms);
+        self.guarded(&Ask { store, tenant, query, steps, end_ms, step_ms, options })
+    }
+
+    /// A panic is our mistake, but only this query's end.
+    fn guarded(&self, ask: &Ask<'_>) -> Result<Answer, EvalError> {
+        catch_unwind(AssertUnwindSafe(|| self.evaluate(ask))).unwrap_or_else(|panic| {
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned());
+            Err(EvalError::Internal(text.unwrap_or_else(|| "panic".into())))
+        })
+    }
+
+    fn evaluate(&self, ask: &Ask<'_>) -> Result<Answer, EvalError> {
+        let started = Instant::now();
+        let expr = parse(ask.query, &self.options.features)?;
+        let parsed = Instant::now();
+        let kind = expr.value_type();
+        let is_range = ask.step_ms > 0;
+        if is_range && !matches!(kind, ValueType::Vector | ValueType::Scalar) {
+            return Err(EvalError::BadRequest(format!(
+                "invalid expression type {:?} for range query, must be Scalar or instant Vector",
+                kind.documented()
+            )));
+        }
+        let planner = Planner {
+            steps: ask.steps,
+            end_ms: ask.end_ms,
+            query_step_ms: ask.step_ms,
+            default_subquery_interval_ms: self.options.default_subquery_interval_ms,
+        };
+        let node = planner.plan(&expr)?;
+        let planned = Instant::now();
+        let evaluator = self.evaluator(ask, started);
+        let (mut value, sorting) = if is_range {
+            let mut series = evaluator.range(&node, kind, ask.steps)?;
+            let sorting = Instant::now();
+            series.sort_by(|a, b| a.labels.cmp(&b.labels));
+            (Value::Matrix(series), sorting)
+        } else {
+            (evaluator.instant(&node, kind, ask.steps.start_ms)?, Instant::now())
+        };
+        evaluator.budget.check()?;
+        let (mut warnings, infos) = evaluator.notes.lock().texts(ask.query);
+        if value.truncate(ask.options.limit) {
+            warnings.push("results truncated due to limit".into());
+        }
+        let done = Instant::now();
+        let stats = Stats {
+            total_queryable_samples: evaluator.samples_looked_at.into_inner(),
+            peak_samples: evaluator.budget.peak(),
+            samples_read: evaluator.samples_read.into_inner(),
+            timings: Timings {
+                parse: parsed - started,
+                prepare: planned - parsed,
+                inner_eval: sorting - planned,
+                result_sort: done - sorting,
+                total: done - started,
+            },
+        };
+        Ok(Answer { value, warnings, infos, stats })
+    }
+
+    fn evaluator<'q>(&'q self, ask: &Ask<'q>, started: Instant) -> Evaluator<'q> {
+        let timeout = ask.options.timeout.map_or(self.options.timeout, |t| t.min(self.options.timeout));
+        let deadline = started.checked_add(timeout);
+        Evaluator {
+            store: ask.store,
+            tenant: ask.tenant,
+            pool: &self.pool,
+            budget: Budget::new(self.options.max_samples, deadline, ask.options.cancel.clone()),
+            notes: Mutex::default(),
+            lookback_ms: ask.options.lookback_ms.filter(|ms| *ms > 0).unwrap_or(self.options.lookback_ms),
+            delayed_names: self.options.delayed_name_removal,
+            type_labels: self.options.type_and_unit_labels,
+            start_timestamps: self.options.use_start_timestamps,
+            samples_looked_at: AtomicU64::new(0),
+            samples_read: AtomicU64::new(0),
+        }
     }
 }

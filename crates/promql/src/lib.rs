@@ -3,10 +3,13 @@
 //!
 //! No I/O and no clock: samples come through `storage::Queryable`, times as arguments.
 
+mod annotations;
 pub mod answer;
 pub mod ast;
 pub mod engine;
+mod eval;
 pub mod function;
+mod functions;
 pub mod histogram;
 mod lexer;
 pub mod parser;

@@ -1,0 +1,465 @@
+//! Binary operators of which at least one side is a vector.
+//!
+//! Source: Prometheus `promql/engine.go` (`VectorBinop`, `VectorscalarBinop`, `vectorElemBinop`).
+
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashSet;
+use model::Labels;
+
+use super::matching::{Group, Signatures, changes_meaning, matched_labels, result_labels};
+use super::plan::BinaryNode;
+use super::rows::LabelMap;
+use super::{Cell, Evaluator, Row, Sink, Steps, absent, is_absent};
+use crate::annotations::{Note, Operation};
+use crate::answer::EvalError;
+use crate::ast::{BinaryOp, Cardinality, Span, ValueType, VectorMatching};
+use crate::functions::math;
+use crate::histogram::FloatHistogram;
+
+/// A value of its own.
+#[derive(Debug, Clone)]
+enum Value {
+    Float(f64),
+    Histogram(Arc<FloatHistogram>),
+}
+
+impl Value {
+    fn cell(&self) -> Cell<'_> {
+        match self {
+            Value::Float(v) => Cell::Float(*v),
+            Value::Histogram(h) => Cell::Histogram(h),
+        }
+    }
+}
+
+/// The result for a pair of samples, and whether a comparison keeps it.
+type Element = Option<(Value, bool)>;
+
+impl Evaluator<'_> {
+    /// The operator for one pair of samples; none, with a note, where it has no meaning.
+    fn element(&self, op: BinaryOp, left: Cell<'_>, right: Cell<'_>, span: Span) -> Element {
+        let incompatible = |l: &str, r: &str| {
+            self.note(span, &Note::IncompatibleTypes(l, op.as_str(), r));
+            None
+        };
+        let histogram = |mut h: FloatHistogram, change: &dyn Fn(&mut FloatHistogram)| {
+            change(&mut h);
+            h.compact();
+            Some((Value::Histogram(Arc::new(h)), true))
+        };
+        match (left, right) {
+            (Cell::Absent, _) | (_, Cell::Absent) => None,
+            (Cell::Float(_), Cell::Float(_)) if matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper) => {
+                incompatible("float", "float")
+            }
+            (Cell::Float(l), Cell::Float(r)) if op.is_comparison() => {
+                Some((Value::Float(l), math::compare(op, l, r)))
+            }
+            (Cell::Float(l), Cell::Float(r)) => Some((Value::Float(math::binary(op, l, r)), true)),
+            (Cell::Float(l), Cell::Histogram(r)) if op == BinaryOp::Mul => {
+                histogram((**r).clone(), &|h| h.multiply(l))
+            }
+            (Cell::Float(_), Cell::Histogram(_)) => incompatible("float", "histogram"),
+            (Cell::Histogram(l), Cell::Float(r)) => match op {
+                BinaryOp::Mul => histogram((**l).clone(), &|h| h.multiply(r)),
+                BinaryOp::Div => histogram((**l).clone(), &|h| h.divide(r)),
+                BinaryOp::TrimUpper | BinaryOp::TrimLower => {
+                    let mut trimmed = (**l).clone();
+                    if op == BinaryOp::TrimUpper { trimmed.trim_upper(r) } else { trimmed.trim_lower(r) }
+                    Some((Value::Histogram(Arc::new(trimmed)), true))
+                }
+                _ => incompatible("histogram", "float"),
+            },
+            (Cell::Histogram(l), Cell::Histogram(r)) => match op {
+                BinaryOp::Add | BinaryOp::Sub => self.sum_of_histograms(op, l, r, span),
+                BinaryOp::Eql => Some((Value::Histogram(l.clone()), l.same_data(r))),
+                BinaryOp::Neq => Some((Value::Histogram(l.clone()), !l.same_data(r))),
+                _ => incompatible("histogram", "histogram"),
+            },
+        }
+    }
+
+    fn sum_of_histograms(&self, op: BinaryOp, l: &FloatHistogram, r: &FloatHistogram, span: Span) -> Element {
+        let mut result = l.clone();
+        let (outcome, operation) = if op == BinaryOp::Add {
+            (result.add(r), Operation::Addition)
+        } else {
+            (result.subtract(r), Operation::Subtraction)
+        };
+        let Ok(reconciled) = outcome else {
+            self.note(span, &Note::IncompatibleBucketLayout(op.as_str()));
+            return None;
+        };
+        if op == BinaryOp::Sub {
+            result.counter_reset_hint = model::histogram::CounterResetHint::Gauge;
+        }
+        if reconciled.custom_bounds {
+            self.note(span, &Note::MismatchedCustomBuckets(operation));
+        }
+        if reconciled.reset_collision {
+            self.note(span, &Note::CounterResetCollision(operation));
+            return None;
+        }
+        result.compact();
+        Some((Value::Histogram(Arc::new(result)), true))
+    }
+
+    /// A vector and a scalar, row by row.
+    pub(crate) fn stream_binary_with_scalar(
+        &self,
+        span: Span,
+        binary: &BinaryNode,
+        steps: Steps,
+        sink: Sink<'_>,
+    ) -> Result<(), EvalError> {
+        let scalar_left = binary.left_type == ValueType::Scalar;
+        let (vector, scalar) =
+            if scalar_left { (&binary.right, &binary.left) } else { (&binary.left, &binary.right) };
+        let scalars = self.scalar(scalar, steps)?;
+        self.stream(vector, steps, &mut |rows| {
+            let rows = rows.into_iter().map(|row| self.with_scalar(row, &scalars, scalar_left, binary, span));
+            sink(rows.filter(|row| !row.is_empty()).collect())
+        })
+    }
+
+    fn with_scalar(&self, mut row: Row, scalars: &[f64], scalar_left: bool, binary: &BinaryNode, span: Span) -> Row {
+        let op = binary.op;
+        if row.histograms.is_none() && !matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
+            for (v, s) in row.floats.iter_mut().zip(scalars) {
+                if is_absent(*v) {
+                    continue;
+                }
+                let (l, r) = if scalar_left { (*s, *v) } else { (*v, *s) };
+                if !op.is_comparison() || binary.return_bool {
+                    *v = math::binary(op, l, r);
+                } else if !math::compare(op, l, r) {
+                    *v = absent();
+                }
+            }
+        } else {
+            for (step, s) in scalars.iter().enumerate() {
+                let cell = row.cell(step);
+                let element = if scalar_left {
+                    self.element(op, Cell::Float(*s), cell, span)
+                } else {
+                    self.element(op, cell, Cell::Float(*s), span)
+                };
+                match element {
+                    Some((_, keep)) if binary.return_bool => {
+                        row.set(step, Cell::Float(f64::from(u8::from(keep))));
+                    }
+                    // A comparison keeps the vector's element, on whichever side it stands.
+                    Some((_, true)) if op.is_comparison() => {}
+                    Some((value, true)) => row.set(step, value.cell()),
+                    _ => row.clear(step),
+                }
+            }
+        }
+        if changes_meaning(op) || binary.return_bool {
+            self.drop_name(&mut row);
+        }
+        row
+    }
+
+    /// Two vectors.
+    pub(crate) fn binary_of_vectors(
+        &self,
+        span: Span,
+        binary: &BinaryNode,
+        steps: Steps,
+    ) -> Result<Vec<Row>, EvalError> {
+        let Some(matching) = &binary.matching else {
+            return Err(EvalError::Internal("two vectors without matching".into()));
+        };
+        let left = self.vector(&binary.left, steps)?;
+        let right = self.vector(&binary.right, steps)?;
+        let rows = if binary.op.is_set() {
+            set_operator(binary.op, left, right, matching, steps)
+        } else {
+            let swapped = matching.card == Cardinality::OneToMany;
+            let (many, one) = if swapped { (right, left) } else { (left, right) };
+            let groups = Signatures::new(matching).groups(&many, &one);
+            let (fill_many, fill_one) = if swapped {
+                (matching.fill_right, matching.fill_left)
+            } else {
+                (matching.fill_left, matching.fill_right)
+            };
+            let operator = Operator {
+                evaluator: self,
+                span,
+                binary,
+                matching,
+                swapped,
+                many: &many,
+                one: &one,
+                fill_many,
+                fill_one,
+                steps,
+            };
+            operator.rows(&groups)?
+        };
+        self.settle(rows, steps)
+    }
+}
+
+/// `and`, `or`, `unless`.
+fn set_operator(
+    op: BinaryOp,
+    mut left: Vec<Row>,
+    mut right: Vec<Row>,
+    matching: &VectorMatching,
+    steps: Steps,
+) -> Vec<Row> {
+    let groups = Signatures::new(matching).groups(&left, &right);
+    let mut present = vec![false; steps.count];
+    for group in &groups {
+        // Of `or` the left side stays whole and hides the right one; otherwise it is the other way.
+        let (guards, guarded, guard_rows, rows) = if op == BinaryOp::Or {
+            (&group.left, &group.right, &left, &mut right)
+        } else {
+            (&group.right, &group.left, &right, &mut left)
+        };
+        present.fill(false);
+        for guard in guards {
+            for (step, found) in present.iter_mut().enumerate() {
+                *found |= guard_rows[*guard as usize].has(step);
+            }
+        }
+        for at in guarded {
+            for (step, found) in present.iter().enumerate() {
+                if *found != (op == BinaryOp::And) {
+                    rows[*at as usize].clear(step);
+                }
+            }
+        }
+    }
+    if op == BinaryOp::Or {
+        left.extend(right);
+    }
+    left.retain(|row| !row.is_empty());
+    left
+}
+
+/// An arithmetic or comparison operator between two vectors; "one" is the side of which a match group
+/// has at most one sample at a time.
+struct Operator<'a, 'q> {
+    evaluator: &'a Evaluator<'q>,
+    span: Span,
+    binary: &'a BinaryNode,
+    matching: &'a VectorMatching,
+    /// The "one" side stands on the left.
+    swapped: bool,
+    many: &'a [Row],
+    one: &'a [Row],
+    fill_many: Option<f64>,
+    fill_one: Option<f64>,
+    steps: Steps,
+}
+
+impl Operator<'_, '_> {
+    /// The results, in the order of the "many" side.
+    fn rows(&self, groups: &[Group]) -> Result<Vec<Row>, EvalError> {
+        let mut out: Vec<(usize, Row)> = Vec::new();
+        let has_fill = self.fill_many.is_some() || self.fill_one.is_some();
+        let mut any: Option<(Vec<bool>, Vec<bool>)> = None;
+        for (at, group) in groups.iter().enumerate() {
+            if at % 1024 == 0 {
+                self.evaluator.budget.check()?;
+            }
+            let (manys, ones) = (&group.left, &group.right);
+            if !has_fill && (ones.is_empty() || (ones.len() == 1 && manys.is_empty())) {
+                continue;
+            }
+            if !has_fill && ones.len() == 1 {
+                if let Some(rows) = self.by_column(manys, ones[0]) {
+                    out.extend(rows);
+                    continue;
+                }
+            }
+            let (any_many, any_one) =
+                any.get_or_insert_with(|| (any_present(self.many, self.steps), any_present(self.one, self.steps)));
+            let active = |step: usize| {
+                if has_fill { any_many[step] || any_one[step] } else { any_many[step] && any_one[step] }
+            };
+            self.by_step(group, &active, &mut out)?;
+        }
+        out.sort_by_key(|(order, _)| *order);
+        Ok(out.into_iter().map(|(_, row)| row).filter(|row| !row.is_empty()).collect())
+    }
+
+    fn drops_name_now(&self) -> bool {
+        !self.evaluator.delayed_names && self.binary.return_bool
+    }
+
+    fn labels(&self, many: &Labels, one: &Labels) -> Labels {
+        result_labels(many, one, self.binary.op, self.matching, self.drops_name_now())
+    }
+
+    /// A group with one row on the "one" side and no two results of the same labels, whole columns at
+    /// a time; none when it is not that simple.
+    fn by_column(&self, manys: &[u32], one: u32) -> Option<Vec<(usize, Row)>> {
+        if self.matching.card == Cardinality::OneToOne && manys.len() > 1 {
+            return None;
+        }
+        let one = &self.one[one as usize];
+        let labels: Vec<Labels> =
+            manys.iter().map(|m| self.labels(&self.many[*m as usize].labels, &one.labels)).collect();
+        if labels.iter().collect::<HashSet<&Labels, RandomState>>().len() < manys.len() {
+            return None;
+        }
+        Some(
+            manys
+                .iter()
+                .zip(labels)
+                .map(|(m, labels)| (*m as usize, self.pair(&self.many[*m as usize], one, labels)))
+                .collect(),
+        )
+    }
+
+    fn pair(&self, many: &Row, one: &Row, labels: Labels) -> Row {
+        let op = self.binary.op;
+        let trims = matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper);
+        let mut row = Row::empty(labels, self.steps.count);
+        row.drop_name = self.binary.return_bool && self.evaluator.delayed_names;
+        if many.histograms.is_none() && one.histograms.is_none() && !trims {
+            for ((out, m), o) in row.floats.iter_mut().zip(&many.floats).zip(&one.floats) {
+                if is_absent(*m) || is_absent(*o) {
+                    continue;
+                }
+                let (l, r) = if self.swapped { (*o, *m) } else { (*m, *o) };
+                if !op.is_comparison() || self.binary.return_bool {
+                    *out = math::binary(op, l, r);
+                } else if math::compare(op, l, r) {
+                    *out = l;
+                }
+            }
+            return row;
+        }
+        for step in 0..self.steps.count {
+            if let Some((value, keep)) = self.element(many.cell(step), one.cell(step)) {
+                self.put(&mut row, step, &value, keep);
+            }
+        }
+        row
+    }
+
+    fn element(&self, many: Cell<'_>, one: Cell<'_>) -> Element {
+        let (l, r) = if self.swapped { (one, many) } else { (many, one) };
+        self.evaluator.element(self.binary.op, l, r, self.span)
+    }
+
+    fn put(&self, row: &mut Row, step: usize, value: &Value, keep: bool) {
+        if self.binary.return_bool {
+            row.set(step, Cell::Float(f64::from(u8::from(keep))));
+        } else if keep {
+            row.set(step, value.cell());
+        }
+    }
+
+    /// Any group, step by step, with all the checks.
+    fn by_step(
+        &self,
+        group: &Group,
+        active: &dyn Fn(usize) -> bool,
+        out: &mut Vec<(usize, Row)>,
+    ) -> Result<(), EvalError> {
+        let mut results = Results { place: LabelMap::default(), rows: Vec::new() };
+        let mut matched: HashSet<Labels, RandomState> = HashSet::default();
+        for step in (0..self.steps.count).filter(|step| active(*step)) {
+            let one = self.the_one(group, step)?;
+            matched.clear();
+            for at in &group.left {
+                let many = &self.many[*at as usize];
+                let (cell, one_labels) = match (one, self.fill_one) {
+                    _ if !many.has(step) => continue,
+                    (Some(one), _) => (one.cell(step), one.labels.clone()),
+                    (None, Some(fill)) => (Cell::Float(fill), matched_labels(&many.labels, self.matching)),
+                    (None, None) => continue,
+                };
+                let element = self.element(many.cell(step), cell);
+                let labels = self.labels(&many.labels, &one_labels);
+                self.accept(element, labels, step, *at as usize, &mut matched, &mut results)?;
+            }
+            if let (Some(one), Some(fill), true) = (one, self.fill_many, matched.is_empty()) {
+                let many_labels = matched_labels(&one.labels, self.matching);
+                let element = self.element(Cell::Float(fill), one.cell(step));
+                let labels = self.labels(&many_labels, &one.labels);
+                let order = self.many.len() + group.right[0] as usize;
+                self.accept(element, labels, step, order, &mut matched, &mut results)?;
+            }
+        }
+        out.extend(results.rows);
+        Ok(())
+    }
+
+    fn accept(
+        &self,
+        element: Element,
+        labels: Labels,
+        step: usize,
+        order: usize,
+        matched: &mut HashSet<Labels, RandomState>,
+        results: &mut Results,
+    ) -> Result<(), EvalError> {
+        let Some((value, keep)) = element else { return Ok(()) };
+        if self.matching.card == Cardinality::OneToOne {
+            if !matched.is_empty() {
+                return Err(exec(
+                    "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
+                ));
+            }
+            matched.insert(labels.clone());
+        } else if !matched.insert(labels.clone()) {
+            return Err(exec("multiple matches for labels: grouping labels must ensure unique matches"));
+        }
+        if keep || self.binary.return_bool {
+            let row = results.row(labels, order, self.steps);
+            row.drop_name = self.binary.return_bool && self.evaluator.delayed_names;
+            self.put(row, step, &value, keep);
+        }
+        Ok(())
+    }
+
+    /// The only row of the "one" side at a step.
+    fn the_one(&self, group: &Group, step: usize) -> Result<Option<&Row>, EvalError> {
+        let mut present = group.right.iter().map(|at| &self.one[*at as usize]).filter(|row| row.has(step));
+        let first = present.next();
+        let (Some(a), Some(b)) = (first, present.next()) else { return Ok(first) };
+        let side = if self.swapped { "left" } else { "right" };
+        let (mut a_text, mut b_text) = (a.labels.to_string(), b.labels.to_string());
+        if a_text > b_text {
+            std::mem::swap(&mut a_text, &mut b_text);
+        }
+        Err(EvalError::Exec(format!(
+            "found duplicate series for the match group {} on the {side} hand-side of the operation: [{a_text}, {b_text}];many-to-many matching not allowed: matching labels must be unique on one side",
+            matched_labels(&b.labels, self.matching),
+        )))
+    }
+}
+
+/// The results of a group, by labels.
+struct Results {
+    place: LabelMap<Labels, usize>,
+    rows: Vec<(usize, Row)>,
+}
+
+impl Results {
+    fn row(&mut self, labels: Labels, order: usize, steps: Steps) -> &mut Row {
+        let next = self.rows.len();
+        let at = *self.place.entry(labels.clone()).or_insert(next);
+        if at == next {
+            self.rows.push((order, Row::empty(labels, steps.count)));
+        }
+        &mut self.rows[at].1
+    }
+}
+
+fn exec(text: &str) -> EvalError {
+    EvalError::Exec(text.into())
+}
+
+fn any_present(rows: &[Row], steps: Steps) -> Vec<bool> {
+    (0..steps.count).map(|step| rows.iter().any(|row| row.has(step))).collect()
+}
