@@ -9,19 +9,34 @@
 
 use std::cmp::Ordering;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
-use model::{Labels, Matcher, Metadata, TenantId};
-use roaring::RoaringBitmap;
-use stdx::disk::Disk;
-use storage::{Column, QueryError};
+use model::{Labels, MetricType, TenantId};
+use storage::QueryError;
 use ulid::Ulid;
 
 use crate::merge::Rank;
-use crate::tombstone::{Deleted, Tombstone};
 
+mod cache;
+mod chunks;
+mod columns;
+mod directory;
+mod file;
 pub(crate) mod histograms;
+mod labels;
+mod layout;
+mod postings;
+mod reader;
+mod rows;
+mod sections;
+mod symbols;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use reader::Part;
+pub use writer::PartWriter;
 
 /// The order of series in a part: by metric name, then by the remaining labels in turn.
 ///
@@ -143,129 +158,51 @@ impl From<PartError> for QueryError {
     }
 }
 
-/// Writes a part. Dropped before [`PartWriter::finish`], it leaves a `<ulid>.tmp` behind, which is
-/// never mistaken for a part.
-#[derive(Debug)]
-pub struct PartWriter<'a> {
-    disk: &'a dyn Disk,
-    path: PathBuf,
-    spec: PartSpec,
+/// The byte of a metric type. Never change one: unknown bytes read as unknown.
+fn type_code(metric_type: MetricType) -> u8 {
+    match metric_type {
+        MetricType::Unknown => 0,
+        MetricType::Counter => 1,
+        MetricType::Gauge => 2,
+        MetricType::Histogram => 3,
+        MetricType::GaugeHistogram => 4,
+        MetricType::Summary => 5,
+        MetricType::Info => 6,
+        MetricType::StateSet => 7,
+    }
 }
 
-impl<'a> PartWriter<'a> {
-    /// Starts `<ulid>.tmp` in `dir`.
-    pub fn create(disk: &'a dyn Disk, dir: &Path, spec: PartSpec) -> Result<PartWriter<'a>, PartError> {
-        Ok(PartWriter { disk, path: dir.join(file_name(spec.id)), spec })
+fn type_of(code: u8) -> MetricType {
+    match code {
+        1 => MetricType::Counter,
+        2 => MetricType::Gauge,
+        3 => MetricType::Histogram,
+        4 => MetricType::GaugeHistogram,
+        5 => MetricType::Summary,
+        6 => MetricType::Info,
+        7 => MetricType::StateSet,
+        _ => MetricType::Unknown,
     }
+}
 
-    /// Adds a series, in strict part order. A column without samples is left out.
-    pub fn add_series(&mut self, labels: &Labels, column: &Column) -> Result<(), PartError> {
-        let _ = (labels, column, self.disk);
-        Err(self.unfinished())
+/// Something read once, when first needed; a failed read is tried again.
+#[derive(Debug)]
+struct Lazy<T>(OnceLock<T>);
+
+impl<T> Default for Lazy<T> {
+    fn default() -> Self {
+        Lazy(OnceLock::new())
     }
+}
 
-    /// Adds what a metric family says of itself; repeats are left out.
-    pub fn add_metadata(&mut self, metric: &str, metadata: &Metadata) {
-        let _ = (metric, metadata);
-    }
-
-    /// Writes the rest, syncs, renames to `<ulid>.mgp` and syncs the directory.
-    pub fn finish(self) -> Result<PartInfo, PartError> {
-        Err(self.unfinished())
-    }
-
-    fn unfinished(&self) -> PartError {
-        PartError::Unsupported {
-            path: self.path.clone(),
-            reason: format!("{:?} is being built", self.spec.id),
+impl<T> Lazy<T> {
+    fn get_or<E>(&self, read: impl FnOnce() -> Result<T, E>) -> Result<&T, E> {
+        match self.0.get() {
+            Some(value) => Ok(value),
+            None => {
+                let value = read()?;
+                Ok(self.0.get_or_init(|| value))
+            }
         }
-    }
-}
-
-/// An open part. Cheap to share between threads behind an `Arc`.
-#[derive(Debug)]
-pub struct Part {
-    path: PathBuf,
-    info: PartInfo,
-}
-
-impl Part {
-    /// Opens a part: reads header, footer and table of contents.
-    pub fn open(disk: &dyn Disk, path: &Path) -> Result<Part, PartError> {
-        let _ = disk;
-        Err(PartError::Unsupported { path: path.to_owned(), reason: "being built".into() })
-    }
-
-    /// What it holds.
-    pub fn info(&self) -> &PartInfo {
-        &self.info
-    }
-
-    /// Its file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The series that satisfy all `matchers`, numbers ascending (which is part order).
-    pub fn select(&self, matchers: &[Matcher]) -> Result<RoaringBitmap, PartError> {
-        let _ = matchers;
-        Err(self.unfinished())
-    }
-
-    /// The labels of one series.
-    pub fn labels(&self, series: u32) -> Result<Labels, PartError> {
-        let _ = series;
-        Err(self.unfinished())
-    }
-
-    /// Appends the labels of many series (ascending numbers).
-    pub fn labels_of(&self, series: &[u32], out: &mut Vec<Labels>) -> Result<(), PartError> {
-        let _ = (series, out);
-        Err(self.unfinished())
-    }
-
-    /// The label names of all series, or of those that satisfy `matchers`; sorted.
-    pub fn label_names(&self, matchers: &[Matcher]) -> Result<Vec<String>, PartError> {
-        let _ = matchers;
-        Err(self.unfinished())
-    }
-
-    /// The values of label `name` of all series, or of those that satisfy `matchers`; sorted.
-    pub fn label_values(&self, name: &str, matchers: &[Matcher]) -> Result<Vec<String>, PartError> {
-        let _ = (name, matchers);
-        Err(self.unfinished())
-    }
-
-    /// Appends a column for each of `series` (ascending numbers), samples from `start_ms` to `end_ms`
-    /// inclusive; times of one source are one `Arc`.
-    pub fn load(
-        &self,
-        series: &[u32],
-        start_ms: i64,
-        end_ms: i64,
-        out: &mut Vec<Column>,
-    ) -> Result<(), PartError> {
-        let _ = (series, start_ms, end_ms, out);
-        Err(self.unfinished())
-    }
-
-    /// Metadata by metric name, sorted.
-    pub fn metadata(&self) -> Result<Vec<(String, Vec<Metadata>)>, PartError> {
-        Err(self.unfinished())
-    }
-
-    /// What `tombstones` delete here, by series, ascending.
-    pub fn resolve(&self, tombstones: &[Tombstone]) -> Result<Vec<(u32, Deleted)>, PartError> {
-        let _ = tombstones;
-        Err(self.unfinished())
-    }
-
-    /// Reads and decodes everything; gives every damage found.
-    pub fn verify(&self) -> Vec<PartError> {
-        vec![self.unfinished()]
-    }
-
-    fn unfinished(&self) -> PartError {
-        PartError::Unsupported { path: self.path.clone(), reason: "being built".into() }
     }
 }

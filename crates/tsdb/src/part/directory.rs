@@ -1,0 +1,210 @@
+//! Where each series has its samples (DIR).
+//!
+//! ```text
+//! chunk:   end of VAL varint │ end of HST varint, before its first series │ entry of each series
+//! entry:   head u8 (bit 0 floats, bit 1 histograms, bit 2 start times)
+//!          [floats: rows of │ count varint │ block …] [starts: rows of] [histograms: rows of │ count │ length …]
+//! rows of: column zigzag, against the one before in the chunk │ first row varint
+//! block:   0 │ k zigzag              all rows are the integer k
+//!          1 │ bits u64              all rows have these bits
+//!          2 │ length varint         in VAL, right behind what came last
+//!          3 │ offset zigzag, length in VAL, somewhere else
+//! ```
+//!
+//! A series of n rows has ⌈n / 480⌉ blocks as even as can be: block i ends before row n·(i+1)/blocks.
+//! Its histogram blocks likewise, of 120 each.
+
+use smallvec::SmallVec;
+
+use super::columns::RowsOf;
+use crate::codec::CodecError;
+use crate::codec::varint::{Reader, put, put_signed};
+
+/// Rows of a value block at most.
+pub(super) const BLOCK_ROWS: usize = 480;
+/// Histograms of a block at most.
+pub(super) const HISTOGRAM_ROWS: usize = 120;
+
+const FLOATS: u8 = 1;
+const HISTOGRAMS: u8 = 2;
+const STARTS: u8 = 4;
+
+/// The rows of the blocks of a series of `rows` rows: starts, and the end.
+pub(super) fn block_bounds(rows: usize, block_rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let blocks = rows.div_ceil(block_rows);
+    (0..blocks).map(move |i| rows * i / blocks..rows * (i + 1) / blocks)
+}
+
+/// A block of values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Block {
+    /// All rows the same.
+    Const(f64),
+    /// In VAL.
+    Stored { offset: u64, len: u32 },
+}
+
+/// The floats of a series.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Floats {
+    pub(super) times: RowsOf,
+    pub(super) rows: u32,
+    pub(super) blocks: SmallVec<[Block; 4]>,
+    pub(super) starts: Option<RowsOf>,
+}
+
+/// The histograms of a series.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Histograms {
+    pub(super) times: RowsOf,
+    pub(super) rows: u32,
+    /// Offset and length in HST.
+    pub(super) blocks: SmallVec<[(u64, u32); 2]>,
+}
+
+/// One series.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Entry {
+    pub(super) floats: Option<Floats>,
+    pub(super) histograms: Option<Histograms>,
+}
+
+/// What entries are written against; starts anew with every chunk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct State {
+    column: u32,
+    starts: u32,
+    /// End of what has been referenced in VAL.
+    values: u64,
+    /// End of HST so far.
+    histograms: u64,
+}
+
+impl State {
+    /// The state a chunk starts with when so much is in VAL and HST.
+    pub(super) fn at(values: u64, histograms: u64) -> State {
+        State { column: 0, starts: 0, values, histograms }
+    }
+
+    /// Appends the head of a chunk.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        put(out, self.values);
+        put(out, self.histograms);
+    }
+
+    /// Reads the head of a chunk.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<State, CodecError> {
+        Ok(State::at(reader.varint()?, reader.varint()?))
+    }
+
+    /// Appends `entry`.
+    pub(super) fn put_entry(&mut self, entry: &Entry, out: &mut Vec<u8>) {
+        let floats = entry.floats.as_ref();
+        let head = floats.map_or(0, |f| FLOATS | f.starts.map_or(0, |_| STARTS))
+            | entry.histograms.as_ref().map_or(0, |_| HISTOGRAMS);
+        out.push(head);
+        if let Some(floats) = floats {
+            put_rows(&mut self.column, floats.times, out);
+            put(out, u64::from(floats.rows));
+            for block in &floats.blocks {
+                self.put_block(*block, out);
+            }
+            if let Some(starts) = floats.starts {
+                put_rows(&mut self.starts, starts, out);
+            }
+        }
+        if let Some(histograms) = &entry.histograms {
+            put_rows(&mut self.column, histograms.times, out);
+            put(out, u64::from(histograms.rows));
+            for &(offset, len) in &histograms.blocks {
+                debug_assert_eq!(offset, self.histograms, "histogram blocks follow each other");
+                put(out, u64::from(len));
+                self.histograms = offset + u64::from(len);
+            }
+        }
+    }
+
+    fn put_block(&mut self, block: Block, out: &mut Vec<u8>) {
+        match block {
+            Block::Const(value) if (value as i64 as f64).to_bits() == value.to_bits() => {
+                out.push(0);
+                put_signed(out, value as i64);
+            }
+            Block::Const(value) => {
+                out.push(1);
+                out.extend_from_slice(&value.to_bits().to_le_bytes());
+            }
+            Block::Stored { offset, len } => {
+                if offset == self.values {
+                    out.push(2);
+                } else {
+                    out.push(3);
+                    put_signed(out, offset.wrapping_sub(self.values) as i64);
+                }
+                put(out, u64::from(len));
+                self.values = self.values.max(offset + u64::from(len));
+            }
+        }
+    }
+
+    /// Reads the next entry.
+    pub(super) fn read_entry(&mut self, reader: &mut Reader<'_>) -> Result<Entry, CodecError> {
+        let head = reader.byte()?;
+        if head & !(FLOATS | HISTOGRAMS | STARTS) != 0 {
+            return Err(CodecError::Malformed("a directory entry has an unknown head"));
+        }
+        let mut entry = Entry::default();
+        if head & FLOATS != 0 {
+            let times = read_rows(&mut self.column, reader)?;
+            let rows = reader.count(u32::MAX as usize)?;
+            let blocks = block_count(rows, BLOCK_ROWS, reader)?;
+            let blocks = (0..blocks).map(|_| self.read_block(reader)).collect::<Result<_, _>>()?;
+            let starts = if head & STARTS != 0 { Some(read_rows(&mut self.starts, reader)?) } else { None };
+            entry.floats = Some(Floats { times, rows: rows as u32, blocks, starts });
+        }
+        if head & HISTOGRAMS != 0 {
+            let times = read_rows(&mut self.column, reader)?;
+            let rows = reader.count(u32::MAX as usize)?;
+            let count = block_count(rows, HISTOGRAM_ROWS, reader)?;
+            let mut blocks = SmallVec::new();
+            for _ in 0..count {
+                let len = reader.count(u32::MAX as usize)? as u32;
+                blocks.push((self.histograms, len));
+                self.histograms = self.histograms.saturating_add(u64::from(len));
+            }
+            entry.histograms = Some(Histograms { times, rows: rows as u32, blocks });
+        }
+        Ok(entry)
+    }
+
+    fn read_block(&mut self, reader: &mut Reader<'_>) -> Result<Block, CodecError> {
+        let kind = reader.byte()?;
+        let offset = match kind {
+            0 => return Ok(Block::Const(reader.signed()? as f64)),
+            1 => return Ok(Block::Const(f64::from_bits(reader.u64_le()?))),
+            2 => self.values,
+            3 => self.values.wrapping_add(reader.signed()? as u64),
+            _ => return Err(CodecError::Malformed("a directory entry has an unknown block")),
+        };
+        let len = reader.count(u32::MAX as usize)? as u32;
+        self.values = self.values.max(offset.saturating_add(u64::from(len)));
+        Ok(Block::Stored { offset, len })
+    }
+}
+
+fn block_count(rows: usize, block_rows: usize, reader: &Reader<'_>) -> Result<usize, CodecError> {
+    let blocks = rows.div_ceil(block_rows);
+    if blocks > reader.remaining() { Err(CodecError::Truncated) } else { Ok(blocks) }
+}
+
+fn put_rows(column: &mut u32, rows: RowsOf, out: &mut Vec<u8>) {
+    put_signed(out, i64::from(rows.column) - i64::from(*column));
+    put(out, u64::from(rows.first));
+    *column = rows.column;
+}
+
+fn read_rows(column: &mut u32, reader: &mut Reader<'_>) -> Result<RowsOf, CodecError> {
+    let number = i64::from(*column).checked_add(reader.signed()?).and_then(|c| u32::try_from(c).ok());
+    *column = number.ok_or(CodecError::Malformed("a directory entry names no column"))?;
+    Ok(RowsOf { column: *column, first: reader.count(u32::MAX as usize)? as u32 })
+}

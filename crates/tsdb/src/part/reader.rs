@@ -1,0 +1,483 @@
+//! Reading a part.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use model::{Histogram, Labels, Matcher, Metadata};
+use roaring::RoaringBitmap;
+use stdx::disk::Disk;
+use storage::Column;
+
+use super::chunks::ChunkIndex;
+use super::columns::{Columns, RowsOf};
+use super::directory::{BLOCK_ROWS, Block, Entry, Floats, HISTOGRAM_ROWS, Histograms, State, block_bounds};
+use super::file::{PartFile, Stretch};
+use super::histograms::decode_histogram;
+use super::layout::SectionId;
+use super::postings::Postings;
+use super::rows::LabelRows;
+use super::symbols::Symbols;
+use super::{Lazy, PartError, PartInfo};
+use crate::codec::varint::Reader;
+use crate::codec::{CodecError, decode_values};
+use crate::tombstone::{Deleted, Tombstone};
+
+/// An open part: one file handle and what its small indexes say. Share it behind an `Arc`.
+///
+/// Everything beyond the table of contents is read when first asked for. Damage shows as
+/// [`PartError::Corrupt`] from the call that needs the damaged page, and from no other.
+#[derive(Debug)]
+pub struct Part {
+    file: PartFile,
+    info: PartInfo,
+    symbols: Symbols,
+    rows: LabelRows,
+    postings: Postings,
+    directory: Lazy<ChunkIndex>,
+    times: Columns,
+    starts: Columns,
+}
+
+/// A value block to fetch.
+struct Wanted {
+    /// Position in the output.
+    column: usize,
+    /// First value of the output that it fills.
+    to: usize,
+    /// Rows in the block.
+    count: usize,
+    /// Rows of the block that are wanted.
+    rows: Range<usize>,
+}
+
+/// The rows of a series within the asked time.
+#[derive(Clone)]
+struct Clip {
+    /// Rows, counted from the series' first.
+    rows: Range<usize>,
+    times: Arc<[i64]>,
+}
+
+impl Part {
+    /// Opens the part at `path`: reads header, footer and table of contents.
+    ///
+    /// # Errors
+    /// [`PartError::Unsupported`] for parts of newer versions, [`PartError::Corrupt`] when the frame is
+    /// damaged, [`PartError::Io`].
+    pub fn open(disk: &dyn Disk, path: &Path) -> Result<Part, PartError> {
+        let (file, info) = PartFile::open(disk, path)?;
+        Ok(Part {
+            file,
+            info,
+            symbols: Symbols::default(),
+            rows: LabelRows::default(),
+            postings: Postings::default(),
+            directory: Lazy::default(),
+            times: Columns::new(SectionId::Times),
+            starts: Columns::new(SectionId::Starts),
+        })
+    }
+
+    /// What it holds.
+    pub fn info(&self) -> &PartInfo {
+        &self.info
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// The series that satisfy all `matchers`, by number, which is part order; all without matchers.
+    ///
+    /// # Errors
+    /// See [`Part`].
+    pub fn select(&self, matchers: &[Matcher]) -> Result<RoaringBitmap, PartError> {
+        if self.info.series == 0 {
+            return Ok(RoaringBitmap::new());
+        }
+        self.postings.select(&self.file, &self.symbols, matchers, self.info.series)
+    }
+
+    /// The labels of one series.
+    ///
+    /// # Errors
+    /// See [`Part`].
+    pub fn labels(&self, series: u32) -> Result<Labels, PartError> {
+        let mut out = Vec::with_capacity(1);
+        self.labels_of(&[series], &mut out)?;
+        Ok(out.pop().unwrap_or_default())
+    }
+
+    /// Appends the labels of `series` (numbers ascending).
+    ///
+    /// # Errors
+    /// See [`Part`]; then `out` is as before.
+    pub fn labels_of(&self, series: &[u32], out: &mut Vec<Labels>) -> Result<(), PartError> {
+        if series.is_empty() {
+            return Ok(());
+        }
+        let before = out.len();
+        let read = self.rows.read(&self.file, &self.symbols, series, out);
+        if read.is_err() {
+            out.truncate(before);
+        }
+        read
+    }
+
+    /// The label names of the series that satisfy `matchers` (of all, without), sorted.
+    ///
+    /// # Errors
+    /// See [`Part`].
+    pub fn label_names(&self, matchers: &[Matcher]) -> Result<Vec<String>, PartError> {
+        if self.info.series == 0 {
+            return Ok(Vec::new());
+        }
+        let names = self.symbols.names(&self.file)?;
+        if matchers.is_empty() {
+            return Ok(names.iter().map(|n| n.name.to_string()).collect());
+        }
+        let set = self.select(matchers)?;
+        let pairs = self.rows.pairs_of(&self.file, &self.symbols, &set, None)?;
+        let used = names.iter().filter(|n| pairs.range_cardinality(n.pairs.clone()) > 0);
+        Ok(used.map(|n| n.name.to_string()).collect())
+    }
+
+    /// The values of label `name` in the series that satisfy `matchers` (in all, without), sorted.
+    ///
+    /// # Errors
+    /// See [`Part`].
+    pub fn label_values(&self, name: &str, matchers: &[Matcher]) -> Result<Vec<String>, PartError> {
+        let mut values = Vec::new();
+        if self.info.series == 0 {
+            return Ok(values);
+        }
+        let names = self.symbols.names(&self.file)?;
+        let Ok(number) = names.binary_search_by(|n| (*n.name).cmp(name)) else { return Ok(values) };
+        let all = names[number].pairs.clone();
+        if matchers.is_empty() {
+            self.symbols.visit(&self.file, all, |_, value| values.push(value.to_owned()))?;
+            return Ok(values);
+        }
+        let set = self.select(matchers)?;
+        let pairs = self.rows.pairs_of(&self.file, &self.symbols, &set, Some(number))?;
+        for pair in pairs {
+            self.symbols.visit(&self.file, pair..pair + 1, |_, value| values.push(value.to_owned()))?;
+        }
+        Ok(values)
+    }
+
+    /// Appends a column for each of `series` (numbers ascending), with the samples from `start_ms` to
+    /// `end_ms`, both inclusive; empty for a series that has none there.
+    ///
+    /// Series of one source get the same `Arc` of times, also from one call to the next as long as it is
+    /// cached.
+    ///
+    /// # Errors
+    /// See [`Part`]; then `out` is as before.
+    pub fn load(
+        &self,
+        series: &[u32],
+        start_ms: i64,
+        end_ms: i64,
+        out: &mut Vec<Column>,
+    ) -> Result<(), PartError> {
+        let before = out.len();
+        let loaded = self.load_into(series, start_ms..=end_ms, out);
+        if loaded.is_err() {
+            out.truncate(before);
+        }
+        loaded
+    }
+
+    fn load_into(
+        &self,
+        series: &[u32],
+        range: std::ops::RangeInclusive<i64>,
+        out: &mut Vec<Column>,
+    ) -> Result<(), PartError> {
+        let (mut stretches, mut wanted) = (Vec::new(), Vec::new());
+        let mut clips: HashMap<(u32, u32, u32), Clip, foldhash::fast::RandomState> = HashMap::default();
+        let mut histograms = Vec::new();
+        out.reserve(series.len());
+        self.entries(series, |entry| {
+            let mut column = Column::default();
+            if let Some(floats) = &entry.floats {
+                let clip = self.clip(floats.times, floats.rows, &range, &mut clips)?;
+                if !clip.rows.is_empty() {
+                    column.times = clip.times.clone();
+                    column.values = vec![0.0; clip.rows.len()];
+                    plan_blocks(floats, &clip, out.len(), &mut column.values, &mut stretches, &mut wanted);
+                    if let Some(starts) = floats.starts {
+                        let first = starts.first as usize;
+                        let rows = first + clip.rows.start..first + clip.rows.end;
+                        column.start_times = Some(self.starts.rows(&self.file, starts.column, rows)?);
+                    }
+                }
+            }
+            if let Some(stored) = entry.histograms {
+                let clip = self.clip(stored.times, stored.rows, &range, &mut clips)?;
+                if !clip.rows.is_empty() {
+                    histograms.push((out.len(), stored, clip));
+                }
+            }
+            out.push(column);
+            Ok(())
+        })?;
+        self.fetch_values(&stretches, &wanted, out)?;
+        for (at, stored, clip) in histograms {
+            self.fetch_histograms(&stored, &clip, &mut out[at].histograms)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the directory entry of each of `series` (ascending) to `visit`.
+    fn entries(
+        &self,
+        series: &[u32],
+        mut visit: impl FnMut(Entry) -> Result<(), PartError>,
+    ) -> Result<(), PartError> {
+        let Some(&last) = series.last() else { return Ok(()) };
+        let missing =
+            |series| self.file.corrupt(SectionId::Directory, 0, format!("series {series} is missing"));
+        if last >= self.info.series {
+            return Err(missing(last));
+        }
+        let index = self.directory()?;
+        let mut rest = series;
+        while let Some(&first) = rest.first() {
+            let at = index.find(first).ok_or_else(|| missing(first))?;
+            let place = index.chunks()[at];
+            let end = index.chunks().get(at + 1).map_or(u32::MAX, |next| next.first);
+            let (here, later) = rest.split_at(rest.partition_point(|&s| s < end));
+            rest = later;
+            let chunk = index.cached(&self.file, at)?;
+            let bad = self.file.undecodable(SectionId::Directory, place.offset);
+            let mut reader = Reader::new(&chunk);
+            let mut state = State::read(&mut reader).map_err(&bad)?;
+            let mut next = place.first;
+            for &wanted in here {
+                loop {
+                    let entry = state.read_entry(&mut reader).map_err(&bad)?;
+                    next += 1;
+                    if next > wanted {
+                        visit(entry)?;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&self) -> Result<&ChunkIndex, PartError> {
+        self.directory.get_or(|| Ok(ChunkIndex::read(&self.file, SectionId::Directory, |_| Ok(()))?.0))
+    }
+
+    /// The rows of a series within `range`; worked out once for all series of the same rows.
+    fn clip(
+        &self,
+        rows: RowsOf,
+        count: u32,
+        range: &std::ops::RangeInclusive<i64>,
+        clips: &mut HashMap<(u32, u32, u32), Clip, foldhash::fast::RandomState>,
+    ) -> Result<Clip, PartError> {
+        let key = (rows.column, rows.first, count);
+        if let Some(clip) = clips.get(&key) {
+            return Ok(clip.clone());
+        }
+        let (first_ms, last_ms) = self.times.ends(&self.file, rows.column)?;
+        let clip = if first_ms > *range.end() || last_ms < *range.start() {
+            Clip { rows: 0..0, times: Arc::from([]) }
+        } else {
+            let whole = self.times.whole(&self.file, rows.column)?;
+            let first = rows.first as usize;
+            let own = whole.get(first..first + count as usize).ok_or_else(|| {
+                self.file.corrupt(SectionId::Times, 0, format!("column {} is too short", rows.column))
+            })?;
+            let from = own.partition_point(|t| t < range.start());
+            let to = own.partition_point(|t| t <= range.end()).max(from);
+            let times = match to - from {
+                0 => Arc::from([]),
+                _ => self.times.rows(&self.file, rows.column, first + from..first + to)?,
+            };
+            Clip { rows: from..to, times }
+        };
+        clips.insert(key, clip.clone());
+        Ok(clip)
+    }
+
+    fn fetch_values(
+        &self,
+        stretches: &[Stretch],
+        wanted: &[Wanted],
+        out: &mut [Column],
+    ) -> Result<(), PartError> {
+        let mut values: Vec<f64> = Vec::with_capacity(BLOCK_ROWS);
+        // Equal blocks are stored once and come one after the other here: decode them once.
+        let mut decoded = (u64::MAX, 0, 0);
+        self.file.read_all(SectionId::Values, stretches, |at, bytes| {
+            let Wanted { column, to, count, rows } = &wanted[at];
+            let (offset, len) = stretches[at];
+            if decoded != (offset, len, *count) {
+                values.clear();
+                let bad = self.file.undecodable(SectionId::Values, offset);
+                let used = decode_values(bytes, *count, &mut values).map_err(&bad)?;
+                if used != bytes.len() {
+                    return Err(bad(CodecError::Malformed("a block is shorter than the directory says")));
+                }
+                decoded = (offset, len, *count);
+            }
+            let values = &values[rows.clone()];
+            out[*column].values[*to..*to + values.len()].copy_from_slice(values);
+            Ok(())
+        })
+    }
+
+    fn fetch_histograms(
+        &self,
+        stored: &Histograms,
+        clip: &Clip,
+        out: &mut Vec<(i64, Arc<Histogram>)>,
+    ) -> Result<(), PartError> {
+        let bounds: Vec<Range<usize>> = block_bounds(stored.rows as usize, HISTOGRAM_ROWS).collect();
+        let wanted = |rows: &Range<usize>| rows.start < clip.rows.end && rows.end > clip.rows.start;
+        let blocks = bounds.iter().zip(&stored.blocks).filter(|(rows, _)| wanted(rows));
+        let (rows, stretches): (Vec<&Range<usize>>, Vec<Stretch>) = blocks.unzip();
+        self.file.read_all(SectionId::Histograms, &stretches, |at, bytes| {
+            let mut reader = Reader::new(bytes);
+            let mut previous: Option<Arc<Histogram>> = None;
+            for row in rows[at].clone() {
+                let histogram = decode_histogram(&mut reader, previous.as_deref())
+                    .map_err(self.file.undecodable(SectionId::Histograms, stretches[at].0))?;
+                let histogram = Arc::new(histogram);
+                if clip.rows.contains(&row) {
+                    out.push((clip.times[row - clip.rows.start], histogram.clone()));
+                }
+                previous = Some(histogram);
+            }
+            Ok(())
+        })
+    }
+
+    /// What metric families say of themselves, by name, sorted; each with every distinct statement.
+    ///
+    /// # Errors
+    /// See [`Part`].
+    pub fn metadata(&self) -> Result<Vec<(String, Vec<Metadata>)>, PartError> {
+        let mut out = Vec::new();
+        if self.file.section(SectionId::Metadata).is_none() {
+            return Ok(out);
+        }
+        let (index, ()) = ChunkIndex::read(&self.file, SectionId::Metadata, |_| Ok(()))?;
+        for (at, chunk) in index.chunks().iter().enumerate() {
+            let raw = index.load(&self.file, at)?;
+            read_metadata(&raw, &mut out)
+                .map_err(self.file.undecodable(SectionId::Metadata, chunk.offset))?;
+        }
+        Ok(out)
+    }
+
+    /// What `tombstones` delete here: series that lose something, by number, ascending.
+    ///
+    /// # Errors
+    /// See [`Part`].
+    pub fn resolve(&self, tombstones: &[Tombstone]) -> Result<Vec<(u32, Deleted)>, PartError> {
+        let mut by_series: std::collections::BTreeMap<u32, Deleted> = Default::default();
+        for tombstone in tombstones {
+            let applies = self.info.spec.wal_first <= tombstone.position;
+            if applies && self.info.overlaps(tombstone.start_ms, tombstone.end_ms) {
+                for series in self.select(&tombstone.matchers)? {
+                    by_series.entry(series).or_default().add(tombstone.start_ms, tombstone.end_ms);
+                }
+            }
+        }
+        Ok(by_series.into_iter().collect())
+    }
+
+    /// Reads, checks and decodes everything, and gives every damage found; none for a sound part.
+    pub fn verify(&self) -> Vec<PartError> {
+        let mut found = Vec::new();
+        for section in self.file.sections() {
+            let mut at = 0;
+            while at < section.len {
+                let len = (section.len - at).min(super::layout::PAGE as u64);
+                found.extend(self.file.read(section.id, at, len as usize).err());
+                at += len;
+            }
+        }
+        if self.info.series == 0 {
+            return found;
+        }
+        self.symbols.verify(&self.file, |error| found.push(error));
+        let pairs = self.symbols.names(&self.file).map(|names| names.last().map_or(0..0, |n| 0..n.pairs.end));
+        if let Ok(pairs) = pairs {
+            self.postings.verify(&self.file, pairs, self.info.series, |error| found.push(error));
+        }
+        self.times.verify(&self.file, |error| found.push(error));
+        self.starts.verify(&self.file, |error| found.push(error));
+        found.extend(self.metadata().err());
+        let (mut labels, mut columns) = (Vec::new(), Vec::new());
+        for first in (0..self.info.series).step_by(256) {
+            let series: Vec<u32> = (first..self.info.series.min(first.saturating_add(256))).collect();
+            labels.clear();
+            columns.clear();
+            found.extend(self.labels_of(&series, &mut labels).err());
+            if self.load(&series, i64::MIN, i64::MAX, &mut columns).is_err() {
+                // One by one, to name them all.
+                let one = |&series: &u32| self.load(&[series], i64::MIN, i64::MAX, &mut columns).err();
+                found.extend(series.iter().filter_map(one));
+            }
+        }
+        found
+    }
+}
+
+/// Fills `values` with the constant blocks of the clipped rows and notes the stored ones.
+fn plan_blocks(
+    floats: &Floats,
+    clip: &Clip,
+    column: usize,
+    values: &mut [f64],
+    stretches: &mut Vec<Stretch>,
+    wanted: &mut Vec<Wanted>,
+) {
+    for (block, rows) in floats.blocks.iter().zip(block_bounds(floats.rows as usize, BLOCK_ROWS)) {
+        let from = rows.start.max(clip.rows.start);
+        let to = rows.end.min(clip.rows.end);
+        if from >= to {
+            continue;
+        }
+        let at = from - clip.rows.start;
+        match *block {
+            Block::Const(value) => values[at..at + (to - from)].fill(value),
+            Block::Stored { offset, len } => {
+                stretches.push((offset, len));
+                wanted.push(Wanted {
+                    column,
+                    to: at,
+                    count: rows.len(),
+                    rows: from - rows.start..to - rows.start,
+                });
+            }
+        }
+    }
+}
+
+fn read_metadata(raw: &[u8], out: &mut Vec<(String, Vec<Metadata>)>) -> Result<(), CodecError> {
+    let mut reader = Reader::new(raw);
+    while reader.remaining() > 0 {
+        let metric = reader.text()?.to_owned();
+        let count = reader.count(reader.remaining() / 3)?;
+        let mut statements = Vec::with_capacity(count);
+        for _ in 0..count {
+            let metric_type = super::type_of(reader.byte()?);
+            let (unit, help) = (reader.text()?.to_owned(), reader.text()?.to_owned());
+            statements.push(Metadata { metric_type, unit, help });
+        }
+        out.push((metric, statements));
+    }
+    Ok(())
+}
