@@ -151,8 +151,7 @@ impl Config {
                 global.get_or_insert(key, Node::scalar(value.to_string()));
             }
         }
-        if let Some(Value::List(entries)) = tree.get_or_insert("scrape_configs", Node::empty_map()).map(|n| &mut n.value)
-        {
+        if let Some(Value::List(entries)) = tree.get_mut("scrape_configs").map(|node| &mut node.value) {
             for (entry, job) in entries.iter_mut().zip(&self.jobs) {
                 for (key, value) in [
                     ("honor_timestamps", job.scrape.honor_timestamps.to_string()),

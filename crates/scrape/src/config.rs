@@ -16,7 +16,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use relabel::Rule;
+use model::relabel::{NameScheme, Rule};
 use serde::Deserialize;
 use wire::exposition::{EscapingScheme, Protocol};
 
@@ -44,7 +44,7 @@ impl ConfigError {
 
     /// The same error seen from a section further out.
     pub fn below(mut self, section: &str) -> ConfigError {
-        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        let dot = if self.path.is_empty() { "" } else { "." };
         self.path = format!("{section}{dot}{}", self.path);
         self
     }
@@ -188,6 +188,14 @@ impl NameValidation {
                 "metric_name_validation_scheme",
                 format!("unknown name validation scheme `{other}`, it is `utf8` or `legacy`"),
             )),
+        }
+    }
+
+    /// The same for relabelling.
+    pub fn scheme(self) -> NameScheme {
+        match self {
+            NameValidation::Utf8 => NameScheme::Utf8,
+            NameValidation::Legacy => NameScheme::Legacy,
         }
     }
 
@@ -357,8 +365,8 @@ impl ScrapeConfigText {
             extra_metrics: self.extra_scrape_metrics.unwrap_or(defaults.extra_metrics),
             limits: self.limits().or(defaults.limits),
             http: http.validate(dir)?,
-            relabel: relabel_rules("relabel_configs", &self.relabel_configs)?,
-            metric_relabel: relabel_rules("metric_relabel_configs", &self.metric_relabel_configs)?,
+            relabel: relabel_rules("relabel_configs", &self.relabel_configs, names.scheme())?,
+            metric_relabel: relabel_rules("metric_relabel_configs", &self.metric_relabel_configs, names.scheme())?,
             written: (self.clone(), http.clone(), defaults.clone()),
         })
     }

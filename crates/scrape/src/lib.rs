@@ -1,3 +1,4 @@
 //! Scrape pools and loops: from target groups to rows.
 
+pub mod client;
 pub mod config;

@@ -132,7 +132,15 @@ impl Node {
         }
     }
 
-    /// The value of `key`, made (empty) where it is missing; `None` when this is no mapping.
+    /// The value of `key`, to be changed.
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
+        match &mut self.value {
+            Value::Map(entries) => entries.iter_mut().find(|(k, _)| k.text == key).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
+    /// The value of `key`, set to `value` where it is missing; `None` when this is no mapping.
     pub(crate) fn get_or_insert(&mut self, key: &str, value: Node) -> Option<&mut Node> {
         if matches!(self.value, Value::Null) {
             self.value = Value::Map(Vec::new());

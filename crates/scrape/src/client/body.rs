@@ -1,0 +1,79 @@
+//! Bodies: read as they arrive, unpacked on the way, never beyond the limit.
+
+use std::io::{self, Write};
+
+use flate2::write::MultiGzDecoder;
+use http::{Response, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::FetchError;
+
+/// Reads the body of `response` into `body` (emptied first), at most `limit` bytes unpacked.
+pub(super) async fn read(response: Response<Incoming>, limit: u64, body: &mut Vec<u8>) -> Result<(), FetchError> {
+    body.clear();
+    let encoding = response.headers().get(header::CONTENT_ENCODING).cloned();
+    let mut incoming = response.into_body();
+    let mut bounded = Bounded { body, limit, passed: false };
+    match encoding.as_ref().map(|value| value.as_bytes()) {
+        None | Some(b"" | b"identity") => {
+            while let Some(data) = next(&mut incoming).await? {
+                if bounded.write_all(&data).is_err() {
+                    return Err(FetchError::BodySize);
+                }
+            }
+            Ok(())
+        }
+        Some(encoding) if encoding.eq_ignore_ascii_case(b"gzip") => {
+            let mut unpack = MultiGzDecoder::new(bounded);
+            while let Some(data) = next(&mut incoming).await? {
+                unpack.write_all(&data).map_err(|e| failed(&unpack, &e))?;
+            }
+            unpack.try_finish().map_err(|e| failed(&unpack, &e))
+        }
+        Some(other) => {
+            let name = String::from_utf8_lossy(other).into_owned();
+            Err(FetchError::Encoding(format!("content encoding {name:?} was not asked for")))
+        }
+    }
+}
+
+fn failed(unpack: &MultiGzDecoder<Bounded<'_>>, error: &io::Error) -> FetchError {
+    if unpack.get_ref().passed { FetchError::BodySize } else { FetchError::Encoding(format!("gzip: {error}")) }
+}
+
+async fn next(incoming: &mut Incoming) -> Result<Option<bytes::Bytes>, FetchError> {
+    loop {
+        match incoming.frame().await {
+            None => return Ok(None),
+            Some(Err(e)) => return Err(FetchError::transfer(e)),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+/// A buffer that refuses to grow beyond its limit.
+struct Bounded<'a> {
+    body: &'a mut Vec<u8>,
+    limit: u64,
+    passed: bool,
+}
+
+impl Write for Bounded<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if self.body.len() as u64 + data.len() as u64 > self.limit {
+            self.passed = true;
+            return Err(io::Error::other("body size limit exceeded"));
+        }
+        self.body.extend_from_slice(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
