@@ -36,7 +36,7 @@ async fn instant_queries() {
             ("/api/v1/query?query=up&limit=x", 400, "bad_data", r#"invalid parameter "limit": strconv.Atoi: parsing "x": invalid syntax"#),
             ("/api/v1/query?query=up&lookback_delta=x", 400, "bad_data", r#"error parsing lookback delta duration: cannot parse "x" to a valid duration"#),
             ("POST /api/v1/query query=up&time=1e999", 400, "bad_data", r#"invalid parameter "time": invalid time value for 'time': cannot parse "1e999" to a valid timestamp"#),
-            ("/api/v1/query?query=up&timeout=-1", 503, "timeout", "query timed out in query queue"),
+            ("/api/v1/query?query=up&timeout=-1", 503, "timeout", "query timed out in expression evaluation"),
         ],
     )
     .await;
