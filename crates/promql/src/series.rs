@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use model::Labels;
-use model::histogram::{CUSTOM_BUCKETS_SCHEMA, CounterResetHint};
+use model::histogram::CounterResetHint;
 use model::labels::METRIC_NAME;
 
 use crate::histogram::FloatHistogram;
@@ -164,7 +164,12 @@ fn split_labels(line: &str) -> Result<(Labels, &str), String> {
         match token.kind {
             Kind::Comma => {}
             Kind::RightBrace => return Ok((Labels::from_pairs(pairs), &rest[token.span.end as usize..])),
-            _ => return Err(format!("unexpected {} in label set, expected \",\" or \"}}\"", token.describe(rest))),
+            _ => {
+                return Err(format!(
+                    "unexpected {} in label set, expected \",\" or \"}}\"",
+                    token.describe(rest)
+                ));
+            }
         }
     }
 }
@@ -198,7 +203,11 @@ impl<'a> Reader<'a> {
     }
 
     fn expect(&mut self, text: &str) -> Result<(), String> {
-        if self.accept(text) { Ok(()) } else { Err(format!("unexpected {}, expected {text}", quote(self.word()))) }
+        if self.accept(text) {
+            Ok(())
+        } else {
+            Err(format!("unexpected {}, expected {text}", quote(self.word())))
+        }
     }
 
     fn take_while(&mut self, accepted: impl Fn(char) -> bool) -> &'a str {
@@ -223,7 +232,10 @@ impl<'a> Reader<'a> {
         let stepped = step != 0.0;
         let Some(times) = self.times()? else {
             if stepped {
-                return Err(format!("unexpected {}, expected x and a number of repetitions", quote(self.word())));
+                return Err(format!(
+                    "unexpected {}, expected x and a number of repetitions",
+                    quote(self.word())
+                ));
             }
             out.push(SequenceValue::Float(value));
             return Ok(());
@@ -275,12 +287,12 @@ impl<'a> Reader<'a> {
     fn histogram_item(&mut self, out: &mut Vec<SequenceValue>) -> Result<(), String> {
         let (mut current, mut hint_given) = self.histogram()?;
         let mut step = None;
-        for (sign, factor) in [("+", 1.0), ("-", -1.0)] {
-            if self.accept(sign) {
-                let (other, given) = self.histogram()?;
-                hint_given = given;
-                step = Some((other, factor));
-            }
+        if self.rest.starts_with(['+', '-']) {
+            let falls = self.rest.starts_with('-');
+            self.rest = &self.rest[1..];
+            let (other, given) = self.histogram()?;
+            hint_given = given;
+            step = Some((other, falls));
         }
         let mut push = |histogram: &FloatHistogram| {
             out.push(SequenceValue::Histogram { histogram: Arc::new(histogram.clone()), hint_given });
@@ -293,9 +305,16 @@ impl<'a> Reader<'a> {
                 (0..times.unwrap_or(0)).for_each(|_| push(&current));
                 Ok(())
             }
-            (Some((other, factor)), Some(times)) => {
+            (Some((other, falls)), Some(times)) => {
                 for _ in 0..times {
-                    current = stepped(&current, other, *factor)?;
+                    if current.schema > other.schema {
+                        return Err(format!(
+                            "cannot merge from schema {} to {}",
+                            other.schema, current.schema
+                        ));
+                    }
+                    let done = if *falls { current.subtract(other) } else { current.add(other) };
+                    done.map_err(|_| "cannot combine exponential and custom buckets")?;
                     push(&current);
                 }
                 Ok(())
@@ -401,38 +420,6 @@ impl HistogramParts {
     }
 }
 
-/// `current` plus `factor` times `step`, which must have the same layout.
-fn stepped(current: &FloatHistogram, step: &FloatHistogram, factor: f64) -> Result<FloatHistogram, String> {
-    let empty = step.positive.is_empty() && step.negative.is_empty() && step.zero_count == 0.0;
-    let same_layout = current.schema == step.schema
-        && current.custom_values == step.custom_values
-        && (current.zero_threshold == step.zero_threshold || step.zero_count == 0.0);
-    if !same_layout && !(empty && step.schema != CUSTOM_BUCKETS_SCHEMA) {
-        return Err("histograms of a sequence must have one layout".to_owned());
-    }
-    let mut next = current.clone();
-    next.count += factor * step.count;
-    next.sum += factor * step.sum;
-    next.zero_count += factor * step.zero_count;
-    add_buckets(&mut next.positive, &step.positive, factor);
-    add_buckets(&mut next.negative, &step.negative, factor);
-    next.counter_reset_hint = match (current.counter_reset_hint, step.counter_reset_hint) {
-        (CounterResetHint::Gauge, _) | (_, CounterResetHint::Gauge) => CounterResetHint::Gauge,
-        (one, other) if one == other => one,
-        _ => CounterResetHint::Unknown,
-    };
-    Ok(next)
-}
-
-fn add_buckets(buckets: &mut Vec<(i32, f64)>, more: &[(i32, f64)], factor: f64) {
-    for (index, count) in more {
-        match buckets.binary_search_by_key(index, |(index, _)| *index) {
-            Ok(at) => buckets[at].1 += factor * count,
-            Err(at) => buckets.insert(at, (*index, factor * count)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -456,10 +443,16 @@ mod tests {
     #[test]
     fn repetitions_and_steps_are_unrolled() {
         check("m 1 2 3", r#"{__name__="m"}"#, &[1.0, 2.0, 3.0]);
-        check(r#"m{a="b",} 1+2x2 _ _x2"#, r#"{__name__="m", a="b"}"#, &[1.0, 3.0, 5.0, -999.0, -999.0, -999.0]);
-        check(r#"{"my.m", "x y"='z'} -1-1x1 4x1 1.5e3"#, r#"{__name__="my.m", "x y"="z"}"#, &[
-            -1.0, -2.0, 4.0, 4.0, 1500.0,
-        ]);
+        check(
+            r#"m{a="b",} 1+2x2 _ _x2"#,
+            r#"{__name__="m", a="b"}"#,
+            &[1.0, 3.0, 5.0, -999.0, -999.0, -999.0],
+        );
+        check(
+            r#"{"my.m", "x y"='z'} -1-1x1 4x1 1.5e3"#,
+            r#"{__name__="my.m", "x y"="z"}"#,
+            &[-1.0, -2.0, 4.0, 4.0, 1500.0],
+        );
         check("{} {{sum:1 count:1}}+{{sum:2 count:1}}x2", "{}", &[1.0, 3.0, 5.0]);
         check("{} +Inf -inf", "{}", &[f64::INFINITY, f64::NEG_INFINITY]);
     }
@@ -472,7 +465,8 @@ mod tests {
 
     #[test]
     fn histograms_carry_all_their_parts() {
-        let line = "m {{schema:-53 sum:-1 count:6 custom_values:[5 10] buckets:[1 2 3] counter_reset_hint:gauge }}";
+        let line =
+            "m {{schema:-53 sum:-1 count:6 custom_values:[5 10] buckets:[1 2 3] counter_reset_hint:gauge }}";
         let series = parse_series(line).expect(line);
         let [SequenceValue::Histogram { histogram, hint_given: true }] = &series.values[..] else {
             panic!("{series:?}");
