@@ -54,6 +54,9 @@ pub enum CodecError {
     TooMany(usize),
 }
 
+/// Appends a block, or nothing where it does not suit.
+type Encode = fn(&[f64], &mut Vec<u8>);
+
 /// Whether all `values` have the same bits.
 pub fn is_const(values: &[f64]) -> bool {
     values.first().is_none_or(|first| values.iter().all(|v| v.to_bits() == first.to_bits()))
@@ -78,7 +81,7 @@ pub fn encode_values(values: &[f64], out: &mut Vec<u8>) {
     encode_ordered(values, out);
     let mut best = out.len() - start;
     let noisy = best > values.len() * 6;
-    let others: [fn(&[f64], &mut Vec<u8>); 2] = [encode_decimal_ulp, encode_xor];
+    let others: [Encode; 2] = [encode_decimal_ulp, encode_xor];
     for other in &others[..if noisy { 2 } else { 1 }] {
         let at = out.len();
         other(values, out);

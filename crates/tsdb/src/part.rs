@@ -32,7 +32,7 @@ mod rows;
 mod sections;
 mod symbols;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub use reader::Part;

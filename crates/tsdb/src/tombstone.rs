@@ -114,6 +114,6 @@ pub(crate) fn keep_rows(column: &mut Column, keep: &[Range<usize>], cache: &mut 
 pub fn clip(column: &mut Column, start_ms: i64, end_ms: i64, cache: &mut TimeConcatCache) {
     let from = column.times.partition_point(|&t| t < start_ms);
     let to = column.times.partition_point(|&t| t <= end_ms).max(from);
-    keep_rows(column, &[from..to], cache);
+    keep_rows(column, std::slice::from_ref(&(from..to)), cache);
     column.histograms.retain(|(time, _)| (start_ms..=end_ms).contains(time));
 }

@@ -169,10 +169,7 @@ pub(super) fn choose_ulp_exponent(values: &[f64]) -> usize {
 /// that is no use.
 pub(super) fn near(value: f64, power: f64) -> Option<(i64, i64)> {
     let scaled = value * power;
-    if !(scaled.abs() < ROUNDED_MAX) {
-        return None;
-    }
     let k = round(scaled);
     let ulp = ordered(value).wrapping_sub(ordered(k as i64 as f64 / power));
-    (ulp.unsigned_abs() < 1 << 32).then_some((k as i64, ulp))
+    (scaled.abs() < ROUNDED_MAX && ulp.unsigned_abs() < 1 << 32).then_some((k as i64, ulp))
 }

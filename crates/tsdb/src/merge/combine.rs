@@ -42,13 +42,15 @@ pub struct Piece {
 /// their times again. It keeps what it has seen alive until dropped or cleared.
 #[derive(Debug, Default)]
 pub struct TimeConcatCache {
-    plans: HashMap<SmallVec<[ArcKey; 4]>, Arc<Plan>, foldhash::fast::RandomState>,
-    cuts: HashMap<
-        (ArcKey, SmallVec<[(usize, usize); 2]>),
-        (Arc<[i64]>, Arc<[i64]>),
-        foldhash::fast::RandomState,
-    >,
+    plans: Map<SmallVec<[ArcKey; 4]>, Arc<Plan>>,
+    /// By column and kept rows: the column, held so that its address stays its own, and the rows.
+    cuts: Map<(ArcKey, RowRanges), (Arc<[i64]>, Arc<[i64]>)>,
+    /// Timestamps held, about.
+    held: usize,
 }
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+type RowRanges = SmallVec<[(usize, usize); 2]>;
 
 /// Identity of a shared slice; valid while the cache holds the slice.
 type ArcKey = (usize, usize);
@@ -60,8 +62,12 @@ fn key_of(times: &Arc<[i64]>) -> ArcKey {
 impl TimeConcatCache {
     /// Forgets everything. Sharing starts anew.
     pub fn clear(&mut self) {
-        self.plans.clear();
-        self.cuts.clear();
+        *self = TimeConcatCache::default();
+    }
+
+    /// Bytes kept alive, about.
+    pub fn bytes(&self) -> usize {
+        self.held * size_of::<i64>()
     }
 
     /// The rows `keep` (ascending, apart) of `times`; equal requests give the same `Arc`, and a
@@ -72,11 +78,13 @@ impl TimeConcatCache {
             _ => {}
         }
         let key = (key_of(times), keep.iter().map(|r| (r.start, r.end)).collect());
+        let held = &mut self.held;
         let entry = self.cuts.entry(key).or_insert_with(|| {
             let mut rows = Vec::with_capacity(keep.iter().map(|r| r.len()).sum());
             for range in keep {
                 rows.extend_from_slice(&times[range.clone()]);
             }
+            *held += times.len() + rows.len();
             (times.clone(), rows.into())
         });
         entry.1.clone()
@@ -84,7 +92,13 @@ impl TimeConcatCache {
 
     fn plan(&mut self, pieces: &[Piece]) -> Arc<Plan> {
         let key: SmallVec<[ArcKey; 4]> = pieces.iter().map(|p| key_of(&p.column.times)).collect();
-        self.plans.entry(key).or_insert_with(|| Arc::new(Plan::of(pieces))).clone()
+        let held = &mut self.held;
+        let plan = self.plans.entry(key).or_insert_with(|| {
+            let plan = Plan::of(pieces);
+            *held += plan.times.len() * 2 + plan.steps.len() * 4;
+            Arc::new(plan)
+        });
+        plan.clone()
     }
 }
 
@@ -181,7 +195,8 @@ impl Plan {
 ///
 /// Of several samples at one time one survives, whatever the order of the pieces: if any of them came
 /// under `Replace`, the one of them with the highest log position; otherwise a real value rather than a
-/// staleness marker, then a histogram rather than a float, then the larger bit pattern. A column that
+/// staleness marker, then a histogram rather than a float, then the larger bit pattern, then the later
+/// start. A column that
 /// is alone keeps its `times`; joined times are shared through `cache`.
 pub fn combine(pieces: &mut Vec<Piece>, cache: &mut TimeConcatCache) -> Column {
     pieces.retain(|p| !p.column.is_empty());
@@ -214,11 +229,14 @@ pub fn combine(pieces: &mut Vec<Piece>, cache: &mut TimeConcatCache) -> Column {
 }
 
 fn pick_float(pieces: &[Piece], rows: &[(usize, usize)]) -> (usize, usize) {
-    let winner = rows.iter().copied().max_by(|&(a, a_row), &(b, b_row)| {
-        let (a, b) = (&pieces[a], &pieces[b]);
-        stronger(a.rank, b.rank)
-            .unwrap_or_else(|| float_key(a.column.values[a_row]).cmp(&float_key(b.column.values[b_row])))
-    });
+    let key = |(piece, row): (usize, usize)| {
+        let column = &pieces[piece].column;
+        (float_key(column.values[row]), column.start_times.as_ref().map_or(0, |starts| starts[row]))
+    };
+    let winner = rows
+        .iter()
+        .copied()
+        .max_by(|&a, &b| stronger(pieces[a.0].rank, pieces[b.0].rank).unwrap_or_else(|| key(a).cmp(&key(b))));
     winner.unwrap_or_default()
 }
 
@@ -252,7 +270,9 @@ impl Any {
 
     fn cmp_value(&self, other: &Any) -> Ordering {
         other.is_stale().cmp(&self.is_stale()).then_with(|| match (self, other) {
-            (Any::Float(a, _), Any::Float(b, _)) => a.to_bits().cmp(&b.to_bits()),
+            (Any::Float(a, a_start), Any::Float(b, b_start)) => {
+                (a.to_bits(), a_start).cmp(&(b.to_bits(), b_start))
+            }
             (Any::Float(..), Any::Histogram(_)) => Ordering::Less,
             (Any::Histogram(_), Any::Float(..)) => Ordering::Greater,
             (Any::Histogram(a), Any::Histogram(b)) => histogram_bytes(a).cmp(&histogram_bytes(b)),

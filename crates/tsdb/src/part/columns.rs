@@ -32,6 +32,8 @@ const KEPT_ROWS_MAX: usize = 4 << 20;
 /// Columns looked at for one that contains a new one.
 const CANDIDATES_MAX: usize = 8;
 
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Rows of a stored column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RowsOf {
@@ -48,7 +50,7 @@ pub(super) struct ColumnsWriter<'a> {
     entries: Vec<u8>,
     count: u32,
     last_first: i64,
-    by_hash: HashMap<u128, u32, foldhash::fast::RandomState>,
+    by_hash: Map<u128, u32>,
     kept: Kept,
     scratch: Vec<u8>,
 }
@@ -56,10 +58,11 @@ pub(super) struct ColumnsWriter<'a> {
 /// Columns still in memory.
 #[derive(Debug, Default)]
 struct Kept {
-    by_address: HashMap<(usize, usize), (Arc<[i64]>, RowsOf), foldhash::fast::RandomState>,
+    /// By address and length: the column, held so that its address stays its own, and its place.
+    by_address: Map<(usize, usize), (Arc<[i64]>, RowsOf)>,
     columns: Vec<(Arc<[i64]>, u32)>,
     /// Positions in `columns` by first and by last row.
-    by_end: HashMap<i64, SmallVec<[u32; 2]>, foldhash::fast::RandomState>,
+    by_end: Map<i64, SmallVec<[u32; 2]>>,
     last: usize,
     rows: usize,
 }

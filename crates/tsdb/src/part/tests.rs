@@ -42,8 +42,11 @@ pub(crate) fn write(
     (dir.join(info.file_name()), info)
 }
 
+/// Times, values, histograms and start times.
+type Bits = (Vec<i64>, Vec<u64>, Vec<(i64, Vec<u8>)>, Vec<i64>);
+
 /// A column as comparable bits.
-pub(crate) fn bits(column: &Column) -> (Vec<i64>, Vec<u64>, Vec<(i64, Vec<u8>)>, Vec<i64>) {
+pub(crate) fn bits(column: &Column) -> Bits {
     let encode = |h: &Histogram| {
         let mut bytes = Vec::new();
         histograms::encode_histogram(h, None, &mut bytes);
