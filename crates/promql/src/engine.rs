@@ -5,6 +5,7 @@
 //! of samples. Nothing here keeps state between queries but the thread pool, so a query that fails,
 //! or even panics, leaves nothing behind.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -201,6 +202,7 @@ impl Engine {
             end_ms: ask.end_ms,
             query_step_ms: ask.step_ms,
             default_subquery_interval_ms: self.options.default_subquery_interval_ms,
+            inside: Cell::default(),
         };
         let node = planner.plan(&expr)?;
         let planned = Instant::now();

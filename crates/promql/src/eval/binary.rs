@@ -181,11 +181,6 @@ impl Evaluator<'_> {
             let swapped = matching.card == Cardinality::OneToMany;
             let (many, one) = if swapped { (right, left) } else { (left, right) };
             let groups = Signatures::new(matching).groups(&many, &one);
-            let (fill_many, fill_one) = if swapped {
-                (matching.fill_right, matching.fill_left)
-            } else {
-                (matching.fill_left, matching.fill_right)
-            };
             let operator = Operator {
                 evaluator: self,
                 span,
@@ -194,8 +189,9 @@ impl Evaluator<'_> {
                 swapped,
                 many: &many,
                 one: &one,
-                fill_many,
-                fill_one,
+                // With `group_right` the sides are swapped, but not the fill values.
+                fill_many: matching.fill_left,
+                fill_one: matching.fill_right,
                 steps,
             };
             operator.rows(&groups)?

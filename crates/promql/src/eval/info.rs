@@ -129,7 +129,7 @@ impl Evaluator<'_> {
             return Ok(Vec::new());
         }
         matchers.extend(data.iter().map(|m| (*m).clone()));
-        let selector = Selector { matchers, when, mode: RangeMode::Plain };
+        let selector = Selector { matchers, when, mode: RangeMode::Plain, statistics: false };
         let mut found = Vec::new();
         self.stream_times(&selector, steps, &mut |rows| {
             for row in rows {

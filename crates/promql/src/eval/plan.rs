@@ -4,6 +4,8 @@
 //!
 //! Source: Prometheus `promql/engine.go` (`PreprocessExpr`), `promql/durations.go`.
 
+use std::cell::Cell;
+
 use model::Matcher;
 
 use super::Steps;
@@ -54,6 +56,8 @@ pub(crate) struct Selector {
     pub(crate) matchers: Vec<Matcher>,
     pub(crate) when: When,
     pub(crate) mode: RangeMode,
+    /// Of histograms only count and sum matter, and whether they were reset.
+    pub(crate) statistics: bool,
 }
 
 /// `offset` and `@`, resolved.
@@ -141,6 +145,16 @@ pub(crate) struct Planner {
     /// The step as asked for: 0 for an instant query.
     pub(crate) query_step_ms: i64,
     pub(crate) default_subquery_interval_ms: i64,
+    pub(crate) inside: Cell<Inside>,
+}
+
+/// What stands around the expression being planned.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Inside {
+    /// A function that needs no more of a histogram than its count or sum.
+    statistics: bool,
+    /// Something that needs its buckets, or all of its samples.
+    buckets: bool,
 }
 
 /// A node, whether it has the same value at every step, and whether that is worth marking.
@@ -171,6 +185,27 @@ impl Planner {
     }
 
     fn expr(&self, expr: &Expr) -> Result<Planned, EvalError> {
+        let outside = self.inside.get();
+        let inside = match &expr.kind {
+            ExprKind::Call(call) => match call.function.name {
+                "histogram_count" | "histogram_sum" | "histogram_avg" => Inside { statistics: true, ..outside },
+                "histogram_quantile" | "histogram_quantiles" | "histogram_fraction" => {
+                    Inside { buckets: true, ..outside }
+                }
+                _ => outside,
+            },
+            ExprKind::Binary(binary) if matches!(binary.op, BinaryOp::TrimLower | BinaryOp::TrimUpper) => {
+                Inside { buckets: true, ..outside }
+            }
+            _ => outside,
+        };
+        self.inside.set(inside);
+        let planned = self.expr_inside(expr);
+        self.inside.set(outside);
+        planned
+    }
+
+    fn expr_inside(&self, expr: &Expr) -> Result<Planned, EvalError> {
         let constant = |kind| Planned { node: Node { span: expr.span, kind }, invariant: true, wrap: false };
         Ok(match &expr.kind {
             ExprKind::Number(number) => constant(Kind::Number(number.value)),
@@ -302,7 +337,10 @@ impl Planner {
     }
 
     fn subquery(&self, span: Span, subquery: &Subquery) -> Result<Window, EvalError> {
-        let inner = self.expr(&subquery.expr)?;
+        let outside = self.inside.replace(Inside { buckets: true, ..self.inside.get() });
+        let inner = self.expr(&subquery.expr);
+        self.inside.set(outside);
+        let inner = inner?;
         let step_ms = match &subquery.step {
             Some(step) => self.duration(step, false)?,
             None => self.default_subquery_interval_ms,
@@ -314,10 +352,12 @@ impl Planner {
     }
 
     fn selector(&self, selector: &VectorSelector) -> Result<Selector, EvalError> {
+        let inside = self.inside.get();
         Ok(Selector {
             matchers: selector.matchers.clone(),
             when: self.when(&selector.shift)?,
             mode: selector.mode,
+            statistics: inside.statistics && !inside.buckets,
         })
     }
 

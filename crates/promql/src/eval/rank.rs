@@ -57,11 +57,11 @@ impl Evaluator<'_> {
         let (params, _) = self.parameter(aggregate, steps)?;
         let mut rows = self.vector(&aggregate.input, steps)?;
         let (min, max, has_nan) = extent(&params);
-        if max < 1.0 {
-            return Ok(Vec::new());
-        }
         if has_nan {
             return Err(EvalError::Exec("Parameter value is NaN".into()));
+        }
+        if max < 1.0 {
+            return Ok(Vec::new());
         }
         if min <= INT_MIN {
             return Err(EvalError::Exec(format!("Scalar value {} underflows int64", format_general(min))));

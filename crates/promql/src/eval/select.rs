@@ -10,14 +10,13 @@ use storage::{Column, Select, SeriesSet};
 
 use super::plan::{Over, Selector, When, Window, WindowSource};
 use super::rows::{row_weight, same_labelset, without_metadata};
-use super::window::{Bounds, BoundsCache, Samples};
+use super::window::{Bounds, BoundsCache, Samples, computed_histograms};
 use super::{Cell, Evaluator, Row, Sink, Steps, absent};
 use crate::annotations::{Annotations, Note};
 use crate::answer::EvalError;
 use crate::ast::{RangeMode, Span};
 use crate::functions::mixed;
 use crate::functions::over_time::{OverCall, OverTime, any_present};
-use crate::histogram::FloatHistogram;
 
 /// Series in a batch: enough to make a load worthwhile, few enough to keep decoded samples in cache.
 const BATCH_SERIES: usize = 128;
@@ -150,7 +149,7 @@ impl Evaluator<'_> {
         let cache = BoundsCache::new(steps, selector.when, self.lookback_ms, 0);
         let work = |batch| {
             self.load_batch(&*set, batch, |labels, column, outcome| {
-                let row = newest(labels, &column, &cache, steps);
+                let row = newest(labels, &column, &cache, steps, selector.statistics);
                 let seen = (0..steps.count).filter(|step| row.has(*step)).count() as u64;
                 outcome.looked_at += seen;
                 outcome.read += seen;
@@ -205,7 +204,7 @@ impl Evaluator<'_> {
         let cache = BoundsCache::new(steps, selector.when, self.lookback_ms, 0);
         let work = |batch| {
             self.load_batch(&*set, batch, |labels, column, outcome| {
-                let mut row = newest(labels, &column, &cache, steps);
+                let mut row = newest(labels, &column, &cache, steps, selector.statistics);
                 let floats = cache.of(&column.times);
                 let histograms = cache.of_slice(&histogram_times(&column).unwrap_or_default());
                 for step in 0..steps.count {
@@ -234,7 +233,7 @@ impl Evaluator<'_> {
         let cache = BoundsCache::new(steps, selector.when, lookback, lookback);
         let work = |batch| {
             self.load_batch(&*set, batch, |labels, column, outcome| {
-                let samples = Samples::from_column(column, false);
+                let samples = Samples::from_column(column, false, selector.statistics);
                 let mut row = Row::empty(labels.clone(), steps.count);
                 mixed::smooth(&mut row, &samples, &cache, steps, selector.when, span, &mut outcome.notes);
                 outcome.looked_at += samples.weight();
@@ -276,7 +275,7 @@ impl Evaluator<'_> {
                 let set = self.select(&selector.matchers, call.when, steps, before, after)?;
                 let work = |batch| {
                     self.load_batch(&*set, batch, |labels, column, outcome| {
-                        let samples = Samples::from_column(column, use_starts);
+                        let samples = Samples::from_column(column, use_starts, selector.statistics);
                         outcome.read += samples.weight();
                         self.over_row(&call, labels, false, &samples, &cache, outcome)
                     })
@@ -413,7 +412,7 @@ impl Evaluator<'_> {
             let mut columns = Vec::with_capacity(batch.len());
             set.load(batch.clone(), &mut columns)?;
             for (at, column) in batch.zip(columns) {
-                let samples = Samples::from_column(column, false);
+                let samples = Samples::from_column(column, false, selector.statistics);
                 self.budget.take(samples.weight())?;
                 self.count_samples(samples.weight(), samples.weight());
                 out.push((set.labels(at).clone(), false, samples));
@@ -450,7 +449,7 @@ fn histogram_times(column: &Column) -> Option<Vec<i64>> {
 }
 
 /// The newest sample at each step. A staleness marker is the very value of an absent cell.
-fn newest(labels: &Labels, column: &Column, cache: &BoundsCache, steps: Steps) -> Row {
+fn newest(labels: &Labels, column: &Column, cache: &BoundsCache, steps: Steps, statistics: bool) -> Row {
     let bounds = cache.of(&column.times);
     let floats = (0..steps.count)
         .map(|step| {
@@ -460,11 +459,7 @@ fn newest(labels: &Labels, column: &Column, cache: &BoundsCache, steps: Steps) -
         .collect();
     let mut row = Row::of_floats(labels.clone(), floats);
     if let Some(times) = histogram_times(column) {
-        let converted: Vec<Option<Arc<FloatHistogram>>> = column
-            .histograms
-            .iter()
-            .map(|(_, h)| (!h.is_stale()).then(|| Arc::new(FloatHistogram::from(&**h))))
-            .collect();
+        let converted = computed_histograms(column, statistics);
         let of_histograms = cache.of_slice(&times);
         for step in 0..steps.count {
             let (lo, hi) = of_histograms.at(step);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use model::{Histogram, is_stale};
+use model::is_stale;
 use parking_lot::Mutex;
 use storage::Column;
 
@@ -26,8 +26,13 @@ pub(crate) struct Samples {
 
 impl Samples {
     /// Takes over a column; `start_times` says whether start timestamps matter.
-    pub(crate) fn from_column(column: Column, start_times: bool) -> Samples {
-        let Column { mut times, mut values, histograms, start_times: mut starts } = column;
+    pub(crate) fn from_column(column: Column, start_times: bool, statistics: bool) -> Samples {
+        let histograms = computed_histograms(&column, statistics)
+            .into_iter()
+            .zip(&column.histograms)
+            .filter_map(|(computed, (t, _))| Some((*t, computed?)))
+            .collect();
+        let Column { mut times, mut values, histograms: _, start_times: mut starts } = column;
         if !start_times {
             starts = None;
         }
@@ -39,11 +44,6 @@ impl Samples {
             let mut at = 0..;
             values.retain(|_| at.next().is_some_and(|i| keep[i]));
         }
-        let histograms = histograms
-            .into_iter()
-            .filter(|(_, h)| !Histogram::is_stale(h))
-            .map(|(t, h)| (t, Arc::new(FloatHistogram::from(&*h))))
-            .collect();
         Samples { times, values, histograms, start_times: starts, shared_times }
     }
 
@@ -55,6 +55,36 @@ impl Samples {
     pub(crate) fn weight(&self) -> u64 {
         self.values.len() as u64 + self.histograms.iter().map(|(_, h)| h.weight()).sum::<u64>()
     }
+}
+
+/// The histograms of a column ready for computing, none for a staleness marker. Where the store says
+/// nothing of counter resets, what their neighbours tell is filled in.
+///
+/// A counter that goes on says so; one that starts anew says so only for `statistics`, where later
+/// functions do not look at buckets.
+///
+/// Source: Prometheus `tsdb/chunkenc` (`counterResetHint`), `promql/histogram_stats_iterator.go`.
+pub(crate) fn computed_histograms(column: &Column, statistics: bool) -> Vec<Option<Arc<FloatHistogram>>> {
+    let mut previous: Option<(i64, Arc<FloatHistogram>)> = None;
+    let mut out = Vec::with_capacity(column.histograms.len());
+    for (t, stored) in &column.histograms {
+        if stored.is_stale() {
+            previous = None;
+            out.push(None);
+            continue;
+        }
+        let mut histogram = FloatHistogram::from(&**stored);
+        if let Some((before_t, before)) = previous.take()
+            && column.times.partition_point(|float| *float < before_t)
+                == column.times.partition_point(|float| *float < *t)
+        {
+            histogram.learn_from(&before, statistics);
+        }
+        let histogram = Arc::new(histogram);
+        previous = Some((*t, histogram.clone()));
+        out.push(Some(histogram));
+    }
+    out
 }
 
 fn kept(all: &[i64], keep: &[bool]) -> Arc<[i64]> {

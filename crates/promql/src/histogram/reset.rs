@@ -6,6 +6,23 @@ use super::arithmetic::{above_zero, common_bounds, custom_target, reduced};
 use super::FloatHistogram;
 
 impl FloatHistogram {
+    /// Fills in an unknown hint from the histogram before: not reset when the counter went on with the
+    /// same layout; reset only if `tell_resets`.
+    pub(crate) fn learn_from(&mut self, previous: &FloatHistogram, tell_resets: bool) {
+        let unknown = self.counter_reset_hint == CounterResetHint::Unknown;
+        if !unknown || previous.counter_reset_hint == CounterResetHint::Gauge {
+            return;
+        }
+        let same_layout = self.schema == previous.schema && self.zero_threshold == previous.zero_threshold;
+        if self.is_reset_after(previous) {
+            if tell_resets {
+                self.counter_reset_hint = CounterResetHint::Reset;
+            }
+        } else if same_layout || tell_resets {
+            self.counter_reset_hint = CounterResetHint::NotReset;
+        }
+    }
+
     /// Whether anything but the sum is smaller than in `previous`, or the layout changed in a way that
     /// only a restart explains. A hint decides at once.
     pub(crate) fn is_reset_after(&self, previous: &FloatHistogram) -> bool {

@@ -106,16 +106,26 @@ fn append(store: &dyn Store, load: &Load) -> Result<(), String> {
         if labels[at + 1..load.series.len()].contains(&series.labels) {
             continue; // a series described twice has the later values
         }
+        let mut previous: Option<FloatHistogram> = None;
         for (step, value) in series.values.iter().enumerate() {
             let t_ms = step as i64 * load.interval_ms;
             let row = rows.entry(t_ms).or_default();
             match value {
                 SequenceValue::Omitted => continue,
                 SequenceValue::Float(value) => {
+                    previous = None;
                     row.series.push(refs[at]);
                     row.values.push(*value);
                 }
-                SequenceValue::Histogram { histogram, .. } => row.histograms.push((refs[at], stored(histogram))),
+                SequenceValue::Histogram { histogram, .. } => {
+                    // As a store does that has seen the sample before.
+                    let mut histogram = FloatHistogram::clone(histogram);
+                    if let Some(previous) = &previous {
+                        histogram.learn_from(previous, false);
+                    }
+                    row.histograms.push((refs[at], stored(&histogram)));
+                    previous = Some(histogram);
+                }
             }
             if let Some(Some(offset_ms)) = series.starts.get(step) {
                 row.starts.push((refs[at], t_ms + offset_ms));
