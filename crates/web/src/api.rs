@@ -24,7 +24,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 pub(crate) use status::write_build;
 
 use crate::App;
-use crate::auth::{Caller, Role};
+use crate::auth::{Caller, Role, is_cross_site};
 use crate::form::Form;
 use crate::reply::{ApiError, ApiResult, ErrorKind, Reply};
 use crate::state::Readiness;
@@ -77,6 +77,9 @@ async fn readers_when_ready(
 }
 
 async fn admins_when_ready(State(app): State<App>, caller: Caller, request: Request, next: Next) -> Response {
+    if is_cross_site(request.headers()) {
+        return ApiError::new(ErrorKind::Forbidden, "not for pages of other sites").into_response();
+    }
     when_ready(app, &caller, Role::Admin, request, next).await
 }
 

@@ -70,6 +70,14 @@ impl Caller {
     }
 }
 
+/// Whether a browser sends this for a page of somebody else: it adds the user's credentials to such
+/// requests unasked. What changes things refuses them.
+///
+/// Source: W3C Fetch Metadata, `Sec-Fetch-Site`.
+pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
+}
+
 /// Forbidden when the request did not come through [`authenticate`].
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Response;

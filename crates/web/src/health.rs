@@ -6,11 +6,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::App;
 use crate::api::write_build;
-use crate::auth::{Caller, Role};
+use crate::auth::{Caller, Role, is_cross_site};
 use crate::state::Readiness;
 
 pub(crate) fn routes() -> Router<App> {
@@ -49,15 +49,18 @@ async fn post_only() -> (StatusCode, &'static str) {
 }
 
 /// The answer to somebody who may not end or reload the program.
-fn refused(app: &App, caller: &Caller) -> Option<Response> {
+fn refused(app: &App, caller: &Caller, headers: &HeaderMap) -> Option<Response> {
+    if is_cross_site(headers) {
+        return Some((StatusCode::FORBIDDEN, "not for pages of other sites").into_response());
+    }
     if !app.state.options.enable_lifecycle {
         return Some((StatusCode::FORBIDDEN, "Lifecycle API is not enabled.").into_response());
     }
     caller.require(Role::Admin).err().map(|error| (StatusCode::FORBIDDEN, error.message).into_response())
 }
 
-async fn reload(State(app): State<App>, caller: Caller) -> Response {
-    if let Some(refusal) = refused(&app, &caller) {
+async fn reload(State(app): State<App>, caller: Caller, headers: HeaderMap) -> Response {
+    if let Some(refusal) = refused(&app, &caller, &headers) {
         return refusal;
     }
     let lifecycle = app.state.lifecycle.clone();
@@ -70,8 +73,8 @@ async fn reload(State(app): State<App>, caller: Caller) -> Response {
     }
 }
 
-async fn quit(State(app): State<App>, caller: Caller) -> Response {
-    if let Some(refusal) = refused(&app, &caller) {
+async fn quit(State(app): State<App>, caller: Caller, headers: HeaderMap) -> Response {
+    if let Some(refusal) = refused(&app, &caller, &headers) {
         return refusal;
     }
     app.state.lifecycle.quit();

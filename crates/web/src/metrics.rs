@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::App;
 use crate::auth::{Caller, Role};
 use crate::process::ProcessCollector;
+use crate::reply::CLIENT_CLOSED_REQUEST;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -65,19 +66,32 @@ impl WebMetrics {
     }
 }
 
-/// Middleware that counts requests and times them.
+/// Middleware that counts requests and times them; those whose client left count as 499.
 pub(crate) async fn count(State(metrics): State<WebMetrics>, request: Request, next: Next) -> Response {
-    let begin = Instant::now();
     // the pattern, not the path: strangers must not be able to make series
     let pattern = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let handler = pattern.unwrap_or_else(|| UNMATCHED.into());
+    let mut outcome = Outcome { metrics, handler, begin: Instant::now(), code: CLIENT_CLOSED_REQUEST };
     let response = next.run(request).await;
-    metrics
-        .seconds
-        .get_or_create(&HandlerLabels { handler: handler.clone() })
-        .observe(begin.elapsed().as_secs_f64());
-    metrics.requests.get_or_create(&RequestLabels { handler, code: response.status().as_u16() }).inc();
+    outcome.code = response.status().as_u16();
     response
+}
+
+/// Is counted when it is dropped: after the answer, or in the middle when the client has gone.
+struct Outcome {
+    metrics: WebMetrics,
+    handler: String,
+    begin: Instant,
+    code: u16,
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        let handler = std::mem::take(&mut self.handler);
+        let seconds = self.begin.elapsed().as_secs_f64();
+        self.metrics.seconds.get_or_create(&HandlerLabels { handler: handler.clone() }).observe(seconds);
+        self.metrics.requests.get_or_create(&RequestLabels { handler, code: self.code }).inc();
+    }
 }
 
 /// `/metrics`: OpenMetrics for those who ask for it, the classic text format for all others.

@@ -11,7 +11,7 @@ use storage::{QueryError, StoreError};
 use crate::json;
 
 /// A request whose client has gone. Nobody reads the status; it shows in logs and metrics.
-const CLIENT_CLOSED_REQUEST: u16 = 499;
+pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// A successful answer under construction; `data` is written straight into the body.
 #[derive(Debug)]

@@ -9,5 +9,8 @@ mod bad_input;
 #[path = "api/good_answers.rs"]
 mod good_answers;
 
+#[path = "api/departure.rs"]
+mod departure;
+
 #[path = "api/operations.rs"]
 mod operations;

@@ -4,7 +4,7 @@
 
 use model::number;
 use promql::answer::{MatrixSeries, SampleValue, Value, VectorSample};
-use promql::histogram::{Bucket, FloatHistogram};
+use promql::histogram::FloatHistogram;
 
 use super::{array, integer, labels, short_timestamp, text};
 
@@ -91,7 +91,7 @@ fn histogram(out: &mut Vec<u8>, histogram: &FloatHistogram) {
     quoted_float(out, histogram.count);
     out.extend_from_slice(b",\"sum\":");
     quoted_float(out, histogram.sum);
-    let mut filled = buckets(histogram).into_iter().filter(|bucket| bucket.count != 0.0).peekable();
+    let mut filled = histogram.buckets().filter(|bucket| bucket.count != 0.0).peekable();
     if filled.peek().is_some() {
         out.extend_from_slice(b",\"buckets\":");
         array(out, filled, |out, bucket| {
@@ -105,71 +105,6 @@ fn histogram(out: &mut Vec<u8>, histogram: &FloatHistogram) {
         });
     }
     out.push(b'}');
-}
-
-/// All buckets, from the lowest to the highest.
-///
-/// Source: Prometheus `model/histogram/float_histogram.go`, `AllBucketIterator`.
-fn buckets(histogram: &FloatHistogram) -> Vec<Bucket> {
-    let mut all = Vec::new();
-    for &(index, count) in histogram.negative.iter().rev() {
-        let (lower, upper) = (-bound(histogram, index), -bound(histogram, index.saturating_sub(1)));
-        all.push(cut_at_zero(histogram, exponential(lower, upper, count)));
-    }
-    if histogram.zero_count > 0.0 {
-        let (lower, upper) = (-histogram.zero_threshold, histogram.zero_threshold);
-        all.push(Bucket {
-            lower,
-            upper,
-            lower_inclusive: true,
-            upper_inclusive: true,
-            count: histogram.zero_count,
-        });
-    }
-    for &(index, count) in &histogram.positive {
-        let (lower, upper) = (bound(histogram, index.saturating_sub(1)), bound(histogram, index));
-        all.push(if histogram.uses_custom_buckets() {
-            Bucket { lower, upper, lower_inclusive: index == 0, upper_inclusive: true, count }
-        } else {
-            cut_at_zero(histogram, exponential(lower, upper, count))
-        });
-    }
-    all
-}
-
-fn exponential(lower: f64, upper: f64, count: f64) -> Bucket {
-    Bucket { lower, upper, lower_inclusive: lower < 0.0, upper_inclusive: upper > 0.0, count }
-}
-
-/// What the zero bucket covers is no longer the bucket's.
-fn cut_at_zero(histogram: &FloatHistogram, mut bucket: Bucket) -> Bucket {
-    let threshold = histogram.zero_threshold;
-    if bucket.upper < 0.0 && bucket.upper > -threshold {
-        bucket.upper = -threshold;
-    } else if bucket.lower > 0.0 && bucket.lower < threshold {
-        bucket.lower = threshold;
-    }
-    bucket
-}
-
-/// The upper bound of bucket `index`.
-///
-/// Source: Prometheus `model/histogram/generic.go`, `getBound`.
-fn bound(histogram: &FloatHistogram, index: i32) -> f64 {
-    if histogram.uses_custom_buckets() {
-        return match usize::try_from(index) {
-            Err(_) => f64::NEG_INFINITY,
-            Ok(index) => histogram.custom_values.get(index).copied().unwrap_or(f64::INFINITY),
-        };
-    }
-    // The bound after the largest number would be 2^1024; the largest number stands in for it.
-    let per_octave = histogram.schema;
-    let exponent = if per_octave <= 0 {
-        f64::from(index) * f64::from(1u32 << per_octave.unsigned_abs().min(4))
-    } else {
-        f64::from(index) / f64::from(1u32 << per_octave.min(8))
-    };
-    if exponent == 1024.0 { f64::MAX } else { exponent.exp2() }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use promql::engine::{Engine, EngineOptions};
 use stdx::clock::FakeClock;
 use storage::memory::MemoryStore;
-use storage::{Appender, Batch, MetadataEntry, Policy, Row, SourceDesc, StoreError};
+use storage::{Appender, Batch, MetadataEntry, Policy, Queryable, Row, SourceDesc, StoreError};
 use tower::ServiceExt;
 use web::{
     Auth, BuildInfo, Lifecycle, Options, Readiness, RuntimeInfo, StoreAdmin, TargetStatus, TsdbStatus,
@@ -178,6 +178,14 @@ impl Fixture {
     }
 
     pub(crate) fn with_doors(setup: Setup, doors: Router) -> Fixture {
+        Fixture::build(Arc::new(sample_store()), setup, doors)
+    }
+
+    pub(crate) fn over(store: Arc<dyn Queryable>, setup: Setup) -> Fixture {
+        Fixture::build(store, setup, Router::new())
+    }
+
+    fn build(store: Arc<dyn Queryable>, setup: Setup, doors: Router) -> Fixture {
         let program = Arc::new(Program::default());
         let mut registry = Registry::default();
         let metrics = WebMetrics::register(&mut registry);
@@ -195,7 +203,7 @@ impl Fixture {
         };
         let state = WebState {
             engine: Arc::new(Engine::new(engine)),
-            store: Arc::new(sample_store()),
+            store,
             admin: program.clone(),
             targets: program.clone(),
             lifecycle: program.clone(),

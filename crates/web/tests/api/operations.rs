@@ -115,6 +115,23 @@ async fn only_known_callers_get_answers() {
 }
 
 #[tokio::test]
+async fn pages_of_other_sites_change_nothing() {
+    let fixture = Fixture::with(Setup { admin: true, lifecycle: true, ..Setup::default() });
+    for (path, site, status) in [
+        ("/-/reload", "cross-site", 403),
+        ("/-/quit", "cross-site", 403),
+        ("/api/v1/admin/tsdb/delete_series?match[]=up", "cross-site", 403),
+        ("/api/v1/query?query=1", "cross-site", 200),
+        ("/-/reload", "same-origin", 200),
+    ] {
+        let request = Request::post(path).header("sec-fetch-site", site);
+        let answer = fixture.send(request.body(Body::empty()).expect("a request")).await;
+        assert_eq!(answer.status.as_u16(), status, "{path} {site}");
+    }
+    assert_eq!(*fixture.program.log.lock().expect("no panic"), ["reload"]);
+}
+
+#[tokio::test]
 async fn other_doors_stand_behind_the_same_gate() {
     use axum::extract::Extension;
     use axum::routing::post;
