@@ -23,7 +23,7 @@ pub mod v2;
 
 pub use encode::{EncoderV1, EncoderV2, SeriesToWrite};
 pub use histogram::{HistogramError, HistogramMessage, HistogramSample, validate_histogram};
-pub use labels::{LabelsError, decode_labels};
+pub use labels::{LabelsError, decode_labels, write_label_bytes};
 pub use proto::DecodeError;
 pub use snappy::{SnappyError, snappy_decode, snappy_encode};
 

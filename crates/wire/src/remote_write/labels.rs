@@ -86,6 +86,13 @@ fn decode_label(message: &[u8]) -> Result<(&str, &str), LabelsError> {
     Ok((utf8(name)?, utf8(text)?))
 }
 
+/// Appends the label bytes of a set, as a sender that keeps to the specification writes them.
+pub fn write_label_bytes(labels: &Labels, out: &mut Vec<u8>) {
+    for (name, value) in labels {
+        write_label(out, name.as_bytes(), value.as_bytes());
+    }
+}
+
 /// Appends the record of one label, as an encoder of 1.0 writes it.
 pub(super) fn write_label(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     let field_len = |text: &[u8]| if text.is_empty() { 0 } else { 1 + varint_len(text.len()) + text.len() };

@@ -83,6 +83,24 @@ fn family_metadata(message: &[u8]) -> Result<FamilyMetadata, DecodeError> {
     Ok(found)
 }
 
+/// The request with the label records of every series moved before its points, for requests where
+/// [`Point::LateLabel`] has shown.
+///
+/// # Errors
+/// [`DecodeError`] when it is not protobuf.
+pub fn in_order(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let mut writer = proto::Writer::default();
+    let mut fields = Fields::of(body, "WriteRequest");
+    while let Some((field, value)) = fields.next()? {
+        match field {
+            1 => writer.bytes_always(1, &Series { message: value.bytes(&fields)? }.in_order()?),
+            3 => writer.bytes_always(3, value.bytes(&fields)?),
+            _ => {}
+        }
+    }
+    Ok(writer.out)
+}
+
 /// The types' numbers, the same in both versions.
 const METRIC_TYPES: [MetricType; 8] = [
     MetricType::Unknown,
@@ -118,22 +136,18 @@ pub enum Point<'a> {
     Histogram(HistogramMessage<'a>),
     /// An exemplar, to be decoded.
     Exemplar(ExemplarMessage<'a>),
-    /// A label behind the points, which no known sender writes: read the series again from
-    /// [`Series::in_order`].
+    /// A label behind the points, which no known sender writes: read the request again as
+    /// [`in_order`] gives it.
     LateLabel,
 }
 
 impl<'a> Series<'a> {
-    /// A series from the bytes that [`Series::in_order`] gave.
-    pub fn from_message(message: &'a [u8]) -> Series<'a> {
-        Series { message }
-    }
-
-    /// Whether the series' label bytes are `guess`. One comparison, for senders who repeat
-    /// themselves; `guess` must be label bytes of another request.
+    /// The label records, if they take up just `len` bytes: for senders who repeat themselves, the
+    /// length of last time saves walking the records. When they do not, the answer is `None` or
+    /// bytes that are no whole records, which equal no series' label bytes.
     #[inline]
-    pub fn has_labels(&self, guess: &[u8]) -> bool {
-        self.message.starts_with(guess) && self.message.get(guess.len()) != Some(&LABEL_TAG)
+    pub fn label_bytes_if(&self, len: usize) -> Option<&'a [u8]> {
+        (self.message.get(len) != Some(&LABEL_TAG)).then(|| self.message.get(..len)).flatten()
     }
 
     /// The label records as they stand: what names the series from request to request.
@@ -155,10 +169,7 @@ impl<'a> Series<'a> {
     }
 
     /// The message with its label records moved to the front.
-    ///
-    /// # Errors
-    /// [`DecodeError`] when it is not protobuf.
-    pub fn in_order(&self) -> Result<Cow<'a, [u8]>, DecodeError> {
+    fn in_order(&self) -> Result<Cow<'a, [u8]>, DecodeError> {
         let mut labels = Vec::new();
         let mut others = Vec::new();
         let mut fields = Fields::of(self.message, "TimeSeries");
