@@ -1,0 +1,171 @@
+//! The scrape pools of all jobs: reload, targets, status.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
+use model::{TargetGroup, TenantId};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use stdx::clock::Clock;
+use storage::Appender;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::client::{Connector, HttpClient, TlsConfigs};
+use crate::config::{HttpClientConfig, ScrapeConfig};
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::schedule::SteadyClock;
+use crate::shared::{Shared, Spares};
+use crate::target::Owner;
+
+/// A configuration that cannot be put to work. Nothing of it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("job {job}: {problem}")]
+pub struct ApplyError {
+    /// The job at fault.
+    pub job: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Scrapes for one tenant. Each target has a task of its own, so none waits for another.
+///
+/// Methods that start tasks ([`Manager::apply`], [`Manager::update_targets`]) are called within a
+/// tokio runtime with timers and network.
+pub struct Manager {
+    shared: Arc<Shared>,
+    pools: Mutex<BTreeMap<String, Pool>>,
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager").field("pools", &self.scrape_pools()).finish_non_exhaustive()
+    }
+}
+
+/// What a manager works with.
+pub struct ManagerParts {
+    /// Takes the rows.
+    pub appender: Arc<dyn Appender>,
+    /// Whose rows they are.
+    pub tenant: TenantId,
+    /// The cluster the targets are in; part of their identity and of their place in the interval.
+    /// Empty where there is only one.
+    pub cluster: String,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// The way to the targets.
+    pub connector: Arc<dyn Connector>,
+}
+
+impl Manager {
+    /// A manager without pools; its metrics go to `registry`, named `marigraph_scrape_*`.
+    pub fn new(parts: ManagerParts, registry: &mut Registry) -> Manager {
+        Manager {
+            shared: Arc::new(Shared {
+                owner: Owner { tenant: parts.tenant, cluster: parts.cluster },
+                appender: parts.appender,
+                connector: parts.connector,
+                tls: Arc::new(TlsConfigs::default()),
+                clock: SteadyClock::new(parts.clock),
+                metrics: Metrics::new(registry),
+                bodies: Spares::default(),
+                scratches: Spares::default(),
+                shutdown: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+            }),
+            pools: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Makes `configs` the configuration. Pools whose configuration is unchanged go on undisturbed;
+    /// changed ones keep their targets and hand them over; those no longer there end.
+    ///
+    /// # Errors
+    /// A job whose client cannot be made (TLS files). Nothing has changed then.
+    pub fn apply(&self, configs: &[Arc<ScrapeConfig>]) -> Result<(), ApplyError> {
+        let mut pools = self.pools.lock();
+        let mut changed = Vec::new();
+        for config in configs {
+            if pools.get(&config.job_name).is_some_and(|pool| **pool.config() == **config) {
+                continue;
+            }
+            let client = self
+                .client(&config.http)
+                .map_err(|problem| ApplyError { job: config.job_name.clone(), problem })?;
+            changed.push((config.clone(), Arc::new(client)));
+        }
+        let wanted: std::collections::HashSet<&str> = configs.iter().map(|config| config.job_name.as_str()).collect();
+        for (_, pool) in pools.extract_if(.., |name, _| !wanted.contains(name.as_str())) {
+            pool.stop();
+        }
+        for (config, client) in changed {
+            match pools.get_mut(&config.job_name) {
+                Some(pool) => pool.reconfigure(config, client),
+                None => {
+                    let name = config.job_name.clone();
+                    pools.insert(name, Pool::new(self.shared.clone(), config, client));
+                }
+            }
+        }
+        drop(pools);
+        self.shared.tls.forget_unused();
+        Ok(())
+    }
+
+    /// The targets of `pool` are now exactly those of `groups`. A pool that is not configured
+    /// (any more) is left alone.
+    pub fn update_targets(&self, pool: &str, groups: Vec<TargetGroup>) {
+        if let Some(pool) = self.pools.lock().get_mut(pool) {
+            pool.update(groups);
+        }
+    }
+
+    /// A client for requests beside scraping (HTTP discovery), over the same connector.
+    ///
+    /// # Errors
+    /// A TLS file that cannot be read or used; the message names it.
+    pub fn client(&self, config: &HttpClientConfig) -> Result<HttpClient, String> {
+        HttpClient::new(config, self.shared.connector.clone(), self.shared.tls.clone())
+    }
+
+    /// The names of all pools, sorted.
+    pub fn scrape_pools(&self) -> Vec<String> {
+        self.pools.lock().keys().cloned().collect()
+    }
+
+    /// Targets being scraped, by pool, then labels.
+    pub fn active_targets(&self) -> Vec<ActiveTarget> {
+        let mut targets = Vec::new();
+        self.pools.lock().values().for_each(|pool| pool.active(&mut targets));
+        targets
+    }
+
+    /// Targets that relabelling dropped, by pool, as far as they are remembered.
+    pub fn dropped_targets(&self) -> Vec<DroppedTarget> {
+        self.pools.lock().values().flat_map(|pool| pool.dropped().to_vec()).collect()
+    }
+
+    /// How many targets relabelling dropped, by pool.
+    pub fn dropped_counts(&self) -> BTreeMap<String, usize> {
+        self.pools.lock().iter().map(|(name, pool)| (name.clone(), pool.dropped_count())).collect()
+    }
+
+    /// What active targets say of their metrics: of `metric`, or of all.
+    pub fn target_metadata(&self, metric: Option<&str>) -> Vec<TargetMetadata> {
+        let mut metadata = Vec::new();
+        self.pools.lock().values().for_each(|pool| pool.metadata(metric, &mut metadata));
+        metadata
+    }
+
+    /// Stops all scraping and waits until nobody appends any more. Writes no staleness markers:
+    /// the targets are still there.
+    pub async fn shutdown(&self) {
+        self.shared.shutdown.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}

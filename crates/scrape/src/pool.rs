@@ -1,0 +1,290 @@
+//! A scrape pool: one job, its targets, and a task for each.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
+use model::{Labels, SourceId, TargetGroup};
+use storage::SeriesRef;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::client::HttpClient;
+use crate::config::ScrapeConfig;
+use crate::metrics::Job;
+use crate::schedule::Schedule;
+use crate::scraper::Scraper;
+use crate::shared::{Shared, Status};
+use crate::target::{Populated, Target, populate};
+
+/// One job's targets.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    config: Arc<ScrapeConfig>,
+    client: Arc<HttpClient>,
+    groups: Vec<TargetGroup>,
+    targets: BTreeMap<SourceId, Running>,
+    dropped: Vec<DroppedTarget>,
+    dropped_count: usize,
+    /// The error of all targets while there are more than the limit.
+    forced_error: Option<String>,
+}
+
+/// A target with its task.
+struct Running {
+    target: Arc<Target>,
+    status: Arc<Status>,
+    order: watch::Sender<Order>,
+    task: JoinHandle<Vec<SeriesRef>>,
+}
+
+/// What a task is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Go on.
+    Scrape,
+    /// The target is gone: end its series, unless somebody goes on with them.
+    Gone,
+    /// Another task takes over: leave the series as they are.
+    HandOver,
+}
+
+impl Pool {
+    pub(crate) fn new(shared: Arc<Shared>, config: Arc<ScrapeConfig>, client: Arc<HttpClient>) -> Pool {
+        Pool {
+            shared,
+            config,
+            client,
+            groups: Vec::new(),
+            targets: BTreeMap::new(),
+            dropped: Vec::new(),
+            dropped_count: 0,
+            forced_error: None,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Arc<ScrapeConfig> {
+        &self.config
+    }
+
+    /// Goes on under another configuration: targets that stay the same are handed over.
+    pub(crate) fn reconfigure(&mut self, config: Arc<ScrapeConfig>, client: Arc<HttpClient>) {
+        self.config = config;
+        self.client = client;
+        let groups = std::mem::take(&mut self.groups);
+        self.sync(groups, true);
+    }
+
+    /// The targets are now those of `groups`.
+    pub(crate) fn update(&mut self, groups: Vec<TargetGroup>) {
+        self.sync(groups, false);
+    }
+
+    fn sync(&mut self, groups: Vec<TargetGroup>, restart: bool) {
+        let wanted = self.populate(&groups);
+        self.groups = groups;
+        let limit = self.config.limits.targets;
+        let count = wanted.len() as u64;
+        let forced_error = (limit > 0 && count > limit)
+            .then(|| format!("target_limit exceeded (number of targets: {count}, limit: {limit})"));
+        let restart = restart || forced_error != self.forced_error;
+        self.forced_error = forced_error;
+        let mut before = std::mem::take(&mut self.targets);
+        for (id, target) in wanted {
+            let running = match before.remove(&id) {
+                Some(mut running) if !restart && running.same_times(&target) => {
+                    // Labels before relabelling may have changed all the same.
+                    if *running.target != target {
+                        running.target = Arc::new(target);
+                    }
+                    running
+                }
+                Some(running) => {
+                    let before = running.stop(Order::HandOver);
+                    self.start(target, Some(before))
+                }
+                None => self.start(target, None),
+            };
+            self.targets.insert(id, running);
+        }
+        for running in before.into_values() {
+            drop(running.stop(Order::Gone));
+        }
+        let job = Job { scrape_job: self.config.job_name.clone() };
+        self.shared.metrics.targets.get_or_create(&job).set(self.targets.len() as i64);
+        self.shared.metrics.targets_dropped.get_or_create(&job).set(self.dropped_count as i64);
+    }
+
+    /// All targets of `groups`, relabelled, each once.
+    fn populate(&mut self, groups: &[TargetGroup]) -> Vec<(SourceId, Target)> {
+        self.dropped.clear();
+        self.dropped_count = 0;
+        let keep = match self.config.limits.dropped_targets_kept {
+            0 => usize::MAX,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        };
+        let mut seen = HashSet::new();
+        let mut targets = Vec::new();
+        for group in groups {
+            for own in &group.targets {
+                match populate(&self.shared.owner, &self.config, &group.labels, own) {
+                    Ok(Populated::Scraped(target)) => {
+                        if seen.insert(target.id) {
+                            targets.push((target.id, *target));
+                        }
+                    }
+                    Ok(Populated::Dropped(discovered_labels)) => {
+                        self.dropped_count += 1;
+                        if self.dropped.len() < keep {
+                            let scrape_pool = self.config.job_name.clone();
+                            self.dropped.push(DroppedTarget { scrape_pool, discovered_labels });
+                        }
+                    }
+                    Err(problem) => self.invalid(group, own, &problem),
+                }
+            }
+        }
+        targets
+    }
+
+    fn invalid(&self, group: &TargetGroup, own: &Labels, problem: &str) {
+        self.shared.metrics.targets_invalid.inc();
+        tracing::warn!(job = %self.config.job_name, group = %group.source, target = %own, "not a target: {problem}");
+    }
+
+    fn start(&self, target: Target, before: Option<JoinHandle<Vec<SeriesRef>>>) -> Running {
+        let target = Arc::new(target);
+        let status = Arc::new(Status::default());
+        let (order, orders) = watch::channel(Order::Scrape);
+        let (shared, config, client) = (self.shared.clone(), self.config.clone(), self.client.clone());
+        let (for_task, status_of_task, forced) = (target.clone(), status.clone(), self.forced_error.clone());
+        let task = self.shared.tasks.spawn(async move {
+            let inherited = match before {
+                Some(before) => before.await.unwrap_or_default(),
+                None => Vec::new(),
+            };
+            let scraper =
+                Scraper::new(shared.clone(), config, client, for_task, status_of_task, forced, &inherited);
+            run(shared, scraper, orders).await
+        });
+        Running { target, status, order, task }
+    }
+
+    /// All targets are gone: the job is no longer configured.
+    pub(crate) fn stop(self) {
+        let job = Job { scrape_job: self.config.job_name.clone() };
+        self.shared.metrics.targets.remove(&job);
+        self.shared.metrics.targets_dropped.remove(&job);
+        for running in self.targets.into_values() {
+            drop(running.stop(Order::Gone));
+        }
+    }
+
+    pub(crate) fn active(&self, out: &mut Vec<ActiveTarget>) {
+        let first = out.len();
+        out.extend(self.targets.values().map(|running| {
+            let (target, status) = (&running.target, running.status.get());
+            ActiveTarget {
+                scrape_pool: self.config.job_name.clone(),
+                discovered_labels: target.discovered.clone(),
+                labels: target.labels.clone(),
+                scrape_url: target.url.to_string(),
+                last_error: status.last_error,
+                last_scrape_ms: status.last_scrape_ms,
+                last_scrape_duration_seconds: status.last_duration_seconds,
+                health: status.health,
+                scrape_interval_ms: i64::try_from(target.interval.as_millis()).unwrap_or(i64::MAX),
+                scrape_timeout_ms: i64::try_from(target.timeout.as_millis()).unwrap_or(i64::MAX),
+            }
+        }));
+        out[first..].sort_by(|a, b| a.labels.cmp(&b.labels).then_with(|| a.scrape_url.cmp(&b.scrape_url)));
+    }
+
+    pub(crate) fn dropped(&self) -> &[DroppedTarget] {
+        &self.dropped
+    }
+
+    pub(crate) fn dropped_count(&self) -> usize {
+        self.dropped_count
+    }
+
+    pub(crate) fn metadata(&self, metric: Option<&str>, out: &mut Vec<TargetMetadata>) {
+        for running in self.targets.values() {
+            for (name, metadata) in running.status.get().metadata.iter() {
+                if metric.is_none_or(|metric| metric == name) {
+                    let (target, metric) = (running.target.labels.clone(), name.clone());
+                    out.push(TargetMetadata { target, metric, metadata: metadata.clone() });
+                }
+            }
+        }
+    }
+}
+
+impl Running {
+    fn same_times(&self, target: &Target) -> bool {
+        (self.target.interval, self.target.timeout) == (target.interval, target.timeout)
+    }
+
+    fn stop(self, order: Order) -> JoinHandle<Vec<SeriesRef>> {
+        // The task may have ended by itself at shutdown; then nobody listens.
+        _ = self.order.send(order);
+        self.task
+    }
+}
+
+/// Scrapes on schedule until told otherwise; gives the series left alive.
+async fn run(shared: Arc<Shared>, mut scraper: Scraper, mut orders: watch::Receiver<Order>) -> Vec<SeriesRef> {
+    let schedule = Schedule::new(scraper.target.id, scraper.target.interval);
+    let mut last = None;
+    loop {
+        let now_ms = shared.clock.now_ms();
+        let tick = schedule.next(now_ms, last);
+        shared.metrics.ticks_skipped.inc_by(schedule.skipped(last, tick));
+        let wait = std::time::Duration::from_millis((tick - now_ms).max(0).unsigned_abs());
+        tokio::select! {
+            biased;
+            () = shared.shutdown.cancelled() => return Vec::new(),
+            _ = orders.changed() => break,
+            () = tokio::time::sleep_until(Instant::now() + wait) => {}
+        }
+        let began_ms = shared.clock.now_ms();
+        shared.metrics.lateness.observe((began_ms - tick).max(0) as f64 / 1000.0);
+        // A timestamp never goes back, even when the clock has been put back.
+        let timestamp_ms = schedule.timestamp(tick, began_ms).max(last.map_or(i64::MIN, |last| last + 1));
+        last = Some(tick.max(timestamp_ms - timestamp_ms.rem_euclid(1)));
+        tokio::select! {
+            biased;
+            () = shared.shutdown.cancelled() => return Vec::new(),
+            _ = orders.changed() => break,
+            () = scraper.scrape(timestamp_ms) => {}
+        }
+    }
+    // A sender dropped without an order means that the pool is gone at shutdown.
+    let order = *orders.borrow();
+    match order {
+        Order::HandOver => scraper.live(),
+        Order::Gone => {
+            end(&shared, &mut scraper, schedule, last).await;
+            Vec::new()
+        }
+        Order::Scrape => Vec::new(),
+    }
+}
+
+/// Ends a target's series where its next scrape would have been, but only after the one behind it:
+/// if the target lives on under another pool, newer samples are there by then, and the markers come
+/// too late to be taken.
+///
+/// Source: Prometheus `scrapeLoop.endOfRunStaleness`.
+async fn end(shared: &Shared, scraper: &mut Scraper, schedule: Schedule, last: Option<i64>) {
+    let Some(last) = last else { return };
+    let stale_ms = last + schedule.interval_ms();
+    let write_ms = stale_ms + schedule.interval_ms() + schedule.interval_ms() / 10;
+    let wait = std::time::Duration::from_millis((write_ms - shared.clock.now_ms()).max(0).unsigned_abs());
+    tokio::select! {
+        biased;
+        () = shared.shutdown.cancelled() => {}
+        () = tokio::time::sleep(wait) => scraper.end(stale_ms),
+    }
+}

@@ -1,0 +1,467 @@
+//! One target's scrapes, one after the other: fetch, read, append.
+//!
+//! A scrape becomes one batch: the row at the scrape's time with the report (`up` and its like) at
+//! its end, one row for each timestamp the target itself states, and one row of staleness markers
+//! for what has vanished. A failed scrape is the markers of everything and the report.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Labels, Metadata, stale_nan};
+use storage::{
+    Appended, Batch, Late, MetadataEntry, Policy, RejectReason, Rejection, Row, SeriesRef, SourceDesc, SourceRef,
+    StoreError,
+};
+use tokio::time::Instant;
+use wire::exposition::{CreatedLines, Protocol, RowMemory, ScrapedRow, accept_header};
+
+use crate::client::{Fetch, FetchError, HttpClient, Slot};
+use crate::columns::{Assembled, Columns, stored_labels};
+use crate::config::ScrapeConfig;
+use crate::shared::{Shared, Status};
+use crate::target::Target;
+
+/// Intervals up to this long keep the connection open: it costs some 20 kB a target, and closing it
+/// a handshake a scrape.
+const KEEP_ALIVE_INTERVAL_MAX: Duration = Duration::from_secs(30);
+
+/// The report of every scrape.
+const REPORT: [&str; 5] = [
+    "up",
+    "scrape_duration_seconds",
+    "scrape_samples_scraped",
+    "scrape_samples_post_metric_relabeling",
+    "scrape_series_added",
+];
+/// The report's further series, where configured.
+const EXTRA_REPORT: [&str; 3] = ["scrape_timeout_seconds", "scrape_sample_limit", "scrape_body_size_bytes"];
+
+/// Samples with timestamps of their own may repeat and come late, as Prometheus' store takes them
+/// within its window; the row itself may not.
+const LANES: Policy = Policy { late: Late::Accept, ..Policy::SCRAPE };
+
+/// What a scrape found, for the report.
+#[derive(Debug, Default)]
+struct Counts {
+    scraped: usize,
+    kept: usize,
+    added: usize,
+    body_bytes: i64,
+}
+
+/// Memory that a scrape needs only while it is read and appended; shared by all targets.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    scraped: ScrapedRow,
+    assembled: Assembled,
+}
+
+/// Scrapes one target.
+pub(crate) struct Scraper {
+    shared: Arc<Shared>,
+    config: Arc<ScrapeConfig>,
+    client: Arc<HttpClient>,
+    pub(crate) target: Arc<Target>,
+    status: Arc<Status>,
+    /// Set when the pool has too many targets: every scrape fails with it.
+    forced_error: Option<String>,
+    accept: String,
+    slot: Slot,
+    memory: RowMemory,
+    columns: Columns,
+    opened: Option<Opened>,
+}
+
+/// What the store knows the target by.
+struct Opened {
+    source: SourceRef,
+    report: Vec<SeriesRef>,
+}
+
+impl Scraper {
+    /// A scraper that goes on where another has left `inherited` series alive.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        config: Arc<ScrapeConfig>,
+        client: Arc<HttpClient>,
+        target: Arc<Target>,
+        status: Arc<Status>,
+        forced_error: Option<String>,
+        inherited: &[SeriesRef],
+    ) -> Scraper {
+        let accept = accept_header(&config.protocols, config.escaping);
+        Scraper {
+            shared,
+            config,
+            client,
+            target,
+            status,
+            forced_error,
+            accept,
+            slot: Slot::default(),
+            memory: RowMemory::new(CreatedLines::default()),
+            columns: Columns::inheriting(inherited),
+            opened: None,
+        }
+    }
+
+    /// Scrapes once; the row gets `timestamp_ms`. May be dropped while it waits for the target, and
+    /// then nothing has been appended.
+    pub(crate) async fn scrape(&mut self, timestamp_ms: i64) {
+        let started = Instant::now();
+        self.shared.metrics.scrapes.inc();
+        let mut body = self.shared.bodies.take();
+        let fetched = self.fetch(&mut body).await;
+        let mut scratch = self.shared.scratches.take();
+        let mut counts = Counts { body_bytes: body.len() as i64, ..Counts::default() };
+        let outcome = match fetched {
+            Ok(protocol) => self.read(&body, protocol, timestamp_ms, &mut scratch, &mut counts),
+            Err((reason, message)) => {
+                counts.body_bytes = if reason == "body_size_limit" { -1 } else { 0 };
+                Err((reason, message))
+            }
+        };
+        self.shared.metrics.body_bytes.inc_by(body.len() as u64);
+        self.shared.bodies.give(body, Vec::capacity);
+        let duration = started.elapsed();
+        self.shared.metrics.duration.observe(duration.as_secs_f64());
+        if let Err((reason, message)) = &outcome {
+            self.shared.metrics.failed(reason);
+            tracing::debug!(target_url = %self.target.url, job = %self.config.job_name, "scrape failed: {message}");
+        }
+        self.append(timestamp_ms, duration, outcome.is_ok(), &counts, &mut scratch);
+        self.status.set(timestamp_ms, duration, outcome.err().map(|(_, message)| message));
+        self.shared.scratches.give(scratch, |scratch| scratch.scraped.values.capacity() * 32);
+    }
+
+    /// Series that get a staleness marker if nobody scrapes the target any more.
+    pub(crate) fn live(&self) -> Vec<SeriesRef> {
+        let mut live = self.columns.live();
+        live.extend(self.opened.iter().flat_map(|opened| &opened.report).filter(|_| self.has_scraped()));
+        live
+    }
+
+    /// Ends all series of the target at `timestamp_ms`, except those that somebody else goes on with.
+    pub(crate) fn end(&mut self, timestamp_ms: i64) {
+        let live = self.live();
+        self.columns.failed();
+        let Some(opened) = self.opened.as_ref().filter(|_| !live.is_empty()) else { return };
+        let stale = vec![stale_nan(); live.len()];
+        let row = Row::floats(opened.source, timestamp_ms, &live, &stale);
+        match self.shared.appender.append(&Batch::rows(&[row], Policy::SCRAPE)) {
+            Ok(appended) => _ = self.shared.metrics.stale_markers.inc_by(appended.samples as u64),
+            Err(e) => self.append_failed(&e),
+        }
+    }
+
+    fn has_scraped(&self) -> bool {
+        self.status.last_scrape_ms() != 0
+    }
+
+    async fn fetch(&mut self, body: &mut Vec<u8>) -> Result<Protocol, (&'static str, String)> {
+        if let Some(error) = &self.forced_error {
+            return Err(("target_limit", error.clone()));
+        }
+        let fetch = Fetch {
+            url: &self.target.url,
+            accept: &self.accept,
+            gzip: self.config.enable_compression,
+            timeout: self.target.timeout,
+            announce_timeout: true,
+            body_bytes_max: self.config.limits.body_bytes,
+            keep_alive: self.target.interval <= KEEP_ALIVE_INTERVAL_MAX,
+        };
+        let fetched = self.slot.fetch(&self.client, &fetch, body).await.map_err(|e| {
+            let reason = match &e {
+                FetchError::Deadline(_) => "timeout",
+                FetchError::BodySize => "body_size_limit",
+                FetchError::Status(_) => "status",
+                _ => "fetch",
+            };
+            let message =
+                if e.is_transport() { format!("Get \"{}\": {e}", self.target.url) } else { e.to_string() };
+            (reason, message)
+        })?;
+        let content_type = fetched.content_type.as_deref();
+        let negotiated = Protocol::of_content_type(content_type, self.config.fallback_protocol)
+            .map_err(|e| ("content_type", e.to_string()))?;
+        Ok(negotiated.protocol)
+    }
+
+    /// Reads a body into `scratch`, ready to be appended.
+    fn read(
+        &mut self,
+        body: &[u8],
+        protocol: Protocol,
+        timestamp_ms: i64,
+        scratch: &mut Scratch,
+        counts: &mut Counts,
+    ) -> Result<(), (&'static str, String)> {
+        let Scratch { scraped, assembled } = scratch;
+        self.memory.read(body, protocol, scraped).map_err(|e| ("parse", e.to_string()))?;
+        counts.scraped = scraped.samples_scraped();
+        let outcome = self.take_up(scraped, timestamp_ms, assembled, counts);
+        if outcome.is_err() {
+            // The memory knows lines whose columns we know nothing of: start anew.
+            self.memory = RowMemory::new(CreatedLines::default());
+            self.columns.forget_columns();
+        }
+        outcome
+    }
+
+    fn take_up(
+        &mut self,
+        scraped: &mut ScrapedRow,
+        timestamp_ms: i64,
+        assembled: &mut Assembled,
+        counts: &mut Counts,
+    ) -> Result<(), (&'static str, String)> {
+        self.columns.retire(&scraped.retired_columns);
+        let limit = self.config.limits.samples;
+        let over_limit = |kept: usize| {
+            (limit > 0 && kept as u64 > limit).then(|| ("sample_limit", "sample limit exceeded".to_owned()))
+        };
+        if !scraped.new_columns.is_empty() {
+            let mut new = Vec::with_capacity(scraped.new_columns.len());
+            for (column, labels) in scraped.new_columns.drain(..) {
+                let stored = stored_labels(&self.config, &self.target.labels, &labels);
+                new.push((column, stored.map_err(|e| ("labels", e))?));
+            }
+            counts.kept =
+                self.columns.count_stored(&scraped.columns) + new.iter().filter(|(_, l)| l.is_some()).count();
+            if let Some(error) = over_limit(counts.kept) {
+                return Err(error);
+            }
+            self.learn(new).map_err(|e| ("store", e.to_string()))?;
+        }
+        let report = self.open().map_err(|e| ("store", e.to_string()))?.report.clone();
+        self.columns.assemble(&self.config, scraped, timestamp_ms, &report, assembled);
+        (counts.kept, counts.added) = (assembled.kept, assembled.added);
+        if let Some(error) = over_limit(counts.kept) {
+            return Err(error);
+        }
+        if !scraped.metadata.is_empty() {
+            self.status.set_metadata(self.memory.metadata());
+        }
+        Ok(())
+    }
+
+    /// Resolves new columns.
+    fn learn(&mut self, new: Vec<(u32, Option<Labels>)>) -> Result<(), StoreError> {
+        let source = self.open()?.source;
+        let labels: Vec<Labels> = new.iter().filter_map(|(_, labels)| labels.clone()).collect();
+        let mut resolved = self.shared.appender.resolve(source, &labels)?.into_iter();
+        let mut refused = 0;
+        let found: Vec<(u32, Option<SeriesRef>)> = new
+            .iter()
+            .map(|(column, labels)| {
+                let series = labels.as_ref().and_then(|_| resolved.next().flatten());
+                refused += usize::from(labels.is_some() && series.is_none());
+                (*column, series)
+            })
+            .collect();
+        self.shared.rejected(RejectReason::SeriesLimit, refused);
+        self.columns.learn(found.into_iter());
+        Ok(())
+    }
+
+    /// Opens the source and resolves the report's series, once.
+    fn open(&mut self) -> Result<&Opened, StoreError> {
+        if self.opened.is_none() {
+            let target = &self.target;
+            let desc = SourceDesc {
+                tenant: self.shared.owner.tenant.clone(),
+                id: target.id,
+                labels: target.labels.clone(),
+            };
+            let source = self.shared.appender.open_source(&desc)?;
+            let extra: &[&str] = if self.config.extra_metrics { &EXTRA_REPORT } else { &[] };
+            let labels: Vec<Labels> = REPORT.iter().chain(extra).map(|name| with_name(&target.labels, name)).collect();
+            let report = self.shared.appender.resolve(source, &labels)?;
+            let Some(report) = report.into_iter().collect::<Option<Vec<SeriesRef>>>() else {
+                return Err(StoreError::Limit {
+                    tenant: self.shared.owner.tenant.to_string(),
+                    limit: "no series left for the report of a scrape".to_owned(),
+                });
+            };
+            self.opened = Some(Opened { source, report });
+        }
+        // Just set where it was not; the error arm cannot be reached.
+        self.opened.as_ref().ok_or(StoreError::UnknownSource(0))
+    }
+
+    /// The values of the report.
+    fn report_values(&self, duration: Duration, up: bool, counts: &Counts, values: &mut Vec<f64>) {
+        values.extend([
+            f64::from(u8::from(up)),
+            duration.as_secs_f64(),
+            counts.scraped as f64,
+            counts.kept as f64,
+            counts.added as f64,
+        ]);
+        if self.config.extra_metrics {
+            values.extend([
+                self.target.timeout.as_secs_f64(),
+                self.config.limits.samples as f64,
+                counts.body_bytes as f64,
+            ]);
+        }
+    }
+
+    /// Appends what the scrape has become. `scratch` holds a row when it was successful.
+    fn append(&mut self, timestamp_ms: i64, duration: Duration, up: bool, counts: &Counts, scratch: &mut Scratch) {
+        if let Err(e) = self.open() {
+            self.columns.not_taken();
+            return self.append_failed(&e);
+        }
+        let Scratch { scraped, assembled } = scratch;
+        if !up {
+            let mut values = Vec::with_capacity(8);
+            self.report_values(duration, false, counts, &mut values);
+            return self.append_failure(timestamp_ms, &values);
+        }
+        self.report_values(duration, true, counts, &mut assembled.values);
+        match self.append_row(timestamp_ms, &scraped.metadata, assembled) {
+            Ok(appended) if has_unknown(&appended) => self.append_again(timestamp_ms, duration, counts, scratch),
+            Ok(appended) => {
+                self.columns.taken(assembled);
+                self.count(&appended);
+            }
+            Err(e) => {
+                self.columns.not_taken();
+                self.append_failed(&e);
+            }
+        }
+    }
+
+    /// The store has forgotten series: resolves all anew and appends once more. What it had taken
+    /// already is there, and counts as taken again.
+    fn append_again(&mut self, timestamp_ms: i64, duration: Duration, counts: &Counts, scratch: &mut Scratch) {
+        let Scratch { scraped, assembled } = scratch;
+        let resolved = self.resolve_all().and_then(|()| {
+            let report = self.open()?.report.clone();
+            self.columns.assemble(&self.config, scraped, timestamp_ms, &report, assembled);
+            self.report_values(duration, true, counts, &mut assembled.values);
+            self.append_row(timestamp_ms, &scraped.metadata, assembled)
+        });
+        match resolved {
+            Ok(appended) => {
+                self.columns.taken(assembled);
+                self.count(&appended);
+            }
+            Err(e) => {
+                self.columns.not_taken();
+                self.append_failed(&e);
+            }
+        }
+    }
+
+    fn resolve_all(&mut self) -> Result<(), StoreError> {
+        self.opened = None;
+        self.columns = Columns::default();
+        let mut all: Vec<(u32, Option<Labels>)> = Vec::new();
+        let (config, target) = (&self.config, &self.target);
+        self.memory.each_series(|column, labels| {
+            // Labels that were refused would have failed the scrape before.
+            all.push((column, stored_labels(config, &target.labels, &labels).unwrap_or(None)));
+        });
+        self.learn(all)
+    }
+
+    fn append_row(
+        &self,
+        timestamp_ms: i64,
+        metadata: &[(String, Metadata)],
+        assembled: &Assembled,
+    ) -> Result<Appended, StoreError> {
+        let Some(opened) = &self.opened else { return Err(StoreError::UnknownSource(0)) };
+        let source = opened.source;
+        let metadata: Vec<MetadataEntry<'_>> =
+            metadata.iter().map(|(metric, metadata)| MetadataEntry { source, metric, metadata }).collect();
+        let stale_values = vec![stale_nan(); assembled.stale.len()];
+        let row = Row {
+            source,
+            timestamp_ms,
+            series: self.columns.row_series(),
+            values: &assembled.values,
+            histograms: &[],
+            start_timestamps: &assembled.start_timestamps,
+            exemplars: &assembled.exemplars,
+        };
+        let stale = Row::floats(source, timestamp_ms, &assembled.stale, &stale_values);
+        let rows = if assembled.stale.is_empty() { &[row][..] } else { &[row, stale][..] };
+        let batch = Batch { rows, metadata: &metadata, policy: Policy::SCRAPE, key: None };
+        let mut appended = self.shared.appender.append(&batch)?;
+        self.shared.metrics.stale_markers.inc_by(assembled.stale.len() as u64);
+        if !assembled.lanes.is_empty() {
+            let lanes = self.append_lanes(source, assembled)?;
+            appended.samples += lanes.samples;
+            appended.rejected.extend(lanes.rejected);
+        }
+        Ok(appended)
+    }
+
+    fn append_lanes(&self, source: SourceRef, assembled: &Assembled) -> Result<Appended, StoreError> {
+        let rows: Vec<Row<'_>> = assembled
+            .lanes
+            .iter()
+            .map(|lane| Row {
+                source,
+                timestamp_ms: lane.timestamp_ms,
+                series: &assembled.lane_series[lane.samples.clone()],
+                values: &assembled.lane_values[lane.samples.clone()],
+                histograms: &[],
+                start_timestamps: &[],
+                exemplars: &assembled.lane_exemplars[lane.exemplars.clone()],
+            })
+            .collect();
+        self.shared.appender.append(&Batch::rows(&rows, LANES))
+    }
+
+    /// Ends everything alive and reports the failure.
+    fn append_failure(&mut self, timestamp_ms: i64, report_values: &[f64]) {
+        let ended = self.columns.failed();
+        for attempt in 0..2 {
+            let Some(opened) = &self.opened else { return };
+            let stale_values = vec![stale_nan(); ended.len()];
+            let report = Row::floats(opened.source, timestamp_ms, &opened.report, report_values);
+            let stale = Row::floats(opened.source, timestamp_ms, &ended, &stale_values);
+            let rows = if ended.is_empty() { &[report][..] } else { &[report, stale][..] };
+            let appended = match self.shared.appender.append(&Batch::rows(rows, Policy::SCRAPE)) {
+                Ok(appended) => appended,
+                Err(e) => return self.append_failed(&e),
+            };
+            // Series that the store has forgotten need no end; the report is resolved again.
+            let unknown = |r: &Rejection| r.reason == RejectReason::UnknownSeries && r.row == 0;
+            if attempt == 1 || !appended.rejected.iter().any(unknown) {
+                self.shared.metrics.stale_markers.inc_by(ended.len() as u64);
+                return self.count(&appended);
+            }
+            self.opened = None;
+            if let Err(e) = self.open() {
+                return self.append_failed(&e);
+            }
+        }
+    }
+
+    fn count(&self, appended: &Appended) {
+        self.shared.metrics.samples.inc_by(appended.samples as u64);
+        for rejection in &appended.rejected {
+            self.shared.rejected(rejection.reason, 1);
+        }
+    }
+
+    fn append_failed(&self, error: &StoreError) {
+        self.shared.metrics.append_failures.inc();
+        tracing::warn!(target_url = %self.target.url, job = %self.config.job_name, "row not stored: {error}");
+    }
+}
+
+fn has_unknown(appended: &Appended) -> bool {
+    appended.rejected.iter().any(|rejection| rejection.reason == RejectReason::UnknownSeries)
+}
+
+fn with_name(labels: &Labels, name: &str) -> Labels {
+    // Target labels hold no name: relabelled ones that begin with two underscores are gone.
+    Labels::from_pairs(labels.iter().chain([(model::labels::METRIC_NAME, name)]))
+}

@@ -1,0 +1,105 @@
+//! What all scrapers of a manager share, and what each tells of itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::Metadata;
+use model::status::TargetHealth;
+use parking_lot::Mutex;
+use storage::{Appender, RejectReason};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::client::{Connector, TlsConfigs};
+use crate::metrics::{Metrics, Reason};
+use crate::schedule::SteadyClock;
+use crate::scraper::Scratch;
+use crate::target::Owner;
+
+/// Buffers kept for the next scrape.
+const SPARES_MAX: usize = 8;
+/// A buffer larger than this is given back to the system.
+const SPARE_BYTES_MAX: usize = 4 << 20;
+
+pub(crate) struct Shared {
+    pub(crate) owner: Owner,
+    pub(crate) appender: Arc<dyn Appender>,
+    pub(crate) connector: Arc<dyn Connector>,
+    pub(crate) tls: Arc<TlsConfigs>,
+    pub(crate) clock: SteadyClock,
+    pub(crate) metrics: Metrics,
+    pub(crate) bodies: Spares<Vec<u8>>,
+    pub(crate) scratches: Spares<Scratch>,
+    /// Cancelled when the manager stops: nobody writes staleness markers any more.
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Shared {
+    pub(crate) fn rejected(&self, reason: RejectReason, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let reason = match reason {
+            RejectReason::TooOld => "too_old",
+            RejectReason::OutOfOrder => "out_of_order",
+            RejectReason::Duplicate => "duplicate",
+            RejectReason::UnknownSeries => "unknown_series",
+            RejectReason::SeriesLimit => "series_limit",
+            RejectReason::Invalid => "invalid",
+        };
+        self.metrics.rejected.get_or_create(&Reason { reason }).inc_by(count as u64);
+    }
+}
+
+/// Things to be used again by whoever comes next.
+#[derive(Debug, Default)]
+pub(crate) struct Spares<T>(Mutex<Vec<T>>);
+
+impl<T: Default> Spares<T> {
+    pub(crate) fn take(&self) -> T {
+        self.0.lock().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give(&self, spare: T, bytes: impl Fn(&T) -> usize) {
+        let mut spares = self.0.lock();
+        if spares.len() < SPARES_MAX && bytes(&spare) <= SPARE_BYTES_MAX {
+            spares.push(spare);
+        }
+    }
+}
+
+/// How a target fares.
+#[derive(Debug, Default)]
+pub(crate) struct Status(Mutex<StatusInner>);
+
+#[derive(Debug, Default, Clone)]
+pub(crate) struct StatusInner {
+    pub(crate) last_error: String,
+    pub(crate) last_scrape_ms: i64,
+    pub(crate) last_duration_seconds: f64,
+    pub(crate) health: TargetHealth,
+    pub(crate) metadata: Arc<Vec<(String, Metadata)>>,
+}
+
+impl Status {
+    pub(crate) fn set(&self, timestamp_ms: i64, duration: Duration, error: Option<String>) {
+        let mut inner = self.0.lock();
+        inner.health = if error.is_some() { TargetHealth::Down } else { TargetHealth::Up };
+        inner.last_error = error.unwrap_or_default();
+        inner.last_scrape_ms = timestamp_ms;
+        inner.last_duration_seconds = duration.as_secs_f64();
+    }
+
+    pub(crate) fn set_metadata(&self, metadata: Vec<(String, Metadata)>) {
+        self.0.lock().metadata = Arc::new(metadata);
+    }
+
+    pub(crate) fn last_scrape_ms(&self) -> i64 {
+        self.0.lock().last_scrape_ms
+    }
+
+    pub(crate) fn get(&self) -> StatusInner {
+        self.0.lock().clone()
+    }
+}
