@@ -172,9 +172,9 @@ impl fmt::Display for Note<'_> {
             Note::IncompatibleBucketLayout(op) => {
                 write!(f, "incompatible bucket layout encountered for binary operator {op}")
             }
-            Note::SortInRangeQuery => {
-                f.write_str("sort is ineffective for range queries since results are always ordered by labels")
-            }
+            Note::SortInRangeQuery => f.write_str(
+                "sort is ineffective for range queries since results are always ordered by labels",
+            ),
             Note::CounterResetCollision(operation) => {
                 write!(f, "conflicting counter resets during histogram {operation}")
             }

@@ -165,7 +165,10 @@ impl Engine {
         options: &QueryOptions,
     ) -> Result<Answer, EvalError> {
         if step_ms <= 0 {
-            return Err(EvalError::BadRequest("zero or negative query resolution step widths are not accepted. Try a positive integer".into()));
+            return Err(EvalError::BadRequest(
+                "zero or negative query resolution step widths are not accepted. Try a positive integer"
+                    .into(),
+            ));
         }
         if end_ms < start_ms {
             return Err(EvalError::BadRequest("end timestamp must not be before start time".into()));

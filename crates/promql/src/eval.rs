@@ -136,7 +136,9 @@ impl Evaluator<'_> {
                 Ok(rows.into_iter().filter(|r| r.has(0)).map(|r| r.repeated(steps.count)).collect())
             }
             Kind::Aggregate(aggregate) => self.aggregate(node.span, aggregate, steps),
-            Kind::Binary(binary) if binary.left_type == ValueType::Vector && binary.right_type == ValueType::Vector => {
+            Kind::Binary(binary)
+                if binary.left_type == ValueType::Vector && binary.right_type == ValueType::Vector =>
+            {
                 self.binary_of_vectors(node.span, binary, steps)
             }
             Kind::Call { name, args } if !self.is_streamed(node) => self.call(node.span, name, args, steps),
@@ -175,9 +177,7 @@ impl Evaluator<'_> {
                 })
             }
             Kind::Over(over) => self.stream_over(over, steps, sink),
-            Kind::Negate(inner) => {
-                self.stream(inner, steps, &mut |rows| sink(self.negated(rows)))
-            }
+            Kind::Negate(inner) => self.stream(inner, steps, &mut |rows| sink(self.negated(rows))),
             Kind::Call { name, args } => self.stream_call(name, args, steps, sink),
             Kind::Binary(binary) => self.stream_binary_with_scalar(node.span, binary, steps, sink),
             _ => sink(self.vector(node, steps)?),
@@ -238,7 +238,10 @@ impl Evaluator<'_> {
             Kind::Binary(binary) => {
                 let left = self.scalar(&binary.left, steps)?;
                 let right = self.scalar(&binary.right, steps)?;
-                left.iter().zip(&right).map(|(l, r)| crate::functions::math::binary(binary.op, *l, *r)).collect()
+                left.iter()
+                    .zip(&right)
+                    .map(|(l, r)| crate::functions::math::binary(binary.op, *l, *r))
+                    .collect()
             }
             Kind::Call { name, args } => self.scalar_call(name, args, steps)?,
             _ => return Err(EvalError::Internal("a scalar was expected".into())),

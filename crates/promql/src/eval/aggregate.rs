@@ -188,7 +188,10 @@ impl Evaluator<'_> {
         aggregate: &AggregateNode,
         steps: Steps,
     ) -> Result<Vec<Row>, EvalError> {
-        use AggregateOp::{Avg, Bottomk, Count, CountValues, Group, LimitRatio, Limitk, Max, Min, Quantile, Stddev, Stdvar, Sum, Topk};
+        use AggregateOp::{
+            Avg, Bottomk, Count, CountValues, Group, LimitRatio, Limitk, Max, Min, Quantile, Stddev, Stdvar,
+            Sum, Topk,
+        };
         match aggregate.op {
             Sum | Avg | Min | Max | Count | Group | Stddev | Stdvar => self.fold(aggregate, steps),
             Quantile => self.quantile(aggregate, steps),
@@ -207,7 +210,11 @@ impl Evaluator<'_> {
                 let at = groups.of(&row.labels);
                 if at == states.len() {
                     self.budget.take(2 * row_weight(steps))?;
-                    states.push(GroupState { fold: Fold::new(op, steps.count), histograms: None, drop_name: false });
+                    states.push(GroupState {
+                        fold: Fold::new(op, steps.count),
+                        histograms: None,
+                        drop_name: false,
+                    });
                 }
                 let state = &mut states[at];
                 state.drop_name |= row.drop_name;
@@ -230,7 +237,8 @@ impl Evaluator<'_> {
     }
 
     fn add_histograms(&self, op: AggregateOp, state: &mut GroupState, row: &Row, span: Span) {
-        let present = row.histograms.iter().flatten().enumerate().filter_map(|(step, h)| Some((step, h.as_ref()?)));
+        let present =
+            row.histograms.iter().flatten().enumerate().filter_map(|(step, h)| Some((step, h.as_ref()?)));
         if op.ignores_histograms() {
             if present.count() > 0 {
                 self.note(span, &Note::HistogramIgnoredInAggregation(op.as_str()));
@@ -246,7 +254,14 @@ impl Evaluator<'_> {
         }
     }
 
-    fn add_histogram(&self, op: AggregateOp, into: &mut Histograms, h: &FloatHistogram, row: &Row, span: Span) {
+    fn add_histogram(
+        &self,
+        op: AggregateOp,
+        into: &mut Histograms,
+        h: &FloatHistogram,
+        row: &Row,
+        span: Span,
+    ) {
         if into.incompatible {
             return;
         }

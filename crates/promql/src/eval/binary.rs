@@ -67,7 +67,11 @@ impl Evaluator<'_> {
                 BinaryOp::Div => histogram((**l).clone(), &|h| h.divide(r)),
                 BinaryOp::TrimUpper | BinaryOp::TrimLower => {
                     let mut trimmed = (**l).clone();
-                    if op == BinaryOp::TrimUpper { trimmed.trim_upper(r) } else { trimmed.trim_lower(r) }
+                    if op == BinaryOp::TrimUpper {
+                        trimmed.trim_upper(r)
+                    } else {
+                        trimmed.trim_lower(r)
+                    }
                     Some((Value::Histogram(Arc::new(trimmed)), true))
                 }
                 _ => incompatible("histogram", "float"),
@@ -124,7 +128,14 @@ impl Evaluator<'_> {
         })
     }
 
-    fn with_scalar(&self, mut row: Row, scalars: &[f64], scalar_left: bool, binary: &BinaryNode, span: Span) -> Row {
+    fn with_scalar(
+        &self,
+        mut row: Row,
+        scalars: &[f64],
+        scalar_left: bool,
+        binary: &BinaryNode,
+        span: Span,
+    ) -> Row {
         let op = binary.op;
         if row.histograms.is_none() && !matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
             for (v, s) in row.floats.iter_mut().zip(scalars) {
@@ -268,14 +279,16 @@ impl Operator<'_, '_> {
             if !has_fill && (ones.is_empty() || (ones.len() == 1 && manys.is_empty())) {
                 continue;
             }
-            if !has_fill && ones.len() == 1 {
-                if let Some(rows) = self.by_column(manys, ones[0]) {
-                    out.extend(rows);
-                    continue;
-                }
+            if !has_fill
+                && ones.len() == 1
+                && let Some(rows) = self.by_column(manys, ones[0])
+            {
+                out.extend(rows);
+                continue;
             }
-            let (any_many, any_one) =
-                any.get_or_insert_with(|| (any_present(self.many, self.steps), any_present(self.one, self.steps)));
+            let (any_many, any_one) = any.get_or_insert_with(|| {
+                (any_present(self.many, self.steps), any_present(self.one, self.steps))
+            });
             let active = |step: usize| {
                 if has_fill { any_many[step] || any_one[step] } else { any_many[step] && any_one[step] }
             };
@@ -361,11 +374,10 @@ impl Operator<'_, '_> {
         active: &dyn Fn(usize) -> bool,
         out: &mut Vec<(usize, Row)>,
     ) -> Result<(), EvalError> {
-        let mut results = Results { place: LabelMap::default(), rows: Vec::new() };
-        let mut matched: HashSet<Labels, RandomState> = HashSet::default();
+        let mut results = Results::default();
         for step in (0..self.steps.count).filter(|step| active(*step)) {
             let one = self.the_one(group, step)?;
-            matched.clear();
+            results.matched.clear();
             for at in &group.left {
                 let many = &self.many[*at as usize];
                 let (cell, one_labels) = match (one, self.fill_one) {
@@ -376,14 +388,14 @@ impl Operator<'_, '_> {
                 };
                 let element = self.element(many.cell(step), cell);
                 let labels = self.labels(&many.labels, &one_labels);
-                self.accept(element, labels, step, *at as usize, &mut matched, &mut results)?;
+                self.accept(element, labels, step, *at as usize, &mut results)?;
             }
-            if let (Some(one), Some(fill), true) = (one, self.fill_many, matched.is_empty()) {
+            if let (Some(one), Some(fill), true) = (one, self.fill_many, results.matched.is_empty()) {
                 let many_labels = matched_labels(&one.labels, self.matching);
                 let element = self.element(Cell::Float(fill), one.cell(step));
                 let labels = self.labels(&many_labels, &one.labels);
                 let order = self.many.len() + group.right[0] as usize;
-                self.accept(element, labels, step, order, &mut matched, &mut results)?;
+                self.accept(element, labels, step, order, &mut results)?;
             }
         }
         out.extend(results.rows);
@@ -396,18 +408,17 @@ impl Operator<'_, '_> {
         labels: Labels,
         step: usize,
         order: usize,
-        matched: &mut HashSet<Labels, RandomState>,
         results: &mut Results,
     ) -> Result<(), EvalError> {
         let Some((value, keep)) = element else { return Ok(()) };
         if self.matching.card == Cardinality::OneToOne {
-            if !matched.is_empty() {
+            if !results.matched.is_empty() {
                 return Err(exec(
                     "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
                 ));
             }
-            matched.insert(labels.clone());
-        } else if !matched.insert(labels.clone()) {
+            results.matched.insert(labels.clone());
+        } else if !results.matched.insert(labels.clone()) {
             return Err(exec("multiple matches for labels: grouping labels must ensure unique matches"));
         }
         if keep || self.binary.return_bool {
@@ -436,7 +447,10 @@ impl Operator<'_, '_> {
 }
 
 /// The results of a group, by labels.
+#[derive(Default)]
 struct Results {
+    /// Labels of the results at the present step, kept or not.
+    matched: HashSet<Labels, RandomState>,
     place: LabelMap<Labels, usize>,
     rows: Vec<(usize, Row)>,
 }

@@ -171,7 +171,12 @@ impl Evaluator<'_> {
                 let next = out.len();
                 let number = *place.entry(labels.clone()).or_insert(next);
                 if number == next {
-                    out.push(Histogram { labels, drop_name: row.drop_name, buckets: Vec::new(), native: None });
+                    out.push(Histogram {
+                        labels,
+                        drop_name: row.drop_name,
+                        buckets: Vec::new(),
+                        native: None,
+                    });
                 }
                 number
             };

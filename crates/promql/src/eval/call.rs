@@ -69,7 +69,7 @@ pub(crate) fn text_of(node: Option<&Node>) -> &str {
     }
 }
 
-fn arg<'n>(args: &'n [Node], at: usize) -> Result<&'n Node, EvalError> {
+fn arg(args: &[Node], at: usize) -> Result<&Node, EvalError> {
     args.get(at).ok_or_else(|| EvalError::Internal(format!("argument {at} is missing")))
 }
 
@@ -196,7 +196,9 @@ impl Evaluator<'_> {
         match name {
             "absent" => self.absent(arg(args, 0)?, steps),
             "vector" => Ok(vec![Row::of_floats(Labels::empty(), self.scalar(arg(args, 0)?, steps)?)]),
-            "sort" | "sort_desc" | "sort_by_label" | "sort_by_label_desc" => self.sort(span, name, args, steps),
+            "sort" | "sort_desc" | "sort_by_label" | "sort_by_label_desc" => {
+                self.sort(span, name, args, steps)
+            }
             "label_replace" => self.label_replace(args, steps),
             "label_join" => self.label_join(args, steps),
             "histogram_quantile" => self.histogram_quantile(args, steps),

@@ -86,7 +86,9 @@ impl Evaluator<'_> {
         let when = first_when(input).unwrap_or(When { offset_ms: 0, at_ms: None });
         let rows = self.vector(input, steps)?;
         let is_info = |labels: &Labels| names.iter().all(|m| m.matches(labels.metric_name()));
-        let infos = self.info_series(&rows, &is_info, names.clone(), &data, when, steps)?;
+        let mut matchers = names.clone();
+        matchers.extend(data.iter().map(|m| (*m).clone()));
+        let infos = self.info_series(&rows, &is_info, matchers, when, steps)?;
 
         let mut out: Vec<Row> = Vec::with_capacity(rows.len());
         for row in rows {
@@ -105,7 +107,6 @@ impl Evaluator<'_> {
         rows: &[Row],
         is_info: &dyn Fn(&Labels) -> bool,
         mut matchers: Vec<Matcher>,
-        data: &[&Matcher],
         when: When,
         steps: Steps,
     ) -> Result<Vec<Info>, EvalError> {
@@ -128,7 +129,6 @@ impl Evaluator<'_> {
         if !identified {
             return Ok(Vec::new());
         }
-        matchers.extend(data.iter().map(|m| (*m).clone()));
         let selector = Selector { matchers, when, mode: RangeMode::Plain, statistics: false };
         let mut found = Vec::new();
         self.stream_times(&selector, steps, &mut |rows| {
@@ -164,7 +164,6 @@ impl Evaluator<'_> {
         let about: Vec<&Info> = infos.iter().filter(|info| info.key == key).collect();
         let needs_info = data.iter().any(|m| !m.matches_empty());
         let mut place: LabelMap<Labels, usize> = LabelMap::default();
-        let from = out.len();
         for step in (0..steps.count).filter(|step| row.has(*step)) {
             let current = newest(&about, step)?;
             if current.is_empty() && needs_info {
@@ -178,7 +177,6 @@ impl Evaluator<'_> {
             }
             out[at].set(step, row.cell(step));
         }
-        debug_assert!(from <= out.len());
         Ok(())
     }
 }

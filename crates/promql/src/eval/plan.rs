@@ -188,7 +188,9 @@ impl Planner {
         let outside = self.inside.get();
         let inside = match &expr.kind {
             ExprKind::Call(call) => match call.function.name {
-                "histogram_count" | "histogram_sum" | "histogram_avg" => Inside { statistics: true, ..outside },
+                "histogram_count" | "histogram_sum" | "histogram_avg" => {
+                    Inside { statistics: true, ..outside }
+                }
                 "histogram_quantile" | "histogram_quantiles" | "histogram_fraction" => {
                     Inside { buckets: true, ..outside }
                 }

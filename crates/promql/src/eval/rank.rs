@@ -53,7 +53,12 @@ impl Evaluator<'_> {
     }
 
     /// `topk`, `bottomk`, `limitk`.
-    pub(crate) fn rank(&self, span: Span, aggregate: &AggregateNode, steps: Steps) -> Result<Vec<Row>, EvalError> {
+    pub(crate) fn rank(
+        &self,
+        span: Span,
+        aggregate: &AggregateNode,
+        steps: Steps,
+    ) -> Result<Vec<Row>, EvalError> {
         let (params, _) = self.parameter(aggregate, steps)?;
         let mut rows = self.vector(&aggregate.input, steps)?;
         let (min, max, has_nan) = extent(&params);
@@ -76,11 +81,11 @@ impl Evaluator<'_> {
         let (_, members) = Self::grouped(&aggregate.grouping, &rows);
         let mut order = Vec::new();
         let mut kept = vec![false; rows.len()];
-        for step in 0..steps.count {
+        for (step, k) in params.iter().enumerate() {
             // An instant query has one step, and its result the order of the ranking.
             order.clear();
             kept.fill(false);
-            let k = if params[step] < 1.0 { 0 } else { params[step] as usize };
+            let k = if *k < 1.0 { 0 } else { *k as usize };
             for members in &members {
                 order.extend(chosen(&rows, members, step, k, op));
             }
@@ -168,7 +173,11 @@ impl Evaluator<'_> {
     }
 
     /// `count_values`.
-    pub(crate) fn count_values(&self, aggregate: &AggregateNode, steps: Steps) -> Result<Vec<Row>, EvalError> {
+    pub(crate) fn count_values(
+        &self,
+        aggregate: &AggregateNode,
+        steps: Steps,
+    ) -> Result<Vec<Row>, EvalError> {
         let label = match aggregate.param.as_ref().map(|p: &Node| &p.kind) {
             Some(Kind::Text(text)) if !text.is_empty() => text,
             _ => return Err(EvalError::Exec("invalid label name \"\"".into())),

@@ -134,7 +134,11 @@ pub(crate) fn is_metadata(label: &str) -> bool {
 
 /// The labels without the metric's name, type and unit.
 pub(crate) fn without_metadata(labels: &Labels) -> Labels {
-    if labels.iter().any(|(name, _)| is_metadata(name)) { labels.without(is_metadata) } else { labels.clone() }
+    if labels.iter().any(|(name, _)| is_metadata(name)) {
+        labels.without(is_metadata)
+    } else {
+        labels.clone()
+    }
 }
 
 pub(crate) fn same_labelset() -> EvalError {
@@ -162,7 +166,8 @@ impl Evaluator<'_> {
 /// # Errors
 /// [`EvalError::Exec`] when two of them have a sample at the same step.
 pub(crate) fn merged(rows: Vec<Row>) -> Result<Vec<Row>, EvalError> {
-    let mut place: LabelMap<Labels, usize> = LabelMap::with_capacity_and_hasher(rows.len(), RandomState::default());
+    let mut place: LabelMap<Labels, usize> =
+        LabelMap::with_capacity_and_hasher(rows.len(), RandomState::default());
     let mut out: Vec<Row> = Vec::with_capacity(rows.len());
     for row in rows {
         match place.entry(row.labels.clone()) {
@@ -200,7 +205,8 @@ mod tests {
 
     #[test]
     fn rows_with_the_same_labels_join_unless_they_overlap() {
-        let joined = merged(vec![row("x", &[1.0, absent()]), row("y", &[5.0, 5.0]), row("x", &[absent(), 2.0])]);
+        let joined =
+            merged(vec![row("x", &[1.0, absent()]), row("y", &[5.0, 5.0]), row("x", &[absent(), 2.0])]);
         let joined = joined.expect("no overlap");
         assert_eq!(joined.len(), 2);
         assert_eq!(joined[0].floats, [1.0, 2.0]);

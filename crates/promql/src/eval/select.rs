@@ -25,7 +25,10 @@ const BATCHES_AHEAD: usize = 4;
 
 /// Whether a selector admits one metric name only.
 pub(crate) fn pins_name(selector: &Selector) -> bool {
-    selector.matchers.iter().any(|m: &Matcher| m.name == "__name__" && m.op == MatchOp::Equal && !m.value.is_empty())
+    selector
+        .matchers
+        .iter()
+        .any(|m: &Matcher| m.name == "__name__" && m.op == MatchOp::Equal && !m.value.is_empty())
 }
 
 /// What a batch of series gives.
@@ -37,11 +40,11 @@ struct Outcome {
     read: u64,
 }
 
-/// A series that a subquery computed.
-struct Computed {
-    labels: Labels,
-    drop_name: bool,
-    samples: Samples,
+/// A series with its samples, stored or computed by a subquery.
+pub(crate) struct Series {
+    pub(crate) labels: Labels,
+    pub(crate) drop_name: bool,
+    pub(crate) samples: Samples,
 }
 
 impl Evaluator<'_> {
@@ -100,10 +103,7 @@ impl Evaluator<'_> {
                 .map(|from| from..(from + BATCH_SERIES).min(wave.end))
                 .collect();
             let outcomes: Vec<Result<Outcome, EvalError>> = self.pool.install(|| {
-                batches
-                    .into_par_iter()
-                    .map(|batch| self.budget.check().and_then(|()| work(batch)))
-                    .collect()
+                batches.into_par_iter().map(|batch| self.budget.check().and_then(|()| work(batch))).collect()
             });
             for outcome in outcomes {
                 finish(outcome)?;
@@ -184,7 +184,12 @@ impl Evaluator<'_> {
     }
 
     /// The time of the newest sample of each series, in milliseconds; histograms stay as they are.
-    pub(crate) fn stream_times(&self, selector: &Selector, steps: Steps, sink: Sink<'_>) -> Result<(), EvalError> {
+    pub(crate) fn stream_times(
+        &self,
+        selector: &Selector,
+        steps: Steps,
+        sink: Sink<'_>,
+    ) -> Result<(), EvalError> {
         self.stream_newest_as(selector, steps, sink, |column, row, step, floats, _| {
             if row.histogram(step).is_none() {
                 row.floats[step] = column.times[floats.at(step).1 - 1] as f64;
@@ -235,7 +240,7 @@ impl Evaluator<'_> {
             self.load_batch(&*set, batch, |labels, column, outcome| {
                 let samples = Samples::from_column(column, false, selector.statistics);
                 let mut row = Row::empty(labels.clone(), steps.count);
-                mixed::smooth(&mut row, &samples, &cache, steps, selector.when, span, &mut outcome.notes);
+                mixed::smooth(&mut row, &samples, &cache, span, &mut outcome.notes);
                 outcome.looked_at += samples.weight();
                 outcome.read += samples.weight();
                 (!row.is_empty()).then_some(row)
@@ -277,7 +282,8 @@ impl Evaluator<'_> {
                     self.load_batch(&*set, batch, |labels, column, outcome| {
                         let samples = Samples::from_column(column, use_starts, selector.statistics);
                         outcome.read += samples.weight();
-                        self.over_row(&call, labels, false, &samples, &cache, outcome)
+                        let series = Series { labels: labels.clone(), drop_name: false, samples };
+                        self.over_row(&call, &series, &cache, outcome)
                     })
                 };
                 self.in_batches(set.len(), steps, work, &mut unique)
@@ -287,14 +293,7 @@ impl Evaluator<'_> {
                 let work = |batch: Range<usize>| {
                     let mut outcome = Outcome::default();
                     for series in &computed[batch] {
-                        let row = self.over_row(
-                            &call,
-                            &series.labels,
-                            series.drop_name,
-                            &series.samples,
-                            &cache,
-                            &mut outcome,
-                        );
+                        let row = self.over_row(&call, series, &cache, &mut outcome);
                         outcome.rows.extend(row);
                     }
                     Ok(outcome)
@@ -316,24 +315,23 @@ impl Evaluator<'_> {
     fn over_row(
         &self,
         call: &OverCall<'_>,
-        labels: &Labels,
-        drop_name: bool,
-        samples: &Samples,
+        series: &Series,
         cache: &BoundsCache,
         outcome: &mut Outcome,
     ) -> Option<Row> {
+        let Series { labels, drop_name, samples } = series;
         if samples.is_empty() {
             return None;
         }
         let name = labels.metric_name();
         let bounds = cache.of_samples(samples);
         outcome.looked_at += bounds.samples();
-        let mut row = Row { drop_name, ..Row::of_floats(labels.clone(), Vec::new()) };
+        let mut row = Row { drop_name: *drop_name, ..Row::of_floats(labels.clone(), Vec::new()) };
         if samples.histograms.is_empty() {
             row.floats = call.floats(samples, &bounds, name, &mut outcome.notes);
         } else {
             row.floats = vec![absent(); call.steps.count];
-            outcome.looked_at += mixed::row(call, &mut row, samples, &bounds, cache, name, &mut outcome.notes);
+            outcome.looked_at += mixed::row(call, &mut row, samples, &bounds, cache, &mut outcome.notes);
         }
         let has_floats = any_present(&row.floats);
         if !has_floats && row.is_empty() {
@@ -344,7 +342,7 @@ impl Evaluator<'_> {
         }
         if !call.function.keeps_name() {
             self.drop_name(&mut row);
-        } else if drop_name && !self.delayed_names {
+        } else if *drop_name && !self.delayed_names {
             row.labels = without_metadata(&row.labels);
         }
         Some(row)
@@ -367,7 +365,7 @@ impl Evaluator<'_> {
     }
 
     /// Evaluates a subquery on its own steps.
-    fn subquery(&self, window: &Window, steps: Steps) -> Result<Vec<Computed>, EvalError> {
+    fn subquery(&self, window: &Window, steps: Steps) -> Result<Vec<Series>, EvalError> {
         let WindowSource::Subquery { node, step_ms, when } = &window.source else {
             return Err(EvalError::Internal("a subquery was expected".into()));
         };
@@ -398,11 +396,10 @@ impl Evaluator<'_> {
     }
 
     /// Windows as they are: the value of a whole query.
-    pub(crate) fn raw_windows(&self, window: &Window, steps: Steps) -> Result<Vec<(Labels, bool, Samples)>, EvalError> {
+    pub(crate) fn raw_windows(&self, window: &Window, steps: Steps) -> Result<Vec<Series>, EvalError> {
         let (before, after) = self.reach(window);
         let WindowSource::Select(selector) = &window.source else {
-            let computed = self.subquery(window, steps)?;
-            return Ok(computed.into_iter().map(|c| (c.labels, c.drop_name, c.samples)).collect());
+            return self.subquery(window, steps);
         };
         let set = self.select(&selector.matchers, window.when(), steps, before, after)?;
         let mut out = Vec::new();
@@ -415,7 +412,7 @@ impl Evaluator<'_> {
                 let samples = Samples::from_column(column, false, selector.statistics);
                 self.budget.take(samples.weight())?;
                 self.count_samples(samples.weight(), samples.weight());
-                out.push((set.labels(at).clone(), false, samples));
+                out.push(Series { labels: set.labels(at).clone(), drop_name: false, samples });
             }
         }
         Ok(out)
@@ -477,7 +474,7 @@ fn newest(labels: &Labels, column: &Column, cache: &BoundsCache, steps: Steps, s
 }
 
 /// A row of a subquery as a series of samples. Rows without gaps share their times.
-fn computed(row: Row, all: &Arc<[i64]>) -> Computed {
+fn computed(row: Row, all: &Arc<[i64]>) -> Series {
     use model::histogram::CounterResetHint;
     let gapless = any_present(&row.floats) && row.floats.iter().all(|v| !super::is_absent(*v));
     let (times, values) = if gapless {
@@ -502,7 +499,7 @@ fn computed(row: Row, all: &Arc<[i64]>) -> Computed {
     });
     let samples =
         Samples { times, values, histograms: histograms.collect(), start_times: None, shared_times: gapless };
-    Computed { labels: row.labels, drop_name: row.drop_name, samples }
+    Series { labels: row.labels, drop_name: row.drop_name, samples }
 }
 
 /// The factors of double exponential smoothing lie between 0 and 1.

@@ -6,6 +6,7 @@ use model::Labels;
 
 use super::plan::{Kind, Node, Window};
 use super::rows::{merged, same_labelset, without_metadata};
+use super::select::Series;
 use super::window::Samples;
 use super::{Cell, Evaluator, Row, Steps};
 use crate::answer::{EvalError, MatrixSeries, SampleValue, Value, VectorSample};
@@ -44,7 +45,12 @@ impl Evaluator<'_> {
     }
 
     /// The values over a range.
-    pub(crate) fn range(&self, node: &Node, kind: ValueType, steps: Steps) -> Result<Vec<MatrixSeries>, EvalError> {
+    pub(crate) fn range(
+        &self,
+        node: &Node,
+        kind: ValueType,
+        steps: Steps,
+    ) -> Result<Vec<MatrixSeries>, EvalError> {
         let rows = if kind == ValueType::Scalar {
             vec![Row::of_floats(Labels::empty(), self.scalar(node, steps)?)]
         } else {
@@ -80,14 +86,18 @@ impl Evaluator<'_> {
         let end = window.when().reference(steps.start_ms);
         let start = end - window.range_ms;
         let mut series: Vec<MatrixSeries> = Vec::new();
-        for (labels, drop_name, samples) in self.raw_windows(window, steps)? {
+        for Series { labels, drop_name, samples } in self.raw_windows(window, steps)? {
             let labels = if drop_name { without_metadata(&labels) } else { labels };
             let floats = match window.mode() {
-                RangeMode::Plain => samples.times.iter().copied().zip(samples.values.iter().copied()).collect(),
+                RangeMode::Plain => {
+                    samples.times.iter().copied().zip(samples.values.iter().copied()).collect()
+                }
                 mode => {
                     if !samples.histograms.is_empty() {
                         let mode = if mode == RangeMode::Smoothed { "smoothed" } else { "anchored" };
-                        return Err(EvalError::Exec(format!("{mode} modifier is not supported with histograms")));
+                        return Err(EvalError::Exec(format!(
+                            "{mode} modifier is not supported with histograms"
+                        )));
                     }
                     extended(&samples, start, end, mode == RangeMode::Smoothed)
                 }

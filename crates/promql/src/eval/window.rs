@@ -168,6 +168,16 @@ impl BoundsCache {
         BoundsCache { steps, when, before_ms, after_ms, found: Mutex::default() }
     }
 
+    /// The steps that the bounds are for.
+    pub(crate) fn steps(&self) -> Steps {
+        self.steps
+    }
+
+    /// The time that stands for a step.
+    pub(crate) fn reference(&self, step: usize) -> i64 {
+        self.when.reference(self.steps.at(step))
+    }
+
     /// The bounds for the floats of a series.
     pub(crate) fn of_samples(&self, samples: &Samples) -> Arc<Bounds> {
         if samples.shared_times { self.of(&samples.times) } else { Arc::new(self.of_slice(&samples.times)) }

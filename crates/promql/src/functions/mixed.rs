@@ -13,13 +13,20 @@ use super::over_time::{OverCall, OverTime};
 use super::rate::{self, Sampled};
 use crate::annotations::{Annotations, Note, Operation};
 use crate::ast::{RangeMode, Span};
-use crate::eval::plan::When;
 use crate::eval::window::{Bounds, BoundsCache, Samples};
-use crate::eval::{Cell, Row, Steps, absent, is_absent};
+use crate::eval::{Cell, Row, absent, is_absent};
 use crate::histogram::{FloatHistogram, HistogramSum, Incompatible, Reconciled};
 
 /// A histogram and its time.
 pub(crate) type Point = (i64, Arc<FloatHistogram>);
+
+/// The floats of a window.
+struct Floats<'w> {
+    times: &'w [i64],
+    values: &'w [f64],
+    /// As long as `times`, or empty.
+    starts: &'w [i64],
+}
 
 /// Where annotations about a window go.
 pub(crate) struct Notes<'n> {
@@ -67,9 +74,10 @@ pub(crate) fn row(
     samples: &Samples,
     bounds: &Bounds,
     cache: &BoundsCache,
-    name: &str,
     notes: &mut Annotations,
 ) -> u64 {
+    let labels = row.labels.clone();
+    let name = labels.metric_name();
     row.floats = call.floats(samples, bounds, name, notes);
     let times: Vec<i64> = samples.histograms.iter().map(|(t, _)| *t).collect();
     let of_histograms = cache.of_slice(&times);
@@ -83,9 +91,16 @@ pub(crate) fn row(
         let points = &samples.histograms[lo..hi];
         looked_at += points.iter().map(|(_, h)| h.weight()).sum::<u64>();
         let (float_lo, float_hi) = bounds.at(step);
-        let floats = (&samples.times[float_lo..float_hi], &samples.values[float_lo..float_hi]);
-        let starts = samples.start_times.as_deref().and_then(|s| s.get(float_lo..float_hi)).unwrap_or_default();
-        put_right(call, row, step, points, floats, starts, &mut notes);
+        let floats = Floats {
+            times: &samples.times[float_lo..float_hi],
+            values: &samples.values[float_lo..float_hi],
+            starts: samples
+                .start_times
+                .as_deref()
+                .and_then(|s| s.get(float_lo..float_hi))
+                .unwrap_or_default(),
+        };
+        put_right(call, row, step, points, &floats, &mut notes);
     }
     looked_at
 }
@@ -95,11 +110,11 @@ fn put_right(
     row: &mut Row,
     step: usize,
     points: &[Point],
-    (times, values): (&[i64], &[f64]),
-    starts: &[i64],
+    floats: &Floats<'_>,
     notes: &mut Notes<'_>,
 ) {
     use OverTime::*;
+    let Floats { times, values, .. } = *floats;
     let has_floats = !values.is_empty();
     match call.function {
         Rate | Increase | Delta | Sum | Avg if has_floats => {
@@ -116,7 +131,7 @@ fn put_right(
         }
         Sum | Avg => set(row, step, summed(points, call.function == Avg, notes)),
         Irate | Idelta => {
-            let result = instant(call.function == Irate, points, times, values, starts, notes);
+            let result = instant(call.function == Irate, points, floats, notes);
             match result {
                 Some(Ok(histogram)) => row.set_histogram(step, Arc::new(histogram)),
                 Some(Err(float)) => row.set(step, Cell::Float(float)),
@@ -144,9 +159,9 @@ fn put_right(
             let last = points[points.len() - 1].0;
             row.floats[step] = times.last().map_or(last, |t| last.max(*t)) as f64 / 1000.0;
         }
-        Changes | Resets => row.floats[step] = count_pairs(call, step, points, times, values, starts),
-        Deriv | DoubleExponential | Mad | Max | Min | PredictLinear | Quantile | Stddev | Stdvar | TsOfMax
-        | TsOfMin => {
+        Changes | Resets => row.floats[step] = count_pairs(call, step, points, floats),
+        Deriv | DoubleExponential | Mad | Max | Min | PredictLinear | Quantile | Stddev | Stdvar
+        | TsOfMax | TsOfMin => {
             if has_floats {
                 let name = notes.name;
                 notes.add(&Note::HistogramIgnoredInRange(name));
@@ -269,11 +284,10 @@ fn summed(points: &[Point], mean: bool, notes: &mut Notes<'_>) -> Option<FloatHi
 fn instant(
     is_rate: bool,
     points: &[Point],
-    times: &[i64],
-    values: &[f64],
-    starts: &[i64],
+    floats: &Floats<'_>,
     notes: &mut Notes<'_>,
 ) -> Option<Result<FloatHistogram, f64>> {
+    let Floats { times, values, starts } = *floats;
     if points.len() + values.len() < 2 {
         return None;
     }
@@ -282,7 +296,8 @@ fn instant(
     let newest_point = |back: usize| points.len().checked_sub(back).map(|at| points[at].0);
     let floats_used = (1..=2).filter(|back| newest_float(*back) > newest_point(3 - back)).count();
     match floats_used {
-        2 => Some(Err(rate::instant(times, values, starts, is_rate))).filter(|r| !matches!(r, Err(v) if is_absent(*v))),
+        2 => Some(Err(rate::instant(times, values, starts, is_rate)))
+            .filter(|r| !matches!(r, Err(v) if is_absent(*v))),
         1 => {
             notes.mixed();
             None
@@ -294,7 +309,7 @@ fn instant(
             if is_rate && (is_gauge(h0) || is_gauge(h1)) {
                 notes.add(&Note::HistogramNotCounter(name));
             }
-            if !is_rate && !(is_gauge(h0) && is_gauge(h1)) {
+            if !is_rate && (!is_gauge(h0) || !is_gauge(h1)) {
                 notes.add(&Note::HistogramNotGauge(name));
             }
             if (!is_rate || !h1.is_reset_after(h0))
@@ -313,14 +328,8 @@ fn instant(
 }
 
 /// `changes` and `resets` over samples of both kinds.
-fn count_pairs(
-    call: &OverCall<'_>,
-    step: usize,
-    points: &[Point],
-    times: &[i64],
-    values: &[f64],
-    starts: &[i64],
-) -> f64 {
+fn count_pairs(call: &OverCall<'_>, step: usize, points: &[Point], floats: &Floats<'_>) -> f64 {
+    let Floats { times, values, starts } = *floats;
     let mut merged: Vec<(i64, Cell<'_>, i64)> = times
         .iter()
         .enumerate()
@@ -346,7 +355,11 @@ fn count_pairs(
             }
         }
         ((_, Cell::Histogram(a), _), (_, Cell::Histogram(b), _)) => {
-            if resets { b.is_reset_after(a) } else { !b.same_data(a) }
+            if resets {
+                b.is_reset_after(a)
+            } else {
+                !b.same_data(a)
+            }
         }
         _ => true,
     });
@@ -411,15 +424,19 @@ fn extended(
     } else {
         (*points[last].1).clone()
     };
-    if !is_counter && !(is_gauge(&left) && is_gauge(&right)) {
+    if !is_counter && (!is_gauge(&left) || !is_gauge(&right)) {
         notes.add(&Note::HistogramNotGauge(name));
     }
     let mut result = right.clone();
     if !notes.reconciled(result.subtract(&left), Operation::Subtraction) {
         return None;
     }
-    if is_counter && let Some(correction) = correction(points, (first, last), (&left, &right), e.range_start, smoothed, notes)? {
-        if !notes.reconciled(result.add(&correction), Operation::Addition) {
+    if is_counter {
+        let ends = (&left, &right);
+        let correction = correction(points, (first, last), ends, e.range_start, smoothed, notes)?;
+        if let Some(correction) = correction
+            && !notes.reconciled(result.add(&correction), Operation::Addition)
+        {
             return None;
         }
     }
@@ -475,8 +492,6 @@ pub(crate) fn smooth(
     row: &mut Row,
     samples: &Samples,
     cache: &BoundsCache,
-    steps: Steps,
-    when: When,
     span: Span,
     notes: &mut Annotations,
 ) {
@@ -485,8 +500,8 @@ pub(crate) fn smooth(
     let floats = cache.of_samples(samples);
     let point_times: Vec<i64> = samples.histograms.iter().map(|(t, _)| *t).collect();
     let histograms = cache.of_slice(&point_times);
-    for step in 0..steps.count {
-        let t = when.reference(steps.at(step));
+    for step in 0..cache.steps().count {
+        let t = cache.reference(step);
         let (lo, hi) = floats.at(step);
         let (times, values) = (&samples.times[lo..hi], &samples.values[lo..hi]);
         let (lo, hi) = histograms.at(step);
@@ -498,7 +513,8 @@ pub(crate) fn smooth(
             if times.get(at) == Some(&t) {
                 row.floats[step] = values[at];
             } else if at > 0 && at < times.len() {
-                row.floats[step] = rate::interpolate((times[at - 1], values[at - 1]), (times[at], values[at]), t, false);
+                row.floats[step] =
+                    rate::interpolate((times[at - 1], values[at - 1]), (times[at], values[at]), t, false);
             } else if at > 0 {
                 row.floats[step] = values[at - 1];
             }

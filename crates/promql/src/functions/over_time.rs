@@ -140,7 +140,13 @@ impl OverCall<'_> {
     }
 
     /// The results for a series that has only floats; absent where the window is empty or too short.
-    pub(crate) fn floats(&self, samples: &Samples, bounds: &Bounds, name: &str, notes: &mut Annotations) -> Vec<f64> {
+    pub(crate) fn floats(
+        &self,
+        samples: &Samples,
+        bounds: &Bounds,
+        name: &str,
+        notes: &mut Annotations,
+    ) -> Vec<f64> {
         use OverTime::*;
         let (times, values) = (&samples.times[..], &samples.values[..]);
         let starts = samples.start_times.as_deref().unwrap_or_default();
@@ -164,8 +170,12 @@ impl OverCall<'_> {
             Last => each(&mut |_, _, hi| values[hi - 1]),
             TsOfFirst => each(&mut |_, lo, _| times[lo] as f64 / 1000.0),
             TsOfLast => each(&mut |_, _, hi| times[hi - 1] as f64 / 1000.0),
-            TsOfMin => each(&mut |_, lo, hi| time_of(&times[lo..hi], &values[lo..hi], |new, best| new <= best)),
-            TsOfMax => each(&mut |_, lo, hi| time_of(&times[lo..hi], &values[lo..hi], |new, best| new >= best)),
+            TsOfMin => {
+                each(&mut |_, lo, hi| time_of(&times[lo..hi], &values[lo..hi], |new, best| new <= best))
+            }
+            TsOfMax => {
+                each(&mut |_, lo, hi| time_of(&times[lo..hi], &values[lo..hi], |new, best| new >= best))
+            }
             Stddev => each(&mut |_, lo, hi| variance(&values[lo..hi]).sqrt()),
             Stdvar => each(&mut |_, lo, hi| variance(&values[lo..hi])),
             Quantile => {
@@ -206,9 +216,9 @@ impl OverCall<'_> {
                 let (slope, intercept) = regression(&times[lo..hi], &values[lo..hi], self.steps.at(step));
                 slope * param(0, step) + intercept
             }),
-            DoubleExponential => each(&mut |step, lo, hi| {
-                smoothed(&values[lo..hi], param(0, step), param(1, step))
-            }),
+            DoubleExponential => {
+                each(&mut |step, lo, hi| smoothed(&values[lo..hi], param(0, step), param(1, step)))
+            }
         }
     }
 
@@ -303,7 +313,12 @@ pub(crate) fn best_of(values: &[f64], better: fn(f64, f64) -> bool) -> f64 {
 
 /// Keeps, while the windows move on, the indexes that may still become the best: each better than all
 /// after it. Every sample enters and leaves once.
-fn extremes_by_queue(steps: usize, bounds: &Bounds, values: &[f64], better: fn(f64, f64) -> bool) -> Vec<f64> {
+fn extremes_by_queue(
+    steps: usize,
+    bounds: &Bounds,
+    values: &[f64],
+    better: fn(f64, f64) -> bool,
+) -> Vec<f64> {
     let mut queue: std::collections::VecDeque<usize> = std::collections::VecDeque::new();
     let mut next = 0;
     each_window(steps, bounds, &mut |_, lo, hi| {
@@ -402,8 +417,7 @@ pub(crate) fn regression(times: &[i64], values: &[f64], intercept_ms: i64) -> (f
         xx_sum = kahan::inc(x * x, xx_sum.0, xx_sum.1);
     }
     let n = values.len() as f64;
-    let (x, y, xy, xx) =
-        (x_sum.0 + x_sum.1, y_sum.0 + y_sum.1, xy_sum.0 + xy_sum.1, xx_sum.0 + xx_sum.1);
+    let (x, y, xy, xx) = (x_sum.0 + x_sum.1, y_sum.0 + y_sum.1, xy_sum.0 + xy_sum.1, xx_sum.0 + xx_sum.1);
     let covariance = xy - x * y / n;
     let variance = xx - x * x / n;
     let slope = covariance / variance;

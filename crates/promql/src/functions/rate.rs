@@ -176,7 +176,14 @@ pub(crate) fn extended_ends(
 }
 
 /// The value at the start of an extended window.
-pub(crate) fn left_value(times: &[i64], values: &[f64], first: usize, start: i64, smoothed: bool, counter: bool) -> f64 {
+pub(crate) fn left_value(
+    times: &[i64],
+    values: &[f64],
+    first: usize,
+    start: i64,
+    smoothed: bool,
+    counter: bool,
+) -> f64 {
     if smoothed && times[first] < start {
         interpolate((times[first], values[first]), (times[first + 1], values[first + 1]), start, counter)
     } else {
@@ -185,7 +192,14 @@ pub(crate) fn left_value(times: &[i64], values: &[f64], first: usize, start: i64
 }
 
 /// The value at the end of an extended window.
-pub(crate) fn right_value(times: &[i64], values: &[f64], last: usize, end: i64, smoothed: bool, counter: bool) -> f64 {
+pub(crate) fn right_value(
+    times: &[i64],
+    values: &[f64],
+    last: usize,
+    end: i64,
+    smoothed: bool,
+    counter: bool,
+) -> f64 {
     if smoothed && last > 0 && times[last] > end {
         interpolate((times[last - 1], values[last - 1]), (times[last], values[last]), end, counter)
     } else {
@@ -230,8 +244,13 @@ pub(crate) fn extended(times: &[i64], values: &[f64], e: &Extrapolation, smoothe
 mod tests {
     use super::*;
 
-    const MINUTE: Extrapolation =
-        Extrapolation { range_start: 0, range_end: 60_000, range_ms: 60_000, is_counter: true, is_rate: false };
+    const MINUTE: Extrapolation = Extrapolation {
+        range_start: 0,
+        range_end: 60_000,
+        range_ms: 60_000,
+        is_counter: true,
+        is_rate: false,
+    };
 
     fn sampled(first_t: i64, last_t: i64, count: usize, first: f64, increase: f64) -> Sampled {
         Sampled { first_t, last_t, count, first_start: 0, first, increase }

@@ -16,14 +16,17 @@ pub(crate) struct Reconciled {
     pub(crate) custom_bounds: bool,
 }
 
+/// Indexes and populations, ascending by index.
+pub(super) type Buckets = Vec<(i32, f64)>;
+
 /// The index in the coarser schema `to` of the bucket `index` of `from`.
 fn coarser(index: i32, from: i32, to: i32) -> i32 {
     ((index - 1) >> (from - to)) + 1
 }
 
 /// Buckets in a coarser schema.
-pub(super) fn reduced(buckets: &[(i32, f64)], from: i32, to: i32) -> Vec<(i32, f64)> {
-    let mut out: Vec<(i32, f64)> = Vec::with_capacity(buckets.len());
+pub(super) fn reduced(buckets: &[(i32, f64)], from: i32, to: i32) -> Buckets {
+    let mut out: Buckets = Vec::with_capacity(buckets.len());
     for (index, count) in buckets {
         let index = coarser(*index, from, to);
         match out.last_mut() {
@@ -40,9 +43,9 @@ pub(super) fn reduced_kahan(
     compensations: &[(i32, f64)],
     from: i32,
     to: i32,
-) -> (Vec<(i32, f64)>, Vec<(i32, f64)>) {
-    let mut out: Vec<(i32, f64)> = Vec::with_capacity(buckets.len());
-    let mut comp: Vec<(i32, f64)> = Vec::with_capacity(buckets.len());
+) -> (Buckets, Buckets) {
+    let mut out: Buckets = Vec::with_capacity(buckets.len());
+    let mut comp: Buckets = Vec::with_capacity(buckets.len());
     for ((index, count), (_, c)) in buckets.iter().zip(compensations) {
         let index = coarser(*index, from, to);
         match (out.last_mut(), comp.last_mut()) {
@@ -60,7 +63,7 @@ pub(super) fn reduced_kahan(
 }
 
 /// Adds `sign` times `other` to `into`.
-fn add_buckets(into: &mut Vec<(i32, f64)>, other: &[(i32, f64)], sign: f64) {
+fn add_buckets(into: &mut Buckets, other: &[(i32, f64)], sign: f64) {
     if into.len() == other.len() && into.iter().zip(other).all(|(a, b)| a.0 == b.0) {
         for (a, b) in into.iter_mut().zip(other) {
             a.1 += sign * b.1;
@@ -164,8 +167,7 @@ impl FloatHistogram {
 
     fn combine(&mut self, other: &FloatHistogram, sign: f64) -> Result<Reconciled, Incompatible> {
         self.check_compatible(other)?;
-        let mut reconciled =
-            Reconciled { reset_collision: self.adjust_hint(other), custom_bounds: false };
+        let mut reconciled = Reconciled { reset_collision: self.adjust_hint(other), custom_bounds: false };
         if !self.uses_custom_buckets() {
             self.zero_count += sign * self.reconcile_zero(other, None).0;
         }
@@ -250,10 +252,9 @@ impl FloatHistogram {
         }
         'wider: loop {
             let (mut count, mut comp) = (self.zero_count, c.map_or(0.0, |c| c.zero_count));
-            for (side, side_c) in [
-                (&self.positive, c.map(|c| &c.positive)),
-                (&self.negative, c.map(|c| &c.negative)),
-            ] {
+            for (side, side_c) in
+                [(&self.positive, c.map(|c| &c.positive)), (&self.negative, c.map(|c| &c.negative))]
+            {
                 let is_negative = std::ptr::eq(side, &self.negative);
                 for (at, (index, population)) in side.iter().enumerate() {
                     let (near, far) =
@@ -298,7 +299,7 @@ impl FloatHistogram {
     }
 }
 
-fn retain_both(buckets: &mut Vec<(i32, f64)>, c: &mut Vec<(i32, f64)>, outside: impl Fn(i32) -> bool) {
+fn retain_both(buckets: &mut Buckets, c: &mut Buckets, outside: impl Fn(i32) -> bool) {
     let keep: Vec<bool> =
         buckets.iter().zip(c.iter()).map(|(b, c)| outside(b.0) && (b.1 != 0.0 || c.1 != 0.0)).collect();
     for side in [buckets, c] {
@@ -329,7 +330,7 @@ impl<'b> CustomSums<'b> {
     }
 
     /// Populated buckets and their compensations.
-    pub(super) fn finish(self) -> (Vec<(i32, f64)>, Vec<(i32, f64)>) {
+    pub(super) fn finish(self) -> (Buckets, Buckets) {
         let kept = self.sums.iter().enumerate().filter(|(_, s)| s.0 != 0.0 || s.1 != 0.0);
         kept.map(|(at, s)| ((at as i32, s.0), (at as i32, s.1))).unzip()
     }

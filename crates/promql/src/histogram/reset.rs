@@ -2,8 +2,8 @@
 
 use model::histogram::CounterResetHint;
 
-use super::arithmetic::{above_zero, common_bounds, custom_target, reduced};
 use super::FloatHistogram;
+use super::arithmetic::{above_zero, common_bounds, custom_target, reduced};
 
 impl FloatHistogram {
     /// Fills in an unknown hint from the histogram before: not reset when the counter went on with the

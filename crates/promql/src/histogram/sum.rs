@@ -1,6 +1,6 @@
 //! Compensated sums and means of histograms.
 
-use super::arithmetic::{CustomSums, above_zero, common_bounds, reduced_kahan};
+use super::arithmetic::{Buckets, CustomSums, above_zero, common_bounds, reduced_kahan};
 use super::{FloatHistogram, Incompatible, Reconciled};
 use crate::functions::kahan;
 
@@ -115,7 +115,7 @@ fn kahan_add(
         (&mut h.negative, &mut c.negative, &other.negative),
     ] {
         if other.schema > schema {
-            let zeros: Vec<(i32, f64)> = theirs.iter().map(|b| (b.0, 0.0)).collect();
+            let zeros: Buckets = theirs.iter().map(|b| (b.0, 0.0)).collect();
             let (theirs, theirs_c) = reduced_kahan(theirs, &zeros, other.schema, schema);
             let kept = above_zero(&theirs, schema, threshold);
             add_both(mine, mine_c, kept, Some(&theirs_c[theirs.len() - kept.len()..]));
@@ -142,12 +142,7 @@ fn zeroed(h: &FloatHistogram) -> FloatHistogram {
 }
 
 /// Adds buckets, with their compensations if any, to buckets and their compensations.
-fn add_both(
-    into: &mut Vec<(i32, f64)>,
-    into_c: &mut Vec<(i32, f64)>,
-    other: &[(i32, f64)],
-    other_c: Option<&[(i32, f64)]>,
-) {
+fn add_both(into: &mut Buckets, into_c: &mut Buckets, other: &[(i32, f64)], other_c: Option<&[(i32, f64)]>) {
     let mut at = 0;
     for (i, (index, count)) in other.iter().enumerate() {
         at += into[at..].partition_point(|b| b.0 < *index);

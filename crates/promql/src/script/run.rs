@@ -167,7 +167,12 @@ fn stored(histogram: &FloatHistogram) -> Histogram {
         positive_spans,
         negative_spans,
         custom_values: histogram.custom_values.to_vec(),
-        buckets: Buckets::Float { count: histogram.count, zero_count: histogram.zero_count, positive, negative },
+        buckets: Buckets::Float {
+            count: histogram.count,
+            zero_count: histogram.zero_count,
+            positive,
+            negative,
+        },
     }
 }
 
@@ -214,7 +219,9 @@ impl Asker<'_> {
         let expected: &Expected = &self.eval.expected;
         match (answer, &expected.fail) {
             (Err(error), Some(text)) if text.matches(&error.to_string()) => Ok(None),
-            (Err(error), Some(text)) => Err(format!("failed with {:?}, expected {text:?}", error.to_string())),
+            (Err(error), Some(text)) => {
+                Err(format!("failed with {:?}, expected {text:?}", error.to_string()))
+            }
             (Err(error), None) => Err(format!("failed: {error}")),
             (Ok(_), Some(_)) => Err("did not fail".to_owned()),
             (Ok(answer), None) => {
@@ -227,7 +234,9 @@ impl Asker<'_> {
 
     /// Asks the same of the same data from other times.
     fn instant_elsewhere(&self, at_ms: i64) -> Result<(), String> {
-        let Ok(mut expr) = parser::parse(&self.eval.query, &self.engine.options().features) else { return Ok(()) };
+        let Ok(mut expr) = parser::parse(&self.eval.query, &self.engine.options().features) else {
+            return Ok(());
+        };
         if !pin(&mut expr, at_ms) {
             return Ok(());
         }
@@ -235,7 +244,8 @@ impl Asker<'_> {
         let times: &[i64] =
             if at_ms == 0 { &[-1000, 0, 1000] } else { &[-10 * at_ms, 0, at_ms / 5, at_ms, 10 * at_ms] };
         for time_ms in times {
-            self.instant(&query, *time_ms).map_err(|reason| format!("as {query} at {time_ms} ms: {reason}"))?;
+            self.instant(&query, *time_ms)
+                .map_err(|reason| format!("as {query} at {time_ms} ms: {reason}"))?;
         }
         Ok(())
     }
@@ -245,7 +255,8 @@ impl Asker<'_> {
         let answer = self.engine.instant(self.store, &tenant, query, at_ms, &options);
         let Some(answer) = self.judge(answer)? else { return Ok(()) };
         let expected = &self.eval.expected;
-        let of_query_times = ["start()", "end()", "range()", "step()"].iter().any(|call| query.contains(call));
+        let of_query_times =
+            ["start()", "end()", "range()", "step()"].iter().any(|call| query.contains(call));
         if expected.range_vector.is_some() || expected.string.is_some() || of_query_times {
             return Ok(());
         }
@@ -255,7 +266,9 @@ impl Asker<'_> {
         if expected.ordered {
             return Ok(()); // range queries are in the order of labels
         }
-        let Value::Matrix(series) = in_range.value else { return Err("a range query gave no matrix".to_owned()) };
+        let Value::Matrix(series) = in_range.value else {
+            return Err("a range query gave no matrix".to_owned());
+        };
         compare::sorted(&series)?;
         let middle = middle(&series, at_ms);
         let value = match (&answer.value, &middle[..]) {
