@@ -1,0 +1,404 @@
+//! Batches into log and head.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use model::{Histogram, Labels};
+use storage::{
+    Appended, Appender, Batch, CommitPosition, RejectReason, Rejection, Row, SeriesRef, SourceDesc,
+    SourceRef, StoreError,
+};
+
+use super::{Db, Inner, Tenant};
+use crate::config::SyncPolicy;
+use crate::head::index::{LABELS_MAX, slot_of};
+use crate::head::rows::{Appending, FloatRow, HistogramSample};
+use crate::head::{NOWHERE, Source};
+use crate::manifest::ManifestError;
+
+/// Definitions longer than this get a record of their own, bytes.
+const DEFINITIONS_RECORD_BYTES: usize = 4 << 20;
+/// Longest labels of an exemplar, characters in all. Source: OpenMetrics 1.0, "Exemplars".
+const EXEMPLAR_CHARS_MAX: usize = 128;
+/// Most buckets of a histogram.
+const BUCKETS_MAX: usize = 1 << 16;
+
+impl From<ManifestError> for StoreError {
+    fn from(error: ManifestError) -> StoreError {
+        let attempt = "open the tenant".to_owned();
+        StoreError::Io { attempt, source: std::io::Error::other(error.to_string()) }
+    }
+}
+
+impl Appender for Db {
+    fn open_source(&self, source: &SourceDesc) -> Result<SourceRef, StoreError> {
+        self.inner.health.check()?;
+        let tenant = self.inner.tenant(&source.tenant)?;
+        self.inner.open_source(&tenant, source)
+    }
+
+    fn resolve(&self, source: SourceRef, labels: &[Labels]) -> Result<Vec<Option<SeriesRef>>, StoreError> {
+        let (tenant, _) = self.inner.source(source)?;
+        self.inner.resolve(&tenant, labels)
+    }
+
+    fn append(&self, batch: &Batch<'_>) -> Result<Appended, StoreError> {
+        self.inner.append(batch)
+    }
+
+    fn wait_durable(&self, position: CommitPosition) -> Result<(), StoreError> {
+        if self.inner.wal.durable() >= position.0 {
+            return Ok(());
+        }
+        if self.inner.config.background && self.inner.config.sync != SyncPolicy::Off {
+            self.inner.wal.wait_durable(position.0)
+        } else {
+            self.inner.wal.sync()
+        }
+    }
+}
+
+impl Inner {
+    fn source(&self, source: SourceRef) -> Result<(Arc<Tenant>, u32), StoreError> {
+        let sources = self.sources.read();
+        sources.by_reference.get(&source.0).cloned().ok_or(StoreError::UnknownSource(source.0))
+    }
+
+    fn open_source(&self, tenant: &Arc<Tenant>, source: &SourceDesc) -> Result<SourceRef, StoreError> {
+        let mut lanes = tenant.lanes.write();
+        if let Some(number) = lanes.source_by_id.get(&source.id) {
+            return Ok(SourceRef(lanes.sources[*number as usize].reference));
+        }
+        let mut sources = self.sources.write();
+        let reference = sources.next;
+        sources.next += 1;
+        let number = lanes.sources.len() as u32;
+        lanes.source_by_id.insert(source.id, number);
+        lanes.sources.push(Source {
+            reference,
+            id: source.id,
+            labels: source.labels.clone(),
+            lanes: Default::default(),
+            last_lane: NOWHERE,
+            logged: 0,
+        });
+        sources.by_reference.insert(reference, (tenant.clone(), number));
+        Ok(SourceRef(reference))
+    }
+
+    /// Puts a source of the log back.
+    pub(super) fn restore_source(&self, tenant: &Arc<Tenant>, reference: u64, id: u128, labels: Labels) {
+        let mut lanes = tenant.lanes.write();
+        let mut sources = self.sources.write();
+        sources.next = sources.next.max(reference + 1);
+        if sources.by_reference.contains_key(&reference) {
+            return;
+        }
+        let id = model::SourceId(id);
+        let number = match lanes.source_by_id.get(&id) {
+            Some(number) => *number,
+            None => {
+                let number = lanes.sources.len() as u32;
+                lanes.source_by_id.insert(id, number);
+                let lanes_of = Default::default();
+                lanes.sources.push(Source {
+                    reference,
+                    id,
+                    labels,
+                    lanes: lanes_of,
+                    last_lane: NOWHERE,
+                    logged: 0,
+                });
+                number
+            }
+        };
+        sources.by_reference.insert(reference, (tenant.clone(), number));
+    }
+
+    fn resolve(&self, tenant: &Tenant, labels: &[Labels]) -> Result<Vec<Option<SeriesRef>>, StoreError> {
+        self.health.check()?;
+        {
+            let index = tenant.index.read();
+            let found: Vec<Option<SeriesRef>> = labels.iter().map(|labels| index.find(labels)).collect();
+            if found.iter().all(Option::is_some) {
+                return Ok(found);
+            }
+        }
+        self.mend()?;
+        let mut index = tenant.index.write();
+        let mut created = Vec::new();
+        let found: Vec<Option<SeriesRef>> = labels
+            .iter()
+            .map(|labels| {
+                index.find(labels).or_else(|| {
+                    let refused = index.len() >= self.config.series_max || labels.len() > LABELS_MAX;
+                    (!refused).then(|| {
+                        let series = index.insert(labels, self.new_generation());
+                        created.push((series, labels));
+                        series
+                    })
+                })
+            })
+            .collect();
+        if let Err(error) = self.log_definitions(tenant, &created) {
+            index.remove(&created.iter().map(|(series, _)| slot_of(*series)).collect());
+            return Err(error);
+        }
+        let mut lanes = tenant.lanes.write();
+        created.iter().for_each(|(series, _)| lanes.admit(*series));
+        self.metrics.series_created.inc_by(created.len() as u64);
+        Ok(found)
+    }
+
+    /// The generation of a new series: never 0, and no other series of the log has it.
+    pub(super) fn new_generation(&self) -> u32 {
+        loop {
+            let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
+            if generation != 0 {
+                return generation;
+            }
+        }
+    }
+
+    /// Writes series definitions to the log.
+    pub(super) fn log_definitions(
+        &self,
+        tenant: &Tenant,
+        series: &[(SeriesRef, &Labels)],
+    ) -> Result<(), StoreError> {
+        let mut encoder = crate::wal::record::BatchEncoder::default();
+        let mut rest = series.iter().peekable();
+        while rest.peek().is_some() {
+            encoder.begin(tenant.id.as_str(), None);
+            for (series, labels) in rest.by_ref() {
+                encoder.series(series.0, labels);
+                if encoder.definition_bytes() > DEFINITIONS_RECORD_BYTES {
+                    break;
+                }
+            }
+            let mut payload = Vec::new();
+            encoder.finish(&mut payload);
+            self.log(&payload)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a record that is good in any segment; the position behind it.
+    pub(super) fn log(&self, payload: &[u8]) -> Result<u64, StoreError> {
+        let position = {
+            let segment = self.wal.segment();
+            self.wal.submit(&segment, payload)?
+        };
+        self.wal.commit(position)?;
+        Ok(position)
+    }
+
+    /// Starts a new segment if a write to the current one has failed.
+    pub(super) fn mend(&self) -> Result<(), StoreError> {
+        if self.wal.is_broken() { self.roll().map(|_| ()) } else { Ok(()) }
+    }
+
+    fn append(&self, batch: &Batch<'_>) -> Result<Appended, StoreError> {
+        self.health.check()?;
+        let sources: Vec<(Arc<Tenant>, u32)> =
+            batch.rows.iter().map(|row| self.source(row.source)).collect::<Result<_, _>>()?;
+        let of_metadata = batch.metadata.first().map(|entry| self.source(entry.source)).transpose()?;
+        let Some(tenant) = sources.first().or(of_metadata.as_ref()).map(|(tenant, _)| tenant.clone()) else {
+            return Ok(Appended { position: CommitPosition(self.wal.position()), ..Appended::default() });
+        };
+        if let Some(at) = sources.iter().position(|(other, _)| !Arc::ptr_eq(other, &tenant)) {
+            return Err(StoreError::UnknownSource(batch.rows[at].source.0));
+        }
+        self.refuse_when_full(&tenant)?;
+        self.mend()?;
+        let numbers: Vec<u32> = sources.iter().map(|(_, number)| *number).collect();
+        let (done, sealable) = self.append_to(&tenant, batch, &numbers)?;
+        if sealable {
+            tenant.seal_closed();
+        }
+        if self.wal.segment_bytes() > self.config.segment_bytes_max {
+            // The batch is in the log; a segment that cannot be started is the next batch's trouble.
+            if let Err(error) = self.roll() {
+                tracing::error!(%error, "starting a log segment");
+            }
+        }
+        Ok(done)
+    }
+
+    /// A log that has grown to its limit refuses tenants whose flush is failing; beyond that, everybody.
+    fn refuse_when_full(&self, tenant: &Tenant) -> Result<(), StoreError> {
+        let (bytes, max) = (self.wal.bytes(), self.config.wal_bytes_max);
+        let failing = tenant.flush_failing.load(Ordering::Relaxed);
+        if bytes > max || (failing && bytes > max / 2) {
+            let limit =
+                format!("the log has {bytes} bytes of at most {max}, because flushing to parts is failing");
+            return Err(StoreError::Limit { tenant: tenant.id.to_string(), limit });
+        }
+        Ok(())
+    }
+
+    fn append_to(
+        &self,
+        tenant: &Tenant,
+        batch: &Batch<'_>,
+        sources: &[u32],
+    ) -> Result<(Appended, bool), StoreError> {
+        let mut lanes = tenant.lanes.write();
+        let mut encoder = tenant.encoder.lock();
+        let segment = self.wal.segment();
+        if let Some(key) = &batch.key
+            && !self.taken.lock().insert(&tenant.id, key)
+        {
+            return Ok((self.taken_before(batch), false));
+        }
+        encoder.begin(tenant.id.as_str(), batch.key);
+        let mut at = Appending::new(batch.policy, self.wal.position() + 1, segment.number(), &mut encoder);
+        at.oldest_ms = self.retention_start_ms();
+        let mut extras = Extras::default();
+        for (number, (row, source)) in batch.rows.iter().zip(sources).enumerate() {
+            if row.series.len() == row.values.len() {
+                let (timestamp_ms, series, values) = (row.timestamp_ms, row.series, row.values);
+                lanes.append_floats(
+                    &FloatRow { number, source: *source, timestamp_ms, series, values },
+                    &mut at,
+                );
+            } else {
+                let invalid = |series: &SeriesRef| Rejection {
+                    row: number,
+                    series: *series,
+                    reason: RejectReason::Invalid,
+                };
+                at.done.rejected.extend(row.series.iter().map(invalid));
+            }
+            for (series, histogram) in row.histograms {
+                if is_well_formed(histogram) {
+                    let sample = HistogramSample {
+                        row: number,
+                        source: *source,
+                        timestamp_ms: row.timestamp_ms,
+                        series: *series,
+                        histogram,
+                    };
+                    lanes.append_histogram(&sample, &mut at);
+                } else {
+                    at.done.rejected.push(Rejection {
+                        row: number,
+                        series: *series,
+                        reason: RejectReason::Invalid,
+                    });
+                }
+            }
+            extras.collect(row, number, &lanes, &mut at);
+        }
+        for entry in batch.metadata {
+            if entry.metric.len() < 1 << 16 && lanes.is_news(entry.metric, entry.metadata) {
+                at.encoder.metadata(entry.metric, entry.metadata);
+            }
+        }
+        self.commit(tenant, batch, lanes, segment, at, extras)
+    }
+
+    fn commit(
+        &self,
+        tenant: &Tenant,
+        batch: &Batch<'_>,
+        mut lanes: parking_lot::RwLockWriteGuard<'_, crate::head::Lanes>,
+        segment: crate::wal::writer::SegmentGuard<'_>,
+        mut at: Appending<'_>,
+        extras: Extras,
+    ) -> Result<(Appended, bool), StoreError> {
+        let mut position = self.wal.position();
+        if !at.encoder.is_empty() {
+            let mut payload = Vec::new();
+            at.encoder.finish(&mut payload);
+            let submitted = self.wal.submit(&segment, &payload);
+            drop(segment);
+            let written = submitted.and_then(|position| self.wal.commit(position).map(|()| position));
+            match written {
+                Ok(end) => position = end,
+                Err(error) => {
+                    lanes.take_back(at);
+                    if let Some(key) = &batch.key {
+                        self.taken.lock().remove(&tenant.id, key);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        for (series, timestamp_ms, start_ms) in extras.starts {
+            lanes.keep_start(slot_of(series), timestamp_ms, start_ms);
+        }
+        for (series, exemplar) in extras.exemplars {
+            lanes.keep_exemplar(series, exemplar, self.config.exemplars_max);
+        }
+        for entry in batch.metadata {
+            lanes.keep_metadata(entry.metric, entry.metadata, self.config.metadata_statements_max);
+        }
+        at.done.position = CommitPosition(position);
+        self.metrics.samples.inc_by((at.done.samples + at.done.histograms) as u64);
+        self.metrics.late_samples.inc_by(at.late as u64);
+        self.metrics.rejected.inc_by(at.done.rejected.len() as u64);
+        Ok((lanes.keep(at), !lanes.to_seal.is_empty()))
+    }
+
+    /// The answer to a block that was taken before: as if it had been taken now.
+    fn taken_before(&self, batch: &Batch<'_>) -> Appended {
+        Appended {
+            samples: batch.rows.iter().map(|row| row.series.len()).sum(),
+            histograms: batch.rows.iter().map(|row| row.histograms.len()).sum(),
+            exemplars: batch.rows.iter().map(|row| row.exemplars.len()).sum(),
+            rejected: Vec::new(),
+            position: CommitPosition(self.wal.position()),
+        }
+    }
+}
+
+/// What belongs to rows and takes effect once the log has the batch.
+#[derive(Default)]
+struct Extras {
+    starts: Vec<(SeriesRef, i64, i64)>,
+    exemplars: Vec<(SeriesRef, model::Exemplar)>,
+}
+
+impl Extras {
+    fn collect(&mut self, row: &Row<'_>, number: usize, lanes: &crate::head::Lanes, at: &mut Appending<'_>) {
+        for (series, start_ms) in row.start_timestamps {
+            let known = lanes.home(*series).is_some();
+            if known && lanes.start_at(slot_of(*series), row.timestamp_ms) != Some(*start_ms) {
+                at.encoder.start(series.0, row.timestamp_ms, *start_ms);
+                self.starts.push((*series, row.timestamp_ms, *start_ms));
+            }
+        }
+        for (series, exemplar) in row.exemplars {
+            let chars =
+                exemplar.labels.iter().map(|(name, value)| name.chars().count() + value.chars().count());
+            let reason = if lanes.home(*series).is_none() {
+                RejectReason::UnknownSeries
+            } else if chars.sum::<usize>() > EXEMPLAR_CHARS_MAX {
+                RejectReason::Invalid
+            } else {
+                at.encoder.exemplar(series.0, exemplar);
+                at.done.exemplars += 1;
+                self.exemplars.push((*series, exemplar.clone()));
+                continue;
+            };
+            at.done.rejected.push(Rejection { row: number, series: *series, reason });
+        }
+    }
+}
+
+/// Whether spans and buckets fit together.
+fn is_well_formed(histogram: &Histogram) -> bool {
+    let buckets = |spans: &[model::histogram::Span]| {
+        spans.iter().try_fold(0usize, |sum, span| sum.checked_add(span.length as usize))
+    };
+    let (positive, negative) = match &histogram.buckets {
+        model::histogram::Buckets::Int { positive, negative, .. } => (positive.len(), negative.len()),
+        model::histogram::Buckets::Float { positive, negative, .. } => (positive.len(), negative.len()),
+    };
+    positive <= BUCKETS_MAX
+        && negative <= BUCKETS_MAX
+        && histogram.custom_values.len() <= BUCKETS_MAX
+        && buckets(&histogram.positive_spans) == Some(positive)
+        && buckets(&histogram.negative_spans) == Some(negative)
+}

@@ -1,0 +1,304 @@
+//! Parts into larger ones, retention, deletions made true.
+//!
+//! Flushes leave parts of at most two hours (level 0). When two hours are over, their parts become one
+//! (level 1), and when a day is over, its parts do (level 2). A late part that spans days is split at
+//! them first. A merge never crosses the boundary of the larger unit, so that retention can drop whole
+//! parts.
+//!
+//! Before a part with deletions in it is merged with others it is rewritten alone: merged, old samples
+//! that are deleted and new ones that are not could no longer be told apart.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ulid::Ulid;
+
+use super::flush::SPAN_MS;
+use super::{Db, Inner, Tenant};
+use crate::filenames;
+use crate::manifest::{Edit, ManifestError};
+use crate::merge::{MergeOptions, merge};
+use crate::part::{Part, PartError, file_name};
+use crate::tombstone::Tombstone;
+use crate::version::{PartEntry, Version};
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+/// A span is merged when it has been over for this long: stragglers come within minutes.
+const SETTLE_MS: i64 = 10 * 60 * 1000;
+/// A part over several days is only split when it has this many samples for each.
+const SPLIT_SAMPLES_A_DAY: u64 = 1000;
+/// A part is split into at most this many.
+const SPLIT_MAX: i64 = 62;
+/// A finished day is only merged again with late parts when there are this many, or they are a
+/// quarter of it.
+const LATE_PARTS_MAX: usize = 6;
+
+/// A merge that failed; its inputs stay, and it is tried again later.
+#[derive(Debug, thiserror::Error)]
+pub enum CompactError {
+    /// A part could not be read or written.
+    #[error("merge parts of tenant {tenant}: {source}")]
+    Part {
+        /// Whose.
+        tenant: String,
+        /// The cause.
+        source: PartError,
+    },
+    /// The manifest could not be written.
+    #[error("merge parts of tenant {tenant}: {source}")]
+    Manifest {
+        /// Whose.
+        tenant: String,
+        /// The cause.
+        source: ManifestError,
+    },
+}
+
+/// One merge.
+#[derive(Debug)]
+struct Job {
+    inputs: Vec<Arc<PartEntry>>,
+    level: u8,
+    cuts_ms: Vec<i64>,
+    tombstones: Vec<Tombstone>,
+}
+
+impl Db {
+    /// Drops what retention no longer wants, and merges parts as far as they are due.
+    ///
+    /// # Errors
+    /// The first failure; the other tenants are served all the same.
+    pub fn compact(&self) -> Result<(), CompactError> {
+        self.inner.compact()
+    }
+
+    /// Makes deletions true: rewrites the parts that have deleted samples.
+    ///
+    /// # Errors
+    /// The first failure; deletions stay in effect all the same.
+    pub fn clean_tombstones(&self) -> Result<(), CompactError> {
+        let _work = self.inner.work.lock();
+        self.inner.all_tenants().iter().try_for_each(|tenant| self.inner.clean(tenant))
+    }
+}
+
+impl Inner {
+    pub(super) fn compact_and_log(&self) {
+        if let Err(error) = self.compact() {
+            tracing::error!(%error, "compacting; it will be tried again");
+        }
+    }
+
+    fn compact(&self) -> Result<(), CompactError> {
+        let _work = self.work.lock();
+        let mut first_failure = None;
+        for tenant in self.all_tenants() {
+            let compacted = self.drop_outlived(&tenant).and_then(|()| self.compact_tenant(&tenant));
+            if let Err(error) = compacted {
+                self.metrics.merge_failures.inc();
+                first_failure.get_or_insert(error);
+            }
+        }
+        if let Err(error) = self.drop_beyond_size() {
+            first_failure.get_or_insert(error);
+        }
+        first_failure.map_or(Ok(()), Err)
+    }
+
+    fn compact_tenant(&self, tenant: &Tenant) -> Result<(), CompactError> {
+        let now_ms = self.config.clock.now_ms();
+        while !*self.stop.lock()
+            && let Some(job) = next_job(&tenant.version.load(), now_ms)
+        {
+            self.run(tenant, &job)?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, tenant: &Tenant, job: &Job) -> Result<(), CompactError> {
+        let in_part = |source| CompactError::Part { tenant: tenant.id.to_string(), source };
+        let parts: Vec<Arc<Part>> = job.inputs.iter().map(|entry| entry.part.clone()).collect();
+        let options = MergeOptions {
+            level: job.level,
+            cuts_ms: &job.cuts_ms,
+            keep_from_ms: self.retention_start_ms(),
+            tombstones: &job.tombstones,
+        };
+        let disk = &*self.config.disk;
+        let infos =
+            merge(disk, &tenant.parts_dir(), &parts, &options, &mut || self.new_id()).map_err(in_part)?;
+        let cleaned = job.tombstones.iter().map(|tombstone| tombstone.position);
+        let cleaned = cleaned.chain(job.inputs.iter().map(|entry| entry.cleaned)).max().unwrap_or(0);
+        let mut entries = Vec::with_capacity(infos.len());
+        for info in &infos {
+            let path = filenames::part(&tenant.dir, &file_name(info.spec.id));
+            entries
+                .push(Arc::new(PartEntry::new(Arc::new(Part::open(disk, &path).map_err(in_part)?), cleaned)));
+        }
+        self.metrics.merges.inc();
+        self.exchange(tenant, &job.inputs, entries)
+    }
+
+    /// Puts parts in the place of others: manifest, then version, then files.
+    fn exchange(
+        &self,
+        tenant: &Tenant,
+        gone: &[Arc<PartEntry>],
+        fresh: Vec<Arc<PartEntry>>,
+    ) -> Result<(), CompactError> {
+        let id = |entry: &Arc<PartEntry>| entry.part.info().spec.id;
+        let drop: Vec<Ulid> = gone.iter().map(id).collect();
+        let add = fresh.iter().map(|entry| (id(entry), entry.cleaned)).collect();
+        {
+            let mut manifest = tenant.manifest.lock();
+            manifest
+                .edit(Edit::Parts { add, drop: drop.clone(), flushed: None })
+                .map_err(|source| CompactError::Manifest { tenant: tenant.id.to_string(), source })?;
+            let before = tenant.version.load();
+            let kept = before.parts.iter().filter(|entry| !drop.contains(&id(entry))).cloned();
+            tenant.version.store(before.with_parts(kept.chain(fresh).collect()));
+        }
+        // Queries that have pinned them keep reading: an open file outlives its name.
+        for entry in gone {
+            if let Err(error) = self.config.disk.remove_file(entry.part.path()) {
+                tracing::warn!(path = %entry.part.path().display(), %error, "removing a part; the next start will");
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops parts that are wholly older than retention allows.
+    fn drop_outlived(&self, tenant: &Tenant) -> Result<(), CompactError> {
+        let oldest_ms = self.retention_start_ms();
+        let version = tenant.version.load();
+        let outlived: Vec<_> =
+            version.parts.iter().filter(|entry| entry.part.info().max_ms < oldest_ms).cloned().collect();
+        if outlived.is_empty() {
+            return Ok(());
+        }
+        self.metrics.retention_dropped.inc_by(outlived.len() as u64);
+        self.exchange(tenant, &outlived, Vec::new())
+    }
+
+    /// Drops the oldest parts of all tenants while all together are too large.
+    fn drop_beyond_size(&self) -> Result<(), CompactError> {
+        let Some(max) = self.config.retention_bytes else { return Ok(()) };
+        let mut parts = Vec::new();
+        for tenant in self.all_tenants() {
+            let version = tenant.version.load();
+            parts.extend(
+                version.parts.iter().map(|entry| (entry.part.info().max_ms, tenant.clone(), entry.clone())),
+            );
+        }
+        parts.sort_by_key(|(max_ms, _, _)| *max_ms);
+        let mut bytes: u64 = parts.iter().map(|(_, _, entry)| entry.part.info().bytes).sum();
+        for (_, tenant, entry) in parts {
+            if bytes <= max {
+                break;
+            }
+            bytes -= entry.part.info().bytes;
+            self.metrics.retention_dropped.inc();
+            self.exchange(&tenant, &[entry], Vec::new())?;
+        }
+        Ok(())
+    }
+
+    fn clean(&self, tenant: &Tenant) -> Result<(), CompactError> {
+        loop {
+            let version = tenant.version.load();
+            let concerned = version.parts.iter().find_map(|entry| cleaning(&version, entry));
+            let Some(job) = concerned else { break };
+            self.run(tenant, &job)?;
+        }
+        let newest = tenant.version.load().tombstones.iter().map(|tombstone| tombstone.position).max();
+        let Some(newest) = newest else { return Ok(()) };
+        // Tiles that were closed before a deletion still need it.
+        let needed = tenant.lanes.read().oldest_position();
+        let cleaned = needed.map_or(newest, |needed| newest.min(needed.saturating_sub(1)));
+        let mut manifest = tenant.manifest.lock();
+        manifest
+            .edit(Edit::Cleaned(cleaned))
+            .map_err(|source| CompactError::Manifest { tenant: tenant.id.to_string(), source })?;
+        let mut version = (*tenant.version.load()).clone();
+        version.tombstones = manifest.state().tombstones.clone().into();
+        tenant.version.store(version);
+        tenant.flush_failing.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// The rewriting of a part that has deletions in it.
+fn cleaning(version: &Version, entry: &Arc<PartEntry>) -> Option<Job> {
+    let tombstones: Vec<Tombstone> =
+        version.tombstones.iter().filter(|tombstone| entry.is_concerned(tombstone)).cloned().collect();
+    let level = entry.part.info().spec.level;
+    (!tombstones.is_empty()).then(|| Job {
+        inputs: vec![entry.clone()],
+        level,
+        cuts_ms: Vec::new(),
+        tombstones,
+    })
+}
+
+/// What to merge next, if anything is due.
+fn next_job(version: &Version, now_ms: i64) -> Option<Job> {
+    if let Some(job) = version.parts.iter().find_map(splitting) {
+        return Some(job);
+    }
+    let job = spans_due(version, now_ms).or_else(|| day_due(version, now_ms))?;
+    // Parts with deletions are rewritten alone first.
+    let first = job.inputs.iter().find_map(|entry| cleaning(version, entry));
+    Some(first.unwrap_or(job))
+}
+
+/// The splitting of a part that spans days, at those days.
+fn splitting(entry: &Arc<PartEntry>) -> Option<Job> {
+    let info = entry.part.info();
+    let (first, last) = (info.min_ms.div_euclid(DAY_MS), info.max_ms.div_euclid(DAY_MS));
+    let days = last.checked_sub(first)?.checked_add(1)?;
+    if days <= 1 || days > SPLIT_MAX || info.samples / (days as u64) < SPLIT_SAMPLES_A_DAY {
+        return None;
+    }
+    let cuts_ms = (first + 1..=last).map(|day| day * DAY_MS).collect();
+    Some(Job { inputs: vec![entry.clone()], level: 0, cuts_ms, tombstones: Vec::new() })
+}
+
+/// The parts of one unit of time, all of them within it.
+fn by_unit(version: &Version, unit_ms: i64) -> BTreeMap<i64, Vec<Arc<PartEntry>>> {
+    let mut units: BTreeMap<i64, Vec<Arc<PartEntry>>> = BTreeMap::new();
+    for entry in &version.parts {
+        let info = entry.part.info();
+        let unit = info.min_ms.div_euclid(unit_ms);
+        if unit == info.max_ms.div_euclid(unit_ms) {
+            units.entry(unit).or_default().push(entry.clone());
+        }
+    }
+    units
+}
+
+fn is_over(unit: i64, unit_ms: i64, now_ms: i64) -> bool {
+    (unit + 1).saturating_mul(unit_ms).saturating_add(SETTLE_MS) <= now_ms
+}
+
+fn spans_due(version: &Version, now_ms: i64) -> Option<Job> {
+    by_unit(version, SPAN_MS).into_iter().find_map(|(unit, entries)| {
+        let inputs: Vec<_> = entries.into_iter().filter(|entry| entry.part.info().spec.level == 0).collect();
+        let due = inputs.len() > 1 && is_over(unit, SPAN_MS, now_ms);
+        due.then(|| Job { inputs, level: 1, cuts_ms: Vec::new(), tombstones: Vec::new() })
+    })
+}
+
+fn day_due(version: &Version, now_ms: i64) -> Option<Job> {
+    by_unit(version, DAY_MS).into_iter().find_map(|(unit, inputs)| {
+        if inputs.len() < 2 || !is_over(unit, DAY_MS, now_ms) {
+            return None;
+        }
+        let bytes = |entry: &Arc<PartEntry>| entry.part.info().bytes;
+        let finished: u64 =
+            inputs.iter().filter(|e| e.part.info().spec.level >= 2).map(bytes).max().unwrap_or(0);
+        let late = inputs.iter().map(bytes).sum::<u64>() - finished;
+        let worth_it = finished == 0 || late * 4 >= finished || inputs.len() > LATE_PARTS_MAX;
+        worth_it.then(|| Job { inputs, level: 2, cuts_ms: Vec::new(), tombstones: Vec::new() })
+    })
+}

@@ -1,0 +1,312 @@
+//! Head and parts as one.
+//!
+//! A selection pins the head first and the version second ([`crate::version`] says why), and lists
+//! the series of both by labels. Samples are read when asked for: the pieces of a series, from each part
+//! and from the head, joined by rank.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use model::{Exemplar, Labels, Matcher, Metadata, TenantId};
+use smallvec::SmallVec;
+use storage::{Column, ListedLabels, QueryError, Queryable, Select, SeriesRef, SeriesSet};
+
+use super::{Db, Inner, Tenant};
+use crate::head::index::reference;
+use crate::head::snapshot::{HeadSnapshot, read_pieces};
+use crate::merge::{Piece, TimeConcatCache, combine};
+use crate::tombstone::{Deleted, Tombstone, clip};
+use crate::version::{PartEntry, Version};
+
+/// An exemplar with the labels of its series.
+#[derive(Debug, Clone)]
+pub struct StoredExemplar {
+    /// The series.
+    pub series: Labels,
+    /// Its exemplar.
+    pub exemplar: Exemplar,
+}
+
+impl Queryable for Db {
+    fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
+        let Some(tenant) = self.inner.tenants.read().get(&select.tenant).cloned() else {
+            return Ok(Box::new(Selection::default()));
+        };
+        let start_ms = select.start_ms.max(self.inner.retention_start_ms());
+        Ok(Box::new(Selection::new(&tenant, &select.matchers, start_ms, select.end_ms)?))
+    }
+
+    fn label_names(&self, select: &Select) -> Result<ListedLabels, QueryError> {
+        self.inner.list(
+            select,
+            |index, selected, out| index.label_names(selected, out),
+            |entry| entry.part.label_names(&select.matchers),
+        )
+    }
+
+    fn label_values(&self, name: &str, select: &Select) -> Result<ListedLabels, QueryError> {
+        self.inner.list(
+            select,
+            |index, selected, out| index.label_values(name, selected, out),
+            |entry| entry.part.label_values(name, &select.matchers),
+        )
+    }
+
+    fn metadata(
+        &self,
+        tenant: &TenantId,
+        metric: Option<&str>,
+    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
+        let Some(tenant) = self.inner.tenants.read().get(tenant).cloned() else { return Ok(Vec::new()) };
+        let mut known = tenant.lanes.read().metadata.clone();
+        for entry in tenant.version.load().parts.iter().rev() {
+            for (metric, statements) in entry.part.metadata()? {
+                let of_metric = known.entry(metric).or_default();
+                // Those of the head are later: they stay last.
+                for statement in statements.into_iter().rev() {
+                    if !of_metric.contains(&statement) {
+                        of_metric.insert(0, statement);
+                    }
+                }
+            }
+        }
+        Ok(known.into_iter().filter(|(name, _)| metric.is_none_or(|metric| metric == name)).collect())
+    }
+}
+
+impl Db {
+    /// The exemplars in memory of series that satisfy all of one of the lists of matchers, oldest
+    /// arrival first, from `start_ms` to `end_ms`, both inclusive.
+    pub fn exemplars(
+        &self,
+        tenant: &TenantId,
+        matchers: &[Vec<Matcher>],
+        start_ms: i64,
+        end_ms: i64,
+    ) -> Vec<StoredExemplar> {
+        let Some(tenant) = self.inner.tenants.read().get(tenant).cloned() else { return Vec::new() };
+        let index = tenant.index.read();
+        let mut selected = roaring::RoaringBitmap::new();
+        matchers.iter().for_each(|matchers| selected |= index.select(matchers));
+        let lanes = tenant.lanes.read();
+        let wanted = lanes.exemplars.iter().filter(|(series, exemplar)| {
+            let slot = crate::head::index::slot_of(*series);
+            selected.contains(slot)
+                && lanes.home(*series).is_some()
+                && (start_ms..=end_ms).contains(&exemplar.timestamp_ms)
+        });
+        let stored = |(series, exemplar): &(SeriesRef, Exemplar)| StoredExemplar {
+            series: index.labels(crate::head::index::slot_of(*series)),
+            exemplar: exemplar.clone(),
+        };
+        wanted.map(stored).collect()
+    }
+}
+
+impl Inner {
+    fn list(
+        &self,
+        select: &Select,
+        of_head: impl FnOnce(&crate::head::index::Index, Option<&roaring::RoaringBitmap>, &mut Vec<String>),
+        of_part: impl Fn(&PartEntry) -> Result<Vec<String>, crate::part::PartError>,
+    ) -> Result<ListedLabels, QueryError> {
+        let mut listed = ListedLabels::default();
+        let Some(tenant) = self.tenants.read().get(&select.tenant).cloned() else { return Ok(listed) };
+        {
+            let index = tenant.index.read();
+            let selected = (!select.matchers.is_empty()).then(|| index.select(&select.matchers));
+            of_head(&index, selected.as_ref(), &mut listed.values);
+        }
+        let start_ms = select.start_ms.max(self.retention_start_ms());
+        for entry in &tenant.version.load().parts {
+            if entry.part.info().overlaps(start_ms, select.end_ms) {
+                match of_part(entry) {
+                    Ok(values) => listed.values.extend(values),
+                    Err(error) => listed.warnings.push(error.to_string()),
+                }
+            }
+        }
+        listed.values.sort_unstable();
+        listed.values.dedup();
+        Ok(listed)
+    }
+}
+
+/// A series of a selection: where it is.
+#[derive(Debug, Default)]
+struct Selected {
+    labels: Labels,
+    /// Its number in the head's snapshot.
+    head: Option<u32>,
+    /// (part, series in the part).
+    parts: SmallVec<[(u16, u32); 2]>,
+}
+
+#[derive(Debug, Default)]
+struct Selection {
+    series: Vec<Selected>,
+    head: HeadSnapshot,
+    version: Arc<Version>,
+    /// The parts in the selected time, with what is deleted in each.
+    parts: Vec<(Arc<PartEntry>, Arc<[(u32, Deleted)]>)>,
+    start_ms: i64,
+    end_ms: i64,
+    warnings: Vec<String>,
+}
+
+impl Selection {
+    fn new(
+        tenant: &Tenant,
+        matchers: &[Matcher],
+        start_ms: i64,
+        end_ms: i64,
+    ) -> Result<Selection, QueryError> {
+        // Labels first, then tiles, then the version: what a flush moves meanwhile shows in the latter.
+        let (mut series, references) = {
+            let index = tenant.index.read();
+            let slots = index.select(matchers);
+            let mut series = Vec::with_capacity(slots.len() as usize);
+            let mut references = Vec::with_capacity(slots.len() as usize);
+            for (number, slot) in slots.iter().enumerate() {
+                series.push(Selected {
+                    labels: index.labels(slot),
+                    head: Some(number as u32),
+                    ..Selected::default()
+                });
+                references.push(reference(slot, index.generation(slot)));
+            }
+            (series, references)
+        };
+        let head = tenant.lanes.read().pin(&references, start_ms, end_ms);
+        let version = tenant.version.load();
+        let mut selection = Selection { head, version, start_ms, end_ms, ..Selection::default() };
+        let mut listed: Vec<Selected> = Vec::new();
+        for entry in
+            selection.version.clone().parts.iter().filter(|e| e.part.info().overlaps(start_ms, end_ms))
+        {
+            match selection.list_part(entry, matchers) {
+                Ok(of_part) => listed.extend(of_part),
+                // One damaged part does not take the others away.
+                Err(error) => selection.warnings.push(error.to_string()),
+            }
+        }
+        series.append(&mut listed);
+        series.sort_by(|a, b| a.labels.cmp(&b.labels));
+        series.dedup_by(|later, first| {
+            let same = later.labels == first.labels;
+            if same {
+                first.head = first.head.or(later.head);
+                first.parts.append(&mut later.parts);
+            }
+            same
+        });
+        selection.series = series;
+        Ok(selection)
+    }
+
+    fn list_part(
+        &mut self,
+        entry: &Arc<PartEntry>,
+        matchers: &[Matcher],
+    ) -> Result<Vec<Selected>, crate::part::PartError> {
+        let numbers: Vec<u32> = entry.part.select(matchers)?.iter().collect();
+        let mut labels = Vec::with_capacity(numbers.len());
+        entry.part.labels_of(&numbers, &mut labels)?;
+        let deleted = entry.deleted(&self.version.tombstones)?;
+        let part = self.parts.len() as u16;
+        self.parts.push((entry.clone(), deleted));
+        let selected = |(number, labels)| Selected {
+            labels,
+            head: None,
+            parts: SmallVec::from_slice(&[(part, number)]),
+        };
+        Ok(numbers.into_iter().zip(labels).map(selected).collect())
+    }
+
+    /// Reads what the parts have of `range`: (series within the range, piece).
+    fn load_parts(
+        &self,
+        range: &Range<usize>,
+        cache: &mut TimeConcatCache,
+    ) -> Result<Vec<(usize, Piece)>, QueryError> {
+        let mut wanted: Vec<Vec<(u32, usize)>> = vec![Vec::new(); self.parts.len()];
+        for (within, series) in self.series[range.clone()].iter().enumerate() {
+            for (part, number) in &series.parts {
+                wanted[usize::from(*part)].push((*number, within));
+            }
+        }
+        let mut pieces = Vec::new();
+        for ((entry, deleted), mut wanted) in self.parts.iter().zip(wanted) {
+            if wanted.is_empty() {
+                continue;
+            }
+            wanted.sort_unstable();
+            let numbers: Vec<u32> = wanted.iter().map(|(number, _)| *number).collect();
+            let mut columns = Vec::with_capacity(numbers.len());
+            entry.part.load(&numbers, self.start_ms, self.end_ms, &mut columns)?;
+            let rank = entry.part.info().rank();
+            for ((number, within), mut column) in wanted.into_iter().zip(columns) {
+                if let Ok(at) = deleted.binary_search_by_key(&number, |(series, _)| *series) {
+                    deleted[at].1.apply(&mut column, cache);
+                }
+                pieces.push((within, Piece { rank, column }));
+            }
+        }
+        Ok(pieces)
+    }
+
+    fn load_head(
+        &self,
+        series: &Selected,
+        cache: &mut TimeConcatCache,
+        out: &mut Vec<Piece>,
+    ) -> Result<(), QueryError> {
+        let Some(number) = series.head else { return Ok(()) };
+        let deletions = deletions_of(&self.version.tombstones, &series.labels);
+        let pinned = &self.head.series[number as usize];
+        read_pieces(&self.head.tiles, pinned, self.version.pruned, &deletions, cache, out).map_err(|error| {
+            QueryError::Corrupt(format!("a sealed tile of series {}: {error}", series.labels))
+        })
+    }
+}
+
+/// What tombstones delete of a series in the head.
+pub(super) fn deletions_of(tombstones: &[Tombstone], labels: &Labels) -> Vec<(u64, Deleted)> {
+    let concerning = tombstones.iter().filter(|tombstone| tombstone.matches(labels));
+    concerning
+        .map(|tombstone| {
+            let mut deleted = Deleted::default();
+            deleted.add(tombstone.start_ms, tombstone.end_ms);
+            (tombstone.position, deleted)
+        })
+        .collect()
+}
+
+impl SeriesSet for Selection {
+    fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    fn labels(&self, at: usize) -> &Labels {
+        &self.series[at].labels
+    }
+
+    fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError> {
+        let mut cache = TimeConcatCache::default();
+        let mut of_parts: Vec<Vec<Piece>> = vec![Vec::new(); range.len()];
+        for (within, piece) in self.load_parts(&range, &mut cache)? {
+            of_parts[within].push(piece);
+        }
+        for (series, mut pieces) in self.series[range].iter().zip(of_parts) {
+            self.load_head(series, &mut cache, &mut pieces)?;
+            let mut column = combine(&mut pieces, &mut cache);
+            clip(&mut column, self.start_ms, self.end_ms, &mut cache);
+            out.push(column);
+        }
+        Ok(())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+}

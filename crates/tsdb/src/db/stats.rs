@@ -1,0 +1,120 @@
+//! Figures for the status page.
+
+use model::TenantId;
+
+use super::{Db, Inner};
+use crate::head::tile::Block;
+
+/// A label (or pair, or metric name) and a figure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelCount {
+    /// A name, or `name=value`.
+    pub name: String,
+    /// How many, or bytes.
+    pub value: u64,
+}
+
+/// The head of a tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeadStats {
+    /// Series.
+    pub series: u64,
+    /// Distinct pairs of label name and value.
+    pub label_pairs: u64,
+    /// Tiles, open and sealed.
+    pub tiles: u64,
+    /// Oldest timestamp, milliseconds; above `max_ms` without samples.
+    pub min_ms: i64,
+    /// Newest timestamp, milliseconds.
+    pub max_ms: i64,
+    /// Estimated memory of the samples, bytes.
+    pub bytes: u64,
+}
+
+/// The parts of a tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PartStats {
+    /// Files.
+    pub parts: u64,
+    /// Their length, bytes.
+    pub bytes: u64,
+    /// Their samples.
+    pub samples: u64,
+}
+
+/// What `/api/v1/status/tsdb` tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// The head.
+    pub head: HeadStats,
+    /// The parts.
+    pub parts: PartStats,
+    /// Metric names with most series, most first.
+    pub series_count_by_metric_name: Vec<LabelCount>,
+    /// Label names with most values.
+    pub label_value_count_by_label_name: Vec<LabelCount>,
+    /// Label names whose values take most bytes.
+    pub memory_in_bytes_by_label_name: Vec<LabelCount>,
+    /// Pairs `name=value` with most series.
+    pub series_count_by_label_value_pair: Vec<LabelCount>,
+}
+
+impl Db {
+    /// Figures of a tenant; lists are cut at `top` entries.
+    pub fn stats(&self, tenant: &TenantId, top: usize) -> Stats {
+        self.inner.stats(tenant, top).unwrap_or_default()
+    }
+}
+
+impl Inner {
+    fn stats(&self, tenant: &TenantId, top: usize) -> Option<Stats> {
+        let tenant = self.tenants.read().get(tenant).cloned()?;
+        let index = tenant.index.read();
+        let figures = index.figures();
+        let mut stats = Stats::default();
+        stats.head = HeadStats {
+            series: index.len() as u64,
+            label_pairs: figures.pair_count,
+            min_ms: i64::MAX,
+            max_ms: i64::MIN,
+            ..HeadStats::default()
+        };
+        drop(index);
+        {
+            let lanes = tenant.lanes.read();
+            let head = &mut stats.head;
+            head.bytes = lanes.bytes() as u64;
+            for lane in &lanes.lanes {
+                head.tiles += lane.tiles.iter().map(|tile| 1 + tile.history.len() as u64).sum::<u64>();
+                let closed = lane.tiles.first().map_or(&[][..], |tile| &tile.history[..]);
+                let times = closed.iter().map(|block: &Block| &*block.times).chain([&lane.times[..]]);
+                for times in times.filter(|times| !times.is_empty()) {
+                    head.min_ms = head.min_ms.min(times[0]);
+                    head.max_ms = head.max_ms.max(times[times.len() - 1]);
+                }
+            }
+        }
+        for entry in &tenant.version.load().parts {
+            let info = entry.part.info();
+            stats.parts.parts += 1;
+            stats.parts.bytes += info.bytes;
+            stats.parts.samples += info.samples + info.histograms;
+        }
+        let largest = |list: &mut dyn Iterator<Item = (String, u64)>| {
+            let mut list: Vec<LabelCount> = list.map(|(name, value)| LabelCount { name, value }).collect();
+            list.sort_by(|a, b| b.value.cmp(&a.value).then_with(|| a.name.cmp(&b.name)));
+            list.truncate(top);
+            list
+        };
+        let (names, pairs) = (&figures.names, &figures.pairs);
+        let metrics = pairs.iter().filter(|(name, ..)| name == model::labels::METRIC_NAME);
+        stats.series_count_by_metric_name = largest(&mut metrics.map(|(_, value, n)| (value.clone(), *n)));
+        stats.label_value_count_by_label_name =
+            largest(&mut names.iter().map(|(name, n, _)| (name.clone(), *n)));
+        stats.memory_in_bytes_by_label_name =
+            largest(&mut names.iter().map(|(name, _, b)| (name.clone(), *b)));
+        stats.series_count_by_label_value_pair =
+            largest(&mut pairs.iter().map(|(name, value, n)| (format!("{name}={value}"), *n)));
+        Some(stats)
+    }
+}

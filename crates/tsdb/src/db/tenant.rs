@@ -1,0 +1,113 @@
+//! One tenant: its head, its parts, its manifest.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use model::TenantId;
+use parking_lot::{Mutex, RwLock};
+use ulid::Ulid;
+
+use crate::config::Config;
+use crate::filenames;
+use crate::head::Lanes;
+use crate::head::index::Index;
+use crate::manifest::{Manifest, ManifestError};
+use crate::part::{Part, file_name};
+use crate::version::{PartEntry, Swap, Version};
+use crate::wal::record::BatchEncoder;
+
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) id: TenantId,
+    pub(crate) dir: PathBuf,
+    pub(crate) index: RwLock<Index>,
+    pub(crate) lanes: RwLock<Lanes>,
+    pub(crate) version: Swap<Version>,
+    /// Whoever replaces the version holds this.
+    pub(crate) manifest: Mutex<Manifest>,
+    /// Room to make records in; used under the lock of the lanes, so never contended.
+    pub(crate) encoder: Mutex<BatchEncoder>,
+    /// Whether the last flush failed; such a tenant is refused first when the log is too long.
+    pub(crate) flush_failing: AtomicBool,
+}
+
+impl Tenant {
+    /// Opens a tenant's directory, or prepares to make it. Parts that cannot be read are left out and
+    /// added to `problems`; stray files are removed.
+    pub(crate) fn open(
+        config: &Config,
+        id: &TenantId,
+        problems: &mut Vec<String>,
+    ) -> Result<Tenant, ManifestError> {
+        let dir = filenames::tenant_dir(&config.dir, id.as_str());
+        let (manifest, torn) = Manifest::open(config.disk.clone(), &dir)?;
+        problems.extend(torn);
+        let state = manifest.state();
+        let mut version = Version { tombstones: state.tombstones.clone().into(), ..Version::default() };
+        let mut parts = Vec::new();
+        for (part, cleaned) in &state.parts {
+            match Part::open(&*config.disk, &filenames::part(&dir, &file_name(*part))) {
+                Ok(opened) => parts.push(Arc::new(PartEntry::new(Arc::new(opened), *cleaned))),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        version = version.with_parts(parts);
+        let tenant = Tenant {
+            id: id.clone(),
+            index: RwLock::default(),
+            lanes: RwLock::new(Lanes::new()),
+            version: Swap::new(version),
+            manifest: Mutex::new(manifest),
+            encoder: Mutex::default(),
+            flush_failing: AtomicBool::new(false),
+            dir,
+        };
+        tenant.remove_strays(config);
+        Ok(tenant)
+    }
+
+    /// Removes files that an interrupted flush or merge has left.
+    fn remove_strays(&self, config: &Config) {
+        let dir = self.parts_dir();
+        let manifest = self.manifest.lock();
+        let known = |path: &std::path::Path| {
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let id = stem.and_then(|stem| Ulid::from_string(stem).ok());
+            path.extension().is_some_and(|ext| ext == filenames::PART_EXTENSION)
+                && id.is_some_and(|id| manifest.state().parts.contains_key(&id))
+        };
+        for path in config.disk.read_dir(&dir).unwrap_or_default() {
+            if !known(&path) {
+                tracing::info!(path = %path.display(), "removing a file that an interrupted flush or merge has left");
+                if let Err(error) = config.disk.remove_file(&path) {
+                    tracing::warn!(path = %path.display(), %error, "removing a stray file");
+                }
+            }
+        }
+    }
+
+    /// Where its parts are.
+    pub(crate) fn parts_dir(&self) -> PathBuf {
+        self.dir.join(filenames::PARTS_DIR)
+    }
+
+    /// Encodes tiles that have been closed, outside the lock that appends need.
+    pub(crate) fn seal_closed(&self) {
+        loop {
+            let batch: Vec<_> = {
+                let mut lanes = self.lanes.write();
+                let from = lanes.to_seal.len().saturating_sub(64);
+                lanes.to_seal.drain(from..).collect()
+            };
+            if batch.is_empty() {
+                return;
+            }
+            let sealed: Vec<_> = batch.iter().map(|(_, _, open)| Arc::new(open.seal())).collect();
+            let mut lanes = self.lanes.write();
+            for ((lane, tile, open), sealed) in batch.iter().zip(sealed) {
+                lanes.put_sealed(*lane, *tile, open, sealed);
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The names of everything in the data directory.
+
+use std::path::{Path, PathBuf};
+
+/// Held by the process that has the directory open.
+pub const LOCK: &str = "LOCK";
+/// The version of the directory's layout.
+pub const FORMAT: &str = "FORMAT";
+/// Log segments.
+pub const WAL_DIR: &str = "wal";
+/// One directory for each tenant.
+pub const TENANT_DIR: &str = "tenant";
+/// A tenant's edits.
+pub const MANIFEST: &str = "MANIFEST";
+/// A manifest being rewritten.
+pub const MANIFEST_NEW: &str = "MANIFEST.new";
+/// A tenant's parts.
+pub const PARTS_DIR: &str = "parts";
+/// Extension of a finished part.
+pub const PART_EXTENSION: &str = "mgp";
+
+/// The log's directory.
+pub fn wal_dir(data: &Path) -> PathBuf {
+    data.join(WAL_DIR)
+}
+
+/// Log segment `number`.
+pub fn segment(data: &Path, number: u64) -> PathBuf {
+    wal_dir(data).join(format!("{number:08}.wal"))
+}
+
+/// The number of the log segment at `path`, if it is one.
+pub fn segment_number(path: &Path) -> Option<u64> {
+    if path.extension()? != "wal" {
+        return None;
+    }
+    let stem = path.file_stem()?.to_str()?;
+    if stem.len() < 8 || !stem.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    stem.parse().ok()
+}
+
+/// The directory of all tenants.
+pub fn tenants_dir(data: &Path) -> PathBuf {
+    data.join(TENANT_DIR)
+}
+
+/// The directory of `tenant`.
+pub fn tenant_dir(data: &Path, tenant: &str) -> PathBuf {
+    tenants_dir(data).join(tenant)
+}
+
+/// The part file `name` (with its extension) below a tenant's directory.
+pub fn part(tenant_dir: &Path, name: &str) -> PathBuf {
+    tenant_dir.join(PARTS_DIR).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segment_names_go_both_ways() {
+        let path = segment(Path::new("data"), 42);
+        assert_eq!(path, Path::new("data/wal/00000042.wal"));
+        assert_eq!(segment_number(&path), Some(42));
+        assert_eq!(segment_number(&segment(Path::new("data"), 123_456_789)), Some(123_456_789));
+        for stray in ["data/wal/42.wal", "data/wal/00000042.tmp", "data/wal/0000004x.wal", "data/wal/wal"] {
+            assert_eq!(segment_number(Path::new(stray)), None, "{stray}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The head: what has arrived and is not in a part yet, of one tenant.
+//!
+//! - [`index`]: series by labels;
+//! - [`tile`]: columns by rows, the unit of growth;
+//! - [`lane`]: columns that share timestamps, as tiles;
+//! - [`rows`]: the way of a row into its lanes, and back when the log refuses it;
+//! - [`side`]: what does not fit rows: late samples, replacements, histograms;
+//! - [`snapshot`]: what a query or a flush pins.
+//!
+//! **Locks.** The index and the lanes have a lock each; who takes both takes the index first. A steady
+//! row needs the lanes alone. An append holds them from the first decision until the log has the batch,
+//! so that nobody sees rows that are not in the log, and the log has the rows of a tenant in the order
+//! in which they took effect.
+
+pub(crate) mod index;
+pub(crate) mod lane;
+pub(crate) mod rows;
+pub(crate) mod side;
+pub(crate) mod snapshot;
+pub(crate) mod tile;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use model::{Exemplar, Metadata, SourceId};
+use roaring::RoaringBitmap;
+use smallvec::SmallVec;
+use storage::SeriesRef;
+
+use self::index::{generation_of, slot_of};
+use self::lane::Lane;
+use self::side::Side;
+use self::tile::{Body, SealedTile, Tile};
+
+/// No lane yet.
+pub(crate) const NOWHERE: u32 = u32::MAX;
+
+type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// Where a series' next sample goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home {
+    pub(crate) generation: u32,
+    pub(crate) lane: u32,
+    pub(crate) column: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// As the log and the callers name it.
+    pub(crate) reference: u64,
+    pub(crate) id: SourceId,
+    pub(crate) labels: model::Labels,
+    pub(crate) lanes: SmallVec<[u32; 2]>,
+    /// The lane of the last row.
+    pub(crate) last_lane: u32,
+    /// The segment that has its definition.
+    pub(crate) logged: u64,
+}
+
+/// Everything of a tenant's head but the index.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) free_lanes: Vec<u32>,
+    /// By slot.
+    pub(crate) homes: Vec<Home>,
+    /// Earlier homes whose rows are still here.
+    pub(crate) former: FastMap<u32, SmallVec<[(u32, u32); 1]>>,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) source_by_id: FastMap<SourceId, u32>,
+    /// Late samples, replacements and histograms since the last flush.
+    pub(crate) side: Side,
+    /// The same of flushes under way, by flush.
+    pub(crate) frozen: Vec<(u64, Arc<Side>)>,
+    /// The newest histogram of series whose histograms have been flushed.
+    pub(crate) histogram_floors: FastMap<u32, i64>,
+    /// From when on which start timestamp holds, by slot.
+    pub(crate) starts: FastMap<u32, Vec<(i64, i64)>>,
+    pub(crate) exemplars: VecDeque<(SeriesRef, Exemplar)>,
+    pub(crate) metadata: BTreeMap<String, Vec<Metadata>>,
+    /// The flush that will write what is closed now.
+    pub(crate) flush: u64,
+    /// Series with a sample since the last flush; lanes' own rows are not in here.
+    pub(crate) active: RoaringBitmap,
+    /// Closed tiles to encode: lane, tile, rows.
+    pub(crate) to_seal: Vec<(u32, u32, Arc<Tile>)>,
+}
+
+impl Lanes {
+    pub(crate) fn new() -> Lanes {
+        Lanes { flush: 1, ..Lanes::default() }
+    }
+
+    /// Makes room for a series that the index has just added.
+    pub(crate) fn admit(&mut self, series: SeriesRef) {
+        let slot = slot_of(series) as usize;
+        let nobody = Home { generation: 0, lane: NOWHERE, column: 0 };
+        if self.homes.len() <= slot {
+            self.homes.resize(slot + 1, nobody);
+        }
+        self.homes[slot] = Home { generation: generation_of(series), ..nobody };
+        // A series without samples is not idle before it has lived through a flush.
+        self.active.insert(slot as u32);
+    }
+
+    /// The home of a series, if the reference is good.
+    pub(crate) fn home(&self, series: SeriesRef) -> Option<Home> {
+        let home = self.homes.get(slot_of(series) as usize)?;
+        (home.generation == generation_of(series)).then_some(*home)
+    }
+
+    pub(crate) fn new_lane(&mut self, source: u32) -> u32 {
+        let lane = Lane::new(source);
+        let number = match self.free_lanes.pop() {
+            Some(number) => {
+                self.lanes[number as usize] = lane;
+                number
+            }
+            None => {
+                self.lanes.push(lane);
+                (self.lanes.len() - 1) as u32
+            }
+        };
+        self.sources[source as usize].lanes.push(number);
+        number
+    }
+
+    /// Moves a series to `lane` as a further column. Its rows so far stay where they are.
+    pub(crate) fn move_to(&mut self, series: SeriesRef, lane: u32) -> u32 {
+        let slot = slot_of(series);
+        let from = self.homes[slot as usize];
+        let mut newest = i64::MIN;
+        if from.lane != NOWHERE {
+            let old = &mut self.lanes[from.lane as usize];
+            newest = old.newest(from.column);
+            old.drop_column();
+            self.former.entry(slot).or_default().push((from.lane, from.column));
+        }
+        let mixed = self.has_histograms(slot);
+        let to = &mut self.lanes[lane as usize];
+        to.mixed |= mixed;
+        let column = to.add_column(series, newest);
+        self.homes[slot as usize] = Home { lane, column, ..from };
+        column
+    }
+
+    fn has_histograms(&self, slot: u32) -> bool {
+        self.histogram_floors.contains_key(&slot)
+            || self.side.has_histograms(slot)
+            || self.frozen.iter().any(|(_, side)| side.has_histograms(slot))
+    }
+
+    /// Closes a lane's open rows; splits the lane when its columns do not belong together.
+    pub(crate) fn close(&mut self, lane: u32) {
+        let flush = self.flush;
+        let closing = &mut self.lanes[lane as usize];
+        if !closing.close(flush) {
+            return;
+        }
+        for (number, tile) in closing.tiles.iter().enumerate() {
+            if let Some(Body::Open(open)) = tile.history.last().map(|block| &block.body) {
+                self.to_seal.push((lane, number as u32, open.clone()));
+            }
+        }
+        if let Some(groups) = closing.badly_filled() {
+            self.split(lane, groups);
+        }
+    }
+
+    /// Gives each group of columns a lane of its own; the first stays.
+    fn split(&mut self, lane: u32, groups: Vec<Vec<u32>>) {
+        let source = self.lanes[lane as usize].source;
+        for group in groups.into_iter().skip(1) {
+            let moving: Vec<SeriesRef> = group
+                .into_iter()
+                .map(|column| (column, self.lanes[lane as usize].columns[column as usize]))
+                .filter(|(column, series)| {
+                    self.home(*series).is_some_and(|home| home.lane == lane && home.column == *column)
+                })
+                .map(|(_, series)| series)
+                .collect();
+            if moving.is_empty() {
+                continue;
+            }
+            let target = self.new_lane(source);
+            for series in moving {
+                self.move_to(series, target);
+            }
+            // Rows of the new lane start after the newest of its columns, not anywhere.
+            let target = &mut self.lanes[target as usize];
+            target.last_ms =
+                (0..target.columns.len() as u32).map(|c| target.newest(c)).max().unwrap_or(i64::MIN);
+        }
+    }
+
+    /// Puts an encoded tile in the place of its rows, if they are still there.
+    pub(crate) fn put_sealed(&mut self, lane: u32, tile: u32, open: &Arc<Tile>, sealed: Arc<SealedTile>) {
+        let tile = self.lanes.get_mut(lane as usize).and_then(|lane| lane.tiles.get_mut(tile as usize));
+        let block = tile.and_then(|tile| {
+            tile.history
+                .iter_mut()
+                .rev()
+                .find(|b| matches!(&b.body, Body::Open(other) if Arc::ptr_eq(other, open)))
+        });
+        if let Some(block) = block {
+            block.body = Body::Sealed(sealed);
+        }
+    }
+
+    /// Whether a metadata statement is new.
+    pub(crate) fn is_news(&self, metric: &str, metadata: &Metadata) -> bool {
+        self.metadata.get(metric).is_none_or(|known| known.last() != Some(metadata))
+    }
+
+    /// Keeps a metadata statement as the latest of its metric.
+    pub(crate) fn keep_metadata(&mut self, metric: &str, metadata: &Metadata, statements_max: usize) {
+        let known = match self.metadata.get_mut(metric) {
+            Some(known) => known,
+            None => self.metadata.entry(metric.to_owned()).or_default(),
+        };
+        known.retain(|statement| statement != metadata);
+        known.push(metadata.clone());
+        if known.len() > statements_max {
+            known.remove(0);
+        }
+    }
+
+    /// Keeps an exemplar, and of all at most `max`.
+    pub(crate) fn keep_exemplar(&mut self, series: SeriesRef, exemplar: Exemplar, max: usize) {
+        self.exemplars.push_back((series, exemplar));
+        while self.exemplars.len() > max {
+            self.exemplars.pop_front();
+        }
+    }
+
+    /// The start timestamp that holds for a slot at a time, if any.
+    pub(crate) fn start_at(&self, slot: u32, timestamp_ms: i64) -> Option<i64> {
+        let starts = self.starts.get(&slot)?;
+        let after = starts.partition_point(|(from, _)| *from <= timestamp_ms);
+        after.checked_sub(1).map(|at| starts[at].1)
+    }
+
+    /// Notes that a start timestamp holds from a time on.
+    pub(crate) fn keep_start(&mut self, slot: u32, timestamp_ms: i64, start_ms: i64) {
+        if self.start_at(slot, timestamp_ms) == Some(start_ms) {
+            return;
+        }
+        let starts = self.starts.entry(slot).or_default();
+        match starts.binary_search_by_key(&timestamp_ms, |(from, _)| *from) {
+            Ok(at) => starts[at].1 = start_ms,
+            Err(at) => starts.insert(at, (timestamp_ms, start_ms)),
+        }
+    }
+
+    /// Estimated memory of samples, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lanes.iter().map(Lane::bytes).sum::<usize>()
+            + self.homes.len() * size_of::<Home>()
+            + self.side.bytes()
+            + self.frozen.iter().map(|(_, side)| side.bytes()).sum::<usize>()
+    }
+}

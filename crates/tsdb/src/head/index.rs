@@ -1,0 +1,612 @@
+//! The head's series by labels: interned strings, (name, value) pairs, postings, and a table to find
+//! a series by its labels.
+//!
+//! A series is a record of 24 bytes and the numbers of its pairs; no string is kept twice. Slots of
+//! removed series are used again under a new generation, so that a [`SeriesRef`] of a removed series
+//! is recognised.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use hashbrown::HashTable;
+use model::{Labels, MatchOp, Matcher};
+use roaring::RoaringBitmap;
+use smallvec::SmallVec;
+use storage::SeriesRef;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The slot half of a reference.
+pub(crate) fn slot_of(series: SeriesRef) -> u32 {
+    (series.0 >> 32) as u32
+}
+
+/// The generation half of a reference.
+pub(crate) fn generation_of(series: SeriesRef) -> u32 {
+    series.0 as u32
+}
+
+pub(crate) fn reference(slot: u32, generation: u32) -> SeriesRef {
+    SeriesRef(u64::from(slot) << 32 | u64::from(generation))
+}
+
+#[derive(Debug, Default)]
+struct Symbols {
+    texts: Vec<(Box<str>, u32)>,
+    free: Vec<u32>,
+    table: HashTable<u32>,
+}
+
+impl Symbols {
+    fn find(&self, text: &str) -> Option<u32> {
+        self.table.find(xxh3_64(text.as_bytes()), |id| *self.texts[*id as usize].0 == *text).copied()
+    }
+
+    /// Finds or adds `text` and counts a use of it.
+    fn intern(&mut self, text: &str) -> u32 {
+        if let Some(id) = self.find(text) {
+            self.texts[id as usize].1 += 1;
+            return id;
+        }
+        let entry = (Box::from(text), 1);
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.texts[id as usize] = entry;
+                id
+            }
+            None => {
+                self.texts.push(entry);
+                (self.texts.len() - 1) as u32
+            }
+        };
+        let texts = &self.texts;
+        self.table
+            .insert_unique(xxh3_64(text.as_bytes()), id, |id| xxh3_64(texts[*id as usize].0.as_bytes()));
+        id
+    }
+
+    fn release(&mut self, id: u32) {
+        let entry = &mut self.texts[id as usize];
+        entry.1 -= 1;
+        if entry.1 == 0 {
+            let hash = xxh3_64(entry.0.as_bytes());
+            entry.0 = Box::default();
+            if let Ok(found) = self.table.find_entry(hash, |other| *other == id) {
+                found.remove();
+            }
+            self.free.push(id);
+        }
+    }
+
+    fn text(&self, id: u32) -> &str {
+        &self.texts[id as usize].0
+    }
+}
+
+/// The series that have a pair. Most pairs of a large fleet (pods, containers, ids) have few.
+#[derive(Debug)]
+enum Postings {
+    Few(SmallVec<[u32; 4]>),
+    Many(Box<RoaringBitmap>),
+}
+
+const FEW_MAX: usize = 16;
+
+impl Postings {
+    fn insert(&mut self, slot: u32) {
+        match self {
+            Postings::Few(few) if few.len() < FEW_MAX => {
+                if let Err(at) = few.binary_search(&slot) {
+                    few.insert(at, slot);
+                }
+            }
+            Postings::Few(few) => {
+                let mut many: RoaringBitmap = few.iter().copied().collect();
+                many.insert(slot);
+                *self = Postings::Many(Box::new(many));
+            }
+            Postings::Many(many) => {
+                many.insert(slot);
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: u32) {
+        match self {
+            Postings::Few(few) => few.retain(|s| *s != slot),
+            Postings::Many(many) => {
+                many.remove(slot);
+            }
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Postings::Few(few) => few.len() as u64,
+            Postings::Many(many) => many.len(),
+        }
+    }
+
+    fn bitmap(&self) -> Cow<'_, RoaringBitmap> {
+        match self {
+            Postings::Few(few) => Cow::Owned(few.iter().copied().collect()),
+            Postings::Many(many) => Cow::Borrowed(many),
+        }
+    }
+
+    fn add_to(&self, out: &mut RoaringBitmap) {
+        match self {
+            Postings::Few(few) => out.extend(few.iter().copied()),
+            Postings::Many(many) => *out |= &**many,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Pair {
+    name: u32,
+    value: u32,
+    postings: Postings,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Series {
+    hash: u64,
+    generation: u32,
+    pairs_at: u32,
+    pairs: u32,
+}
+
+/// Lists of pair numbers, in chunks that never move; freed lists are used again for series with as
+/// many labels.
+#[derive(Debug, Default)]
+struct PairLists {
+    chunks: Vec<Vec<u32>>,
+    free: HashMap<u32, Vec<u32>>,
+}
+
+const CHUNK: usize = 1 << 16;
+
+impl PairLists {
+    fn add(&mut self, pairs: &[u32]) -> u32 {
+        if let Some(at) = self.free.get_mut(&(pairs.len() as u32)).and_then(Vec::pop) {
+            let (chunk, from) = (at as usize / CHUNK, at as usize % CHUNK);
+            self.chunks[chunk][from..from + pairs.len()].copy_from_slice(pairs);
+            return at;
+        }
+        let fits = self.chunks.last().is_some_and(|chunk| chunk.len() + pairs.len() <= CHUNK);
+        if !fits {
+            self.chunks.push(Vec::with_capacity(if self.chunks.is_empty() { 256 } else { CHUNK }));
+        }
+        let number = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[number];
+        let at = number * CHUNK + chunk.len();
+        chunk.extend_from_slice(pairs);
+        at as u32
+    }
+
+    fn get(&self, at: u32, len: u32) -> &[u32] {
+        let (chunk, from) = (at as usize / CHUNK, at as usize % CHUNK);
+        &self.chunks[chunk][from..from + len as usize]
+    }
+
+    fn free(&mut self, at: u32, len: u32) {
+        self.free.entry(len).or_default().push(at);
+    }
+}
+
+/// Most labels of a series; [`Index::resolve`] gives `None` beyond.
+pub(crate) const LABELS_MAX: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    symbols: Symbols,
+    pairs: Vec<Pair>,
+    free_pairs: Vec<u32>,
+    pair_table: HashTable<u32>,
+    /// The pairs of each label name.
+    names: HashMap<u32, Vec<u32>, foldhash::fast::RandomState>,
+    lists: PairLists,
+    series: Vec<Series>,
+    free_series: RoaringBitmap,
+    table: HashTable<u32>,
+    live: RoaringBitmap,
+}
+
+fn pair_hash(name: u32, value: u32) -> u64 {
+    xxh3_64(&(u64::from(name) << 32 | u64::from(value)).to_le_bytes())
+}
+
+impl Index {
+    pub(crate) fn len(&self) -> usize {
+        self.live.len() as usize
+    }
+
+    /// The slots of all series.
+    pub(crate) fn live(&self) -> &RoaringBitmap {
+        &self.live
+    }
+
+    /// The generation of the series at `slot`, which must be live.
+    pub(crate) fn generation(&self, slot: u32) -> u32 {
+        self.series[slot as usize].generation
+    }
+
+    /// Finds a series.
+    pub(crate) fn find(&self, labels: &Labels) -> Option<SeriesRef> {
+        let hash = xxh3_64(labels.as_bytes());
+        let slot = *self.table.find(hash, |slot| {
+            self.series[*slot as usize].hash == hash && self.pairs_of(*slot).eq(labels.iter())
+        })?;
+        Some(reference(slot, self.series[slot as usize].generation))
+    }
+
+    /// Adds a series that is not there, under `generation`.
+    pub(crate) fn insert(&mut self, labels: &Labels, generation: u32) -> SeriesRef {
+        let slot = self.free_series.min().unwrap_or(self.series.len() as u32);
+        self.insert_at(labels, slot, generation)
+    }
+
+    /// Adds a series that is not there at its slot of before, if that is free.
+    pub(crate) fn restore(&mut self, labels: &Labels, wanted: SeriesRef) -> SeriesRef {
+        let slot = slot_of(wanted);
+        if self.live.contains(slot) || slot as usize > self.series.len() + (1 << 24) {
+            return self.insert(labels, generation_of(wanted));
+        }
+        while self.series.len() < slot as usize {
+            self.free_series.insert(self.series.len() as u32);
+            self.series.push(Series { hash: 0, generation: 0, pairs_at: 0, pairs: 0 });
+        }
+        self.insert_at(labels, slot, generation_of(wanted))
+    }
+
+    fn insert_at(&mut self, labels: &Labels, slot: u32, generation: u32) -> SeriesRef {
+        self.free_series.remove(slot);
+        let hash = xxh3_64(labels.as_bytes());
+        let mut pairs: SmallVec<[u32; 32]> = SmallVec::new();
+        for (name, value) in labels {
+            let pair = self.pair(name, value);
+            self.pairs[pair as usize].postings.insert(slot);
+            pairs.push(pair);
+        }
+        let pairs_at = self.lists.add(&pairs);
+        let record = Series { hash, generation, pairs_at, pairs: pairs.len() as u32 };
+        if slot as usize == self.series.len() {
+            self.series.push(record);
+        } else {
+            self.series[slot as usize] = record;
+        }
+        let series = &self.series;
+        self.table.insert_unique(hash, slot, |slot| series[*slot as usize].hash);
+        self.live.insert(slot);
+        reference(slot, generation)
+    }
+
+    fn pair(&mut self, name: &str, value: &str) -> u32 {
+        if let (Some(name), Some(value)) = (self.symbols.find(name), self.symbols.find(value))
+            && let Some(pair) = self.find_pair(name, value)
+        {
+            return pair;
+        }
+        let (name, value) = (self.symbols.intern(name), self.symbols.intern(value));
+        let record = Pair { name, value, postings: Postings::Few(SmallVec::new()) };
+        let id = match self.free_pairs.pop() {
+            Some(id) => {
+                self.pairs[id as usize] = record;
+                id
+            }
+            None => {
+                self.pairs.push(record);
+                (self.pairs.len() - 1) as u32
+            }
+        };
+        let pairs = &self.pairs;
+        self.pair_table.insert_unique(pair_hash(name, value), id, |id| {
+            let pair = &pairs[*id as usize];
+            pair_hash(pair.name, pair.value)
+        });
+        self.names.entry(name).or_default().push(id);
+        id
+    }
+
+    fn find_pair(&self, name: u32, value: u32) -> Option<u32> {
+        let same =
+            |id: &u32| self.pairs[*id as usize].name == name && self.pairs[*id as usize].value == value;
+        self.pair_table.find(pair_hash(name, value), same).copied()
+    }
+
+    /// Removes series, and what only they used.
+    pub(crate) fn remove(&mut self, slots: &RoaringBitmap) {
+        let mut emptied: Vec<u32> = Vec::new();
+        for slot in slots {
+            if !self.live.remove(slot) {
+                continue;
+            }
+            let Series { hash, pairs_at, pairs, .. } = self.series[slot as usize];
+            for pair in self.lists.get(pairs_at, pairs) {
+                let postings = &mut self.pairs[*pair as usize].postings;
+                postings.remove(slot);
+                if postings.len() == 0 {
+                    emptied.push(*pair);
+                }
+            }
+            self.lists.free(pairs_at, pairs);
+            if let Ok(found) = self.table.find_entry(hash, |other| *other == slot) {
+                found.remove();
+            }
+            self.free_series.insert(slot);
+        }
+        let names: std::collections::HashSet<u32> =
+            emptied.iter().map(|p| self.pairs[*p as usize].name).collect();
+        for name in names {
+            let pairs = &self.pairs;
+            if let Some(list) = self.names.get_mut(&name) {
+                list.retain(|pair| pairs[*pair as usize].postings.len() > 0);
+                if list.is_empty() {
+                    self.names.remove(&name);
+                }
+            }
+        }
+        for pair in emptied {
+            let Pair { name, value, .. } = self.pairs[pair as usize];
+            if let Ok(found) = self.pair_table.find_entry(pair_hash(name, value), |other| *other == pair) {
+                found.remove();
+            }
+            self.symbols.release(name);
+            self.symbols.release(value);
+            self.free_pairs.push(pair);
+        }
+    }
+
+    fn pairs_of(&self, slot: u32) -> impl Iterator<Item = (&str, &str)> {
+        let Series { pairs_at, pairs, .. } = self.series[slot as usize];
+        self.lists.get(pairs_at, pairs).iter().map(|pair| {
+            let pair = &self.pairs[*pair as usize];
+            (self.symbols.text(pair.name), self.symbols.text(pair.value))
+        })
+    }
+
+    /// The labels of the live series at `slot`.
+    pub(crate) fn labels(&self, slot: u32) -> Labels {
+        Labels::from_sorted(self.pairs_of(slot))
+    }
+
+    fn name_pairs(&self, name: &str) -> &[u32] {
+        self.symbols.find(name).and_then(|name| self.names.get(&name)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The live series that satisfy all `matchers`.
+    pub(crate) fn select(&self, matchers: &[Matcher]) -> RoaringBitmap {
+        let mut wanted: Vec<Cow<'_, RoaringBitmap>> = Vec::new();
+        let mut unwanted: Vec<&Matcher> = Vec::new();
+        for matcher in matchers {
+            if matcher.matches_empty() {
+                unwanted.push(matcher);
+            } else {
+                wanted.push(self.matching(matcher));
+            }
+        }
+        wanted.sort_by_key(|postings| postings.len());
+        let mut wanted = wanted.into_iter();
+        let mut selected = match wanted.next() {
+            Some(first) => first.into_owned(),
+            None => self.live.clone(),
+        };
+        for postings in wanted {
+            if selected.is_empty() {
+                break;
+            }
+            selected &= &*postings;
+        }
+        for matcher in unwanted {
+            if selected.is_empty() {
+                break;
+            }
+            selected -= &*self.failing(matcher);
+        }
+        selected
+    }
+
+    fn exactly(&self, name: &str, value: &str) -> Option<&Postings> {
+        let pair = self.find_pair(self.symbols.find(name)?, self.symbols.find(value)?)?;
+        Some(&self.pairs[pair as usize].postings)
+    }
+
+    /// The series whose label satisfies a matcher that the empty value does not.
+    fn matching(&self, matcher: &Matcher) -> Cow<'_, RoaringBitmap> {
+        if matcher.op == MatchOp::Equal {
+            return self.exactly(&matcher.name, &matcher.value).map_or_else(Cow::default, Postings::bitmap);
+        }
+        if let (MatchOp::Regex, Some(literals)) = (matcher.op, matcher.regex().and_then(|r| r.literals())) {
+            let mut out = RoaringBitmap::new();
+            for postings in literals.iter().filter_map(|value| self.exactly(&matcher.name, value)) {
+                postings.add_to(&mut out);
+            }
+            return Cow::Owned(out);
+        }
+        self.union(&matcher.name, |value| matcher.matches(value))
+    }
+
+    /// The series whose label does not satisfy the matcher.
+    fn failing(&self, matcher: &Matcher) -> Cow<'_, RoaringBitmap> {
+        if matcher.op == MatchOp::NotEqual {
+            return self.exactly(&matcher.name, &matcher.value).map_or_else(Cow::default, Postings::bitmap);
+        }
+        self.union(&matcher.name, |value| !matcher.matches(value))
+    }
+
+    fn union(&self, name: &str, accept: impl Fn(&str) -> bool) -> Cow<'_, RoaringBitmap> {
+        let mut out = RoaringBitmap::new();
+        for pair in self.name_pairs(name) {
+            let pair = &self.pairs[*pair as usize];
+            if accept(self.symbols.text(pair.value)) {
+                pair.postings.add_to(&mut out);
+            }
+        }
+        Cow::Owned(out)
+    }
+
+    /// Appends the label names of `selected` (of all, with `None`), in no order.
+    pub(crate) fn label_names(&self, selected: Option<&RoaringBitmap>, out: &mut Vec<String>) {
+        for (name, pairs) in &self.names {
+            let has = |pair: &u32| self.meets(*pair, selected);
+            if selected.is_none() || pairs.iter().any(has) {
+                out.push(self.symbols.text(*name).to_owned());
+            }
+        }
+    }
+
+    /// Appends the values of `name` in `selected` (in all, with `None`), in no order.
+    pub(crate) fn label_values(&self, name: &str, selected: Option<&RoaringBitmap>, out: &mut Vec<String>) {
+        for pair in self.name_pairs(name) {
+            if self.meets(*pair, selected) {
+                out.push(self.symbols.text(self.pairs[*pair as usize].value).to_owned());
+            }
+        }
+    }
+
+    fn meets(&self, pair: u32, selected: Option<&RoaringBitmap>) -> bool {
+        let Some(selected) = selected else { return true };
+        match &self.pairs[pair as usize].postings {
+            Postings::Few(few) => few.iter().any(|slot| selected.contains(*slot)),
+            Postings::Many(many) => !many.is_disjoint(selected),
+        }
+    }
+
+    /// Sorts slots in part order by the ranks of their pairs, without building labels.
+    pub(crate) fn sort_in_part_order(&self, slots: &mut [u32]) {
+        let mut order: Vec<u32> = (0..self.pairs.len() as u32).collect();
+        let text = |pair: u32| {
+            let pair = &self.pairs[pair as usize];
+            let name = self.symbols.text(pair.name);
+            (name != model::labels::METRIC_NAME, name, self.symbols.text(pair.value))
+        };
+        order.sort_unstable_by(|a, b| text(*a).cmp(&text(*b)));
+        let mut rank = vec![0u32; self.pairs.len()];
+        for (at, pair) in order.iter().enumerate() {
+            rank[*pair as usize] = at as u32;
+        }
+        let metric_names = order.partition_point(|pair| !text(*pair).0) as u32;
+        // By metric name, then the other pairs in turn; a set that is a prefix of another comes first.
+        slots.sort_by_cached_key(|slot| {
+            let Series { pairs_at, pairs, .. } = self.series[*slot as usize];
+            let list = self.lists.get(pairs_at, pairs);
+            let mut key: SmallVec<[u32; 16]> = list.iter().map(|pair| rank[*pair as usize] + 1).collect();
+            match key.iter().position(|rank| *rank <= metric_names) {
+                Some(at) => key[..=at].rotate_right(1),
+                None => key.insert(0, 0),
+            }
+            key
+        });
+    }
+
+    /// Figures for the status page: (label name, distinct values), (pair, series).
+    pub(crate) fn figures(&self) -> IndexFigures {
+        let mut figures = IndexFigures::default();
+        for (name, pairs) in &self.names {
+            let text = self.symbols.text(*name);
+            let bytes: usize =
+                pairs.iter().map(|p| self.symbols.text(self.pairs[*p as usize].value).len()).sum();
+            figures.names.push((text.to_owned(), pairs.len() as u64, bytes as u64));
+            for pair in pairs {
+                let Pair { value, ref postings, .. } = self.pairs[*pair as usize];
+                figures.pairs.push((text.to_owned(), self.symbols.text(value).to_owned(), postings.len()));
+            }
+        }
+        figures.pair_count = figures.pairs.len() as u64;
+        figures
+    }
+}
+
+/// See [`Index::figures`].
+#[derive(Debug, Default)]
+pub(crate) struct IndexFigures {
+    pub(crate) pair_count: u64,
+    /// Name, distinct values, bytes of the values.
+    pub(crate) names: Vec<(String, u64, u64)>,
+    /// Name, value, series.
+    pub(crate) pairs: Vec<(String, String, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        Labels::from_pairs(pairs.iter().copied())
+    }
+
+    fn filled() -> (Index, Vec<Labels>) {
+        let mut index = Index::default();
+        let mut all = Vec::new();
+        for job in ["a", "b", "c"] {
+            for n in 0..30 {
+                let text = n.to_string();
+                all.push(labels(&[("__name__", "up"), ("job", job), ("n", &text)]));
+            }
+        }
+        all.push(labels(&[("Z", "1"), ("__name__", "up")]));
+        all.push(labels(&[("job", "nameless")]));
+        for (generation, labels) in all.iter().enumerate() {
+            index.insert(labels, generation as u32);
+        }
+        (index, all)
+    }
+
+    #[test]
+    fn every_matcher_selects_what_it_says() {
+        let (index, all) = filled();
+        let cases = [
+            (MatchOp::Equal, "job", "a"),
+            (MatchOp::Equal, "job", ""),
+            (MatchOp::Equal, "job", "none"),
+            (MatchOp::NotEqual, "job", "a"),
+            (MatchOp::NotEqual, "job", ""),
+            (MatchOp::Equal, "absent", ""),
+            (MatchOp::NotEqual, "absent", ""),
+            (MatchOp::Equal, "Z", "1"),
+        ];
+        for (op, name, value) in cases {
+            for (op2, name2, value2) in cases {
+                let matchers =
+                    [Matcher::new(op, name, value).unwrap(), Matcher::new(op2, name2, value2).unwrap()];
+                let found: Vec<Labels> =
+                    index.select(&matchers).iter().map(|slot| index.labels(slot)).collect();
+                let wanted: Vec<Labels> = all
+                    .iter()
+                    .filter(|l| matchers.iter().all(|m| m.matches(l.get(&m.name).unwrap_or_default())))
+                    .cloned()
+                    .collect();
+                assert_eq!(found, wanted, "{matchers:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn removed_series_are_forgotten_and_slots_used_again() {
+        let (mut index, all) = filled();
+        let gone = index.select(&[Matcher::equal("job", "b")]);
+        index.remove(&gone);
+        assert_eq!(index.len(), all.len() - 30);
+        let (mut names, mut values) = (Vec::new(), Vec::new());
+        index.label_names(None, &mut names);
+        index.label_values("job", None, &mut values);
+        names.sort();
+        values.sort();
+        assert_eq!(names, ["Z", "__name__", "job", "n"]);
+        assert_eq!(values, ["a", "c", "nameless"]);
+        assert!(index.find(&all[40]).is_none());
+        let again = index.insert(&all[40], 7000);
+        assert!(gone.contains(slot_of(again)));
+        assert_eq!(index.find(&all[40]), Some(again));
+        assert_eq!(index.labels(slot_of(again)), all[40]);
+    }
+
+    #[test]
+    fn part_order_is_the_parts_own() {
+        let (index, mut all) = filled();
+        let mut slots: Vec<u32> = index.live().iter().collect();
+        index.sort_in_part_order(&mut slots);
+        all.sort_by(crate::part::part_order);
+        assert_eq!(slots.iter().map(|slot| index.labels(*slot)).collect::<Vec<_>>(), all);
+    }
+}

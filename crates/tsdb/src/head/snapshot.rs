@@ -1,0 +1,385 @@
+//! What a query or a flush pins: tiles by their `Arc`, late samples copied. What arrives afterwards
+//! does not show.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+use smallvec::SmallVec;
+use storage::{Column, SeriesRef};
+
+use super::index::slot_of;
+use super::side::Side;
+use super::tile::{Block, Body, COLUMNS_MAX, ROWS_MAX, rows_of};
+use super::{FastMap, Lanes, NOWHERE};
+use crate::codec::CodecError;
+use crate::merge::{Piece, Rank, TimeConcatCache};
+use crate::tombstone::Deleted;
+
+/// Neighbouring columns of one lane, as pinned.
+#[derive(Debug, Default)]
+pub(crate) struct PinnedTile {
+    pub(crate) blocks: Vec<Block>,
+}
+
+/// One series, as pinned.
+#[derive(Debug, Default)]
+pub(crate) struct PinnedSeries {
+    /// (tile, column within).
+    pub(crate) places: SmallVec<[(u32, u16); 1]>,
+    /// Late samples and the like, with the flush that writes them.
+    pub(crate) beside: Vec<(u64, Piece)>,
+    /// From when on which start timestamp holds.
+    pub(crate) starts: Vec<(i64, i64)>,
+}
+
+/// Some series of a head at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct HeadSnapshot {
+    pub(crate) tiles: Vec<PinnedTile>,
+    /// As asked for.
+    pub(crate) series: Vec<PinnedSeries>,
+}
+
+/// Deletions that concern a series: (log position, times).
+pub(crate) type Deletions = [(u64, Deleted)];
+
+impl Lanes {
+    /// Pins `wanted`, samples from `start_ms` to `end_ms`.
+    pub(crate) fn pin(&self, wanted: &[SeriesRef], start_ms: i64, end_ms: i64) -> HeadSnapshot {
+        let mut snapshot = HeadSnapshot::default();
+        let mut known: FastMap<(u32, u32), u32> = FastMap::default();
+        let mut times: FastMap<u32, Arc<[i64]>> = FastMap::default();
+        for series in wanted {
+            let slot = slot_of(*series);
+            let mut pinned = PinnedSeries::default();
+            let home = self.home(*series);
+            if home.is_none() {
+                snapshot.series.push(pinned);
+                continue;
+            }
+            let former = self.former.get(&slot).into_iter().flatten().copied();
+            let homes = former.chain(home.filter(|h| h.lane != NOWHERE).map(|h| (h.lane, h.column)));
+            for (lane, column) in homes {
+                let number = column / COLUMNS_MAX as u32;
+                let tile = *known.entry((lane, number)).or_insert_with(|| {
+                    let times = times
+                        .entry(lane)
+                        .or_insert_with(|| self.lanes[lane as usize].times.as_slice().into());
+                    snapshot.tiles.push(self.pin_tile(lane, number, times, start_ms, end_ms));
+                    (snapshot.tiles.len() - 1) as u32
+                });
+                pinned.places.push((tile, (column as usize % COLUMNS_MAX) as u16));
+            }
+            self.pin_beside(slot, &mut pinned.beside);
+            if let Some(starts) = self.starts.get(&slot) {
+                pinned.starts.clone_from(starts);
+            }
+            snapshot.series.push(pinned);
+        }
+        snapshot
+    }
+
+    fn pin_tile(&self, lane: u32, tile: u32, times: &Arc<[i64]>, start_ms: i64, end_ms: i64) -> PinnedTile {
+        let lane = &self.lanes[lane as usize];
+        let tile = &lane.tiles[tile as usize];
+        let overlaps = |times: &[i64]| {
+            times.first().is_some_and(|first| *first <= end_ms)
+                && times.last().is_some_and(|last| *last >= start_ms)
+        };
+        let mut blocks: Vec<Block> =
+            tile.history.iter().filter(|block| overlaps(&block.times)).cloned().collect();
+        if overlaps(times) {
+            let body = Body::Open(tile.open.clone());
+            blocks.push(Block { times: times.clone(), position: lane.position, flush: self.flush, body });
+        }
+        PinnedTile { blocks }
+    }
+
+    fn pin_beside(&self, slot: u32, out: &mut Vec<(u64, Piece)>) {
+        let sides = self.frozen.iter().map(|(flush, side)| (*flush, &**side));
+        for (flush, side) in sides.chain([(self.flush, &self.side)]) {
+            if !side.is_empty() {
+                let mut pieces = Vec::new();
+                side.pieces(slot, &mut pieces);
+                out.extend(pieces.into_iter().map(|piece| (flush, piece)));
+            }
+        }
+    }
+
+    /// Closes everything, and pins what the flush that starts now has to write: all blocks of it and of
+    /// earlier flushes that failed.
+    pub(crate) fn pin_for_flush(&mut self) -> FlushSnapshot {
+        for lane in 0..self.lanes.len() as u32 {
+            self.close(lane);
+        }
+        let flush = self.flush;
+        self.flush += 1;
+        if !self.side.is_empty() {
+            let side = std::mem::take(&mut self.side);
+            for slot in side.slots() {
+                if side.has_histograms(slot) {
+                    let floor = self.histogram_floors.entry(slot).or_insert(i64::MIN);
+                    *floor = (*floor).max(side.newest(slot));
+                }
+            }
+            self.frozen.push((flush, Arc::new(side)));
+        }
+        let mut pinned = FlushSnapshot {
+            flush,
+            tiles: Vec::new(),
+            columns: Vec::new(),
+            sides: self.frozen.iter().map(|(_, side)| side.clone()).collect(),
+            starts: self.starts.clone(),
+            active: std::mem::take(&mut self.active),
+        };
+        for lane in &self.lanes {
+            for (tile, columns) in lane.tiles.iter().zip(lane.columns.chunks(COLUMNS_MAX)) {
+                if !tile.history.is_empty() {
+                    pinned.tiles.push(PinnedTile { blocks: tile.history.clone() });
+                    pinned.columns.push(columns.into());
+                }
+            }
+        }
+        pinned
+    }
+
+    /// Removes what flushes up to `flush` have written, and lanes that are of no more use.
+    pub(crate) fn prune(&mut self, flush: u64) {
+        self.frozen.retain(|(number, _)| *number > flush);
+        for number in 0..self.lanes.len() {
+            let lane = &mut self.lanes[number];
+            lane.prune(flush);
+            lane.retired |= lane.is_awkward() && !lane.columns.is_empty();
+        }
+        self.drop_former();
+        self.drop_retired();
+    }
+
+    /// Forgets former homes whose lanes have nothing left of the series' rows.
+    fn drop_former(&mut self) {
+        let lanes = &self.lanes;
+        self.former.retain(|_, homes| {
+            homes.retain(|(lane, _)| !lanes[*lane as usize].is_drained());
+            !homes.is_empty()
+        });
+    }
+
+    fn drop_retired(&mut self) {
+        let mut inhabited = RoaringBitmap::new();
+        inhabited.extend(self.homes.iter().filter(|home| home.lane != NOWHERE).map(|home| home.lane));
+        inhabited.extend(self.former.values().flatten().map(|(lane, _)| *lane));
+        for number in 0..self.lanes.len() as u32 {
+            let lane = &self.lanes[number as usize];
+            if lane.columns.is_empty() || !lane.is_drained() || inhabited.contains(number) {
+                continue;
+            }
+            let source = &mut self.sources[lane.source as usize];
+            source.lanes.retain(|lane| *lane != number);
+            if source.last_lane == number {
+                source.last_lane = NOWHERE;
+            }
+            self.lanes[number as usize] = super::lane::Lane::default();
+            self.free_lanes.push(number);
+        }
+    }
+
+    /// Removes series for good. Their samples have been flushed.
+    pub(crate) fn remove(&mut self, slots: &RoaringBitmap) {
+        for slot in slots {
+            let Some(home) = self.homes.get_mut(slot as usize) else { continue };
+            if home.lane != NOWHERE {
+                let lane = &mut self.lanes[home.lane as usize];
+                lane.drop_column();
+                lane.retired = true;
+            }
+            // No reference has generation 0.
+            *home = super::Home { generation: 0, lane: NOWHERE, column: 0 };
+            self.starts.remove(&slot);
+            self.histogram_floors.remove(&slot);
+            self.former.remove(&slot);
+        }
+        let gone = |series: &SeriesRef| slots.contains(slot_of(*series));
+        self.exemplars.retain(|(series, _)| !gone(series));
+        self.drop_retired();
+    }
+
+    /// Whether a series has samples that have not been flushed.
+    pub(crate) fn has_samples(&self, slot: u32) -> bool {
+        let Some(home) = self.homes.get(slot as usize) else { return false };
+        let in_lane = |lane: u32, column: u32| {
+            let lane = &self.lanes[lane as usize];
+            let tile = &lane.tiles[column as usize / COLUMNS_MAX];
+            let within = column as usize % COLUMNS_MAX;
+            tile.open.presence(within) != 0 || tile.history.iter().any(|block| block.presence(within) != 0)
+        };
+        (home.lane != NOWHERE && in_lane(home.lane, home.column))
+            || self.former.contains_key(&slot)
+            || self.side.slots().any(|other| other == slot)
+            || self.frozen.iter().any(|(_, side)| side.slots().any(|other| other == slot))
+    }
+
+    /// Removes the samples of series within a time range from everything that is not closed; what is
+    /// closed is left to tombstones.
+    pub(crate) fn delete_open(&mut self, slots: &RoaringBitmap, start_ms: i64, end_ms: i64) {
+        for slot in slots {
+            self.side.delete(slot, start_ms, end_ms);
+            let Some(home) = self.homes.get(slot as usize).copied() else { continue };
+            let former = self.former.get(&slot).cloned().unwrap_or_default();
+            let homes = former.into_iter().chain((home.lane != NOWHERE).then_some((home.lane, home.column)));
+            for (lane, column) in homes {
+                let lane = &mut self.lanes[lane as usize];
+                for row in 0..lane.times.len() {
+                    if (start_ms..=end_ms).contains(&lane.times[row]) && lane.get(row, column).is_some() {
+                        lane.clear(row, column);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a flush has to write.
+#[derive(Debug)]
+pub(crate) struct FlushSnapshot {
+    /// Its number.
+    pub(crate) flush: u64,
+    pub(crate) tiles: Vec<PinnedTile>,
+    /// The series of each tile's columns.
+    columns: Vec<Box<[SeriesRef]>>,
+    pub(crate) sides: Vec<Arc<Side>>,
+    starts: FastMap<u32, Vec<(i64, i64)>>,
+    active: RoaringBitmap,
+}
+
+impl FlushSnapshot {
+    /// Samples in all.
+    pub(crate) fn samples(&self) -> usize {
+        let blocks = self.tiles.iter().flat_map(|tile| &tile.blocks);
+        blocks.map(Block::samples).sum::<usize>() + self.sides.iter().map(|side| side.len()).sum::<usize>()
+    }
+
+    /// The places of all columns that have samples, by slot: (slot, tile, column within), and all slots
+    /// that have been active.
+    pub(crate) fn places(&self) -> (Vec<(u32, u32, u16)>, RoaringBitmap) {
+        let mut places = Vec::new();
+        for (number, (tile, columns)) in self.tiles.iter().zip(&self.columns).enumerate() {
+            for (within, series) in columns.iter().enumerate() {
+                if tile.blocks.iter().any(|block| block.presence(within) != 0) {
+                    places.push((slot_of(*series), number as u32, within as u16));
+                }
+            }
+        }
+        places.sort_unstable();
+        let mut active = self.active.clone();
+        active.extend(places.iter().map(|(slot, _, _)| *slot));
+        active.extend(self.sides.iter().flat_map(|side| side.slots()));
+        (places, active)
+    }
+
+    /// All that the flush has of a series.
+    pub(crate) fn pinned(&self, slot: u32, places: &[(u32, u32, u16)]) -> PinnedSeries {
+        let from = places.partition_point(|(other, _, _)| *other < slot);
+        let own = places[from..].iter().take_while(|(other, _, _)| *other == slot);
+        let mut pinned = PinnedSeries {
+            places: own.map(|(_, tile, within)| (*tile, *within)).collect(),
+            ..PinnedSeries::default()
+        };
+        for side in &self.sides {
+            let mut pieces = Vec::new();
+            side.pieces(slot, &mut pieces);
+            pinned.beside.extend(pieces.into_iter().map(|piece| (self.flush, piece)));
+        }
+        if let Some(starts) = self.starts.get(&slot) {
+            pinned.starts.clone_from(starts);
+        }
+        pinned
+    }
+}
+
+/// The pieces of one pinned series, without what `deletions` remove and what flushes up to `pruned`
+/// have written to parts.
+pub(crate) fn read_pieces(
+    tiles: &[PinnedTile],
+    series: &PinnedSeries,
+    pruned: u64,
+    deletions: &Deletions,
+    cache: &mut TimeConcatCache,
+    out: &mut Vec<Piece>,
+) -> Result<(), CodecError> {
+    let first = out.len();
+    for (tile, within) in &series.places {
+        let within = usize::from(*within);
+        for block in &tiles[*tile as usize].blocks {
+            let present = block.presence(within);
+            if block.flush <= pruned || present == 0 {
+                continue;
+            }
+            let mut values = Vec::with_capacity(ROWS_MAX);
+            block.read(within, &mut values)?;
+            let times = if block.is_complete(within) {
+                block.times.clone()
+            } else {
+                cache.cut(&block.times, &runs_of(present))
+            };
+            let column = Column { times, values, histograms: Vec::new(), start_times: None };
+            out.push(Piece { rank: Rank { replace: false, position: block.position }, column });
+        }
+    }
+    out.extend(series.beside.iter().filter(|(flush, _)| *flush > pruned).map(|(_, piece)| piece.clone()));
+    for piece in &mut out[first..] {
+        for (position, deleted) in deletions {
+            if piece.rank.position <= *position {
+                deleted.apply(&mut piece.column, cache);
+            }
+        }
+        if !series.starts.is_empty() && !piece.column.times.is_empty() {
+            piece.column.start_times = Some(starts_of(&piece.column.times, &series.starts));
+        }
+    }
+    Ok(())
+}
+
+fn runs_of(present: u32) -> SmallVec<[Range<usize>; 8]> {
+    let mut runs: SmallVec<[Range<usize>; 8]> = SmallVec::new();
+    for row in rows_of(present) {
+        match runs.last_mut() {
+            Some(run) if run.end == row => run.end += 1,
+            _ => runs.push(row..row + 1),
+        }
+    }
+    runs
+}
+
+fn starts_of(times: &[i64], starts: &[(i64, i64)]) -> Arc<[i64]> {
+    let at = |time: &i64| {
+        let after = starts.partition_point(|(from, _)| from <= time);
+        after.checked_sub(1).map_or(0, |at| starts[at].1)
+    };
+    times.iter().map(at).collect()
+}
+
+impl Lanes {
+    /// What was pinned for `flush` has been written to the log again instead: it stays, for the flush
+    /// after.
+    pub(crate) fn flush_later(&mut self, flush: u64) {
+        let next = self.flush;
+        for block in self.lanes.iter_mut().flat_map(|lane| &mut lane.tiles).flat_map(|tile| &mut tile.history)
+        {
+            if block.flush <= flush {
+                block.flush = next;
+            }
+        }
+        for (number, _) in &mut self.frozen {
+            if *number <= flush {
+                *number = next;
+            }
+        }
+    }
+    /// The smallest log position among closed rows: deletions from there on are still needed.
+    pub(crate) fn oldest_position(&self) -> Option<u64> {
+        let blocks = self.lanes.iter().flat_map(|lane| &lane.tiles).flat_map(|tile| &tile.history);
+        let frozen = (!self.frozen.is_empty()).then_some(0);
+        blocks.map(|block| block.position).chain(frozen).min()
+    }
+}
