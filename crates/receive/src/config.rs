@@ -20,6 +20,8 @@ pub struct ReceiveConfig {
     pub body_bytes_max: usize,
     /// Longest body unpacked, bytes. Source: Prometheus, `decodeReadLimit` (32 MiB).
     pub decoded_bytes_max: usize,
+    /// Most series, samples, exemplars and metadata entries together in a request.
+    pub entries_max: usize,
     /// Samples further ahead of our clock are refused. Source: Prometheus, `maxAheadTime`.
     pub ahead_max: Duration,
     /// When a push is acknowledged.
@@ -35,6 +37,7 @@ impl Default for ReceiveConfig {
         ReceiveConfig {
             body_bytes_max: 32 << 20,
             decoded_bytes_max: 32 << 20,
+            entries_max: 2 << 20,
             ahead_max: Duration::from_secs(600),
             sync: SyncPolicy::Written,
             concurrency_max: 16,

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use wire::remote_write::{SnappyError, snappy_decode, v1};
 
 use crate::config::{ReceiveConfig, SyncPolicy};
-use crate::intake::{GatherError, Intake};
+use crate::intake::{Bounds, GatherError, Intake};
 use crate::metrics::{Answer as AnswerLabels, FoundBy, ReceiveMetrics};
 use crate::tally::Refusal;
 use crate::tenant::{Taken, TenantDoor};
@@ -30,6 +30,9 @@ use crate::tenant::{Taken, TenantDoor};
 /// Unpacked bodies whose memory is kept for the next request, and how much of it each.
 const BUFFERS_MAX: usize = 8;
 const BUFFER_BYTES_MAX: usize = 8 << 20;
+
+/// How many times its unpacked size the labels of a 2.0 request may have when spelled out.
+const SPELLED_OUT_MAX: usize = 8;
 
 /// What the doors work on.
 #[derive(Clone)]
@@ -143,19 +146,6 @@ fn negotiate(headers: &HeaderMap) -> Result<Version, String> {
     Ok(Version::V1)
 }
 
-fn gather<'a>(
-    version: Version,
-    body: &'a [u8],
-    door: &TenantDoor,
-    now_ms: i64,
-) -> Result<Intake<'a>, GatherError> {
-    let mut known = door.known.lock();
-    match version {
-        Version::V1 => Intake::gather_v1(body, &mut known, now_ms),
-        Version::V2 => Intake::gather_v2(body, &mut known, now_ms),
-    }
-}
-
 impl Door {
     async fn receive(self: &Arc<Self>, version: Version, request: Request<Body>) -> Answer {
         let tenant = request.extensions().get::<TenantId>().cloned().unwrap_or_default();
@@ -212,12 +202,12 @@ impl Door {
         );
         let now_ms = self.state.clock.now_ms();
         let in_order;
-        let mut gathered = gather(version, body, &door, now_ms);
+        let mut gathered = self.gather(version, body, &door, now_ms);
         if matches!(gathered, Err(GatherError::LateLabels)) {
             match v1::in_order(body) {
                 Ok(body) => {
                     in_order = body;
-                    gathered = gather(version, &in_order, &door, now_ms);
+                    gathered = self.gather(version, &in_order, &door, now_ms);
                 }
                 Err(error) => gathered = Err(GatherError::Malformed(error)),
             }
@@ -227,6 +217,7 @@ impl Door {
             Err(GatherError::Malformed(error)) => {
                 return Answer::of(StatusCode::BAD_REQUEST, format!("decode the request: {error}"));
             }
+            Err(GatherError::TooLarge(text)) => return Answer::of(StatusCode::PAYLOAD_TOO_LARGE, text),
             Err(GatherError::LateLabels) => {
                 return Answer::of(
                     StatusCode::BAD_REQUEST,
@@ -246,6 +237,25 @@ impl Door {
         match taken {
             Ok(taken) => self.judge(version, &intake, taken),
             Err(error) => self.failed(&error),
+        }
+    }
+
+    fn gather<'a>(
+        &self,
+        version: Version,
+        body: &'a [u8],
+        door: &TenantDoor,
+        now_ms: i64,
+    ) -> Result<Intake<'a>, GatherError> {
+        let config = &self.state.config;
+        let bounds = Bounds {
+            entries_max: config.entries_max,
+            text_bytes_max: config.decoded_bytes_max.saturating_mul(SPELLED_OUT_MAX),
+        };
+        let mut known = door.known.lock();
+        match version {
+            Version::V1 => Intake::gather_v1(body, &mut known, now_ms, bounds),
+            Version::V2 => Intake::gather_v2(body, &mut known, now_ms, bounds),
         }
     }
 

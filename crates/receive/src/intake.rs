@@ -73,6 +73,29 @@ pub(crate) enum GatherError {
     Malformed(DecodeError),
     /// Labels stand behind points: put the request in order first.
     LateLabels,
+    /// It takes more memory than a request may.
+    TooLarge(String),
+}
+
+/// How much a request may hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Series, points and metadata entries.
+    pub(crate) entries_max: usize,
+    /// Label bytes of all series, spelled out.
+    pub(crate) text_bytes_max: usize,
+}
+
+impl Bounds {
+    fn take(&mut self) -> Result<(), GatherError> {
+        match self.entries_max.checked_sub(1) {
+            Some(left) => self.entries_max = left,
+            None => {
+                return Err(GatherError::TooLarge("the request has too many series and samples".to_owned()));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl From<DecodeError> for GatherError {
@@ -102,10 +125,12 @@ impl<'a> Intake<'a> {
         body: &'a [u8],
         known: &mut KnownSeries,
         now_ms: i64,
+        mut bounds: Bounds,
     ) -> Result<Intake<'a>, GatherError> {
         let mut intake = Intake::new(Cow::Borrowed(body));
         let mut walk = known.begin(now_ms);
         for entry in v1::entries(body) {
+            bounds.take()?;
             let series = match entry? {
                 v1::Entry::Series(series) => series,
                 v1::Entry::Metadata(family) => {
@@ -125,6 +150,7 @@ impl<'a> Intake<'a> {
             let start = label_bytes.as_ptr().addr() - body.as_ptr().addr();
             let (slot, _) = intake.open_slot(start..start + label_bytes.len(), found);
             for point in series.points(label_bytes.len()) {
+                bounds.take()?;
                 match point? {
                     v1::Point::Sample(sample) => {
                         intake.float(slot, Sample { start_timestamp_ms: 0, ..sample })
@@ -143,17 +169,25 @@ impl<'a> Intake<'a> {
         body: &[u8],
         known: &mut KnownSeries,
         now_ms: i64,
+        mut bounds: Bounds,
     ) -> Result<Intake<'a>, GatherError> {
         let request = v2::Request::parse(body)?;
         let mut intake = Intake::new(Cow::Owned(Vec::new()));
-        let mut text = Vec::with_capacity(body.len() * 2);
+        let mut text = Vec::with_capacity(body.len().saturating_mul(2).min(bounds.text_bytes_max));
         let mut walk = known.begin(now_ms);
         for series in request.series() {
+            bounds.take()?;
             let start = text.len();
-            if let Err(error) = series.write_label_bytes(&mut text) {
-                text.truncate(start);
-                intake.tally.refuse(Refusal::InvalidLabels, 1, || error.to_string());
-                continue;
+            match series.write_label_bytes(&mut text, bounds.text_bytes_max) {
+                Ok(()) => {}
+                Err(error @ LabelsError::TooLong { .. }) => {
+                    return Err(GatherError::TooLarge(error.to_string()));
+                }
+                Err(error) => {
+                    text.truncate(start);
+                    intake.tally.refuse(Refusal::InvalidLabels, 1, || error.to_string());
+                    continue;
+                }
             }
             let label_bytes = &text[start..];
             let found =
@@ -164,6 +198,7 @@ impl<'a> Intake<'a> {
             let mut series_start = 0;
             let mut has_samples = false;
             for point in series.points() {
+                bounds.take()?;
                 let point = point?;
                 has_samples |= matches!(point, v2::Point::Sample(_) | v2::Point::Histogram(_));
                 match point {

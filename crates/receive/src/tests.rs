@@ -281,6 +281,24 @@ async fn requests_that_cannot_be_read_are_refused() {
 }
 
 #[tokio::test]
+async fn small_requests_that_would_become_large_are_refused() {
+    let config = ReceiveConfig { entries_max: 3, decoded_bytes_max: 5000, ..ReceiveConfig::default() };
+    let bench = bench(config);
+    let many = floats(&[(&[("__name__", "x")], &[at(0, 1.0), at(1, 1.0), at(2, 1.0)])]);
+    check_both(&bench, many, expect!["413: the request has too many series and samples"], expect!["413 exemplars-written=0 histograms-written=0 samples-written=0: the request has too many series and samples"]).await;
+    // Nine series of 30 bytes, each with a value of 4,500.
+    let long = "v".repeat(4500);
+    let mut encoder = EncoderV2::default();
+    for i in 0..9 {
+        let labels = labels(&[("__name__", &format!("x{i}")), ("l", &long)]);
+        encoder.series(&SeriesToWrite::floats(&labels, &[at(0, 1.0)]));
+    }
+    let bench = self::bench(ReceiveConfig { decoded_bytes_max: 5000, ..ReceiveConfig::default() });
+    expect!["413 exemplars-written=0 histograms-written=0 samples-written=0: the labels are longer than 40000 bytes when spelled out"].assert_eq(&bench.push(V2, encoder.finish()).await);
+    assert_eq!(bench.stored(&TenantId::default()), "");
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_told_and_the_rest_is_kept() {
     let bench = bench(ReceiveConfig::default());
     let good: Pushed<'_> = (&[("__name__", "good")], &[at(0, 1.0)]);

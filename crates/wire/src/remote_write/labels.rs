@@ -34,6 +34,12 @@ pub enum LabelsError {
         /// How many symbols the request has.
         symbols: usize,
     },
+    /// Spelled out, the labels are longer than the caller allows (2.0).
+    #[error("the labels are longer than {max} bytes when spelled out")]
+    TooLong {
+        /// How long the spelled-out text may be, bytes.
+        max: usize,
+    },
     /// The references do not come in pairs (2.0).
     #[error("the series has {0} label references, which is not a multiple of two")]
     OddReferences(usize),

@@ -232,7 +232,7 @@ fn shown_v2(body: &[u8]) -> Result<String, DecodeError> {
     let request = v2::Request::parse(body)?;
     for series in request.series() {
         let mut label_bytes = Vec::new();
-        match series.write_label_bytes(&mut label_bytes).and_then(|()| decode_labels(&label_bytes)) {
+        match series.write_label_bytes(&mut label_bytes, 1 << 20).and_then(|()| decode_labels(&label_bytes)) {
             Ok(labels) => out += &format!("{labels}\n"),
             Err(error) => out += &format!("{error}\n"),
         }
@@ -325,6 +325,18 @@ fn references_that_lead_nowhere_are_told() {
     check(&[1, 2, 3, 1], "the series refers to symbol 3, but there are 3");
     check(&[1, 2, 1], "the series has 3 label references, which is not a multiple of two");
     check(&[1, 0], "the series has no metric name, got {}");
+}
+
+#[test]
+fn few_references_to_long_symbols_take_no_memory() {
+    let symbols = vec![String::new(), "n".repeat(1000)];
+    let series = oracle::TimeSeriesV2 { labels_refs: vec![1; 10_000], ..Default::default() };
+    let body = oracle::Request { symbols, timeseries: vec![series] }.encode_to_vec();
+    let request = v2::Request::parse(&body).unwrap();
+    let mut out = Vec::new();
+    let result = request.series().next().unwrap().write_label_bytes(&mut out, 5000);
+    assert_eq!(result, Err(LabelsError::TooLong { max: 5000 }));
+    assert!(out.len() <= 5000);
 }
 
 #[test]
@@ -528,7 +540,7 @@ proptest! {
         let request = v2::Request::parse(&second).unwrap();
         for ((labels, samples), read) in series.iter().zip(request.series()) {
             let mut label_bytes = Vec::new();
-            read.write_label_bytes(&mut label_bytes).unwrap();
+            read.write_label_bytes(&mut label_bytes, 1 << 20).unwrap();
             prop_assert_eq!(labels, &labels::decode_any_labels(&label_bytes).unwrap());
             let points: Vec<_> = read.points().map(|point| match point.unwrap() {
                 v2::Point::Sample(s) => (s.timestamp_ms, s.value.to_bits(), s.start_timestamp_ms),

@@ -11,6 +11,11 @@ use super::proto::{DecodeError, Fields};
 use super::v1::metric_type;
 use super::{Sample, proto};
 
+/// Most symbols a request may have.
+const SYMBOLS_MAX: usize = 1 << 22;
+/// Longest labels of an exemplar, spelled out; the format allows 128 characters.
+const EXEMPLAR_LABEL_BYTES_MAX: usize = 4096;
+
 /// A request: its symbols, and its series to be pulled.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
@@ -22,12 +27,19 @@ impl<'a> Request<'a> {
     /// Reads the symbols of a request that has been unpacked, and checks its outermost layer.
     ///
     /// # Errors
-    /// [`DecodeError`] when it is not protobuf.
+    /// [`DecodeError`] when it is not protobuf, or has more than 4 Mi symbols.
     pub fn parse(body: &'a [u8]) -> Result<Request<'a>, DecodeError> {
         let mut symbols = Vec::new();
         let mut fields = Fields::of(body, "Request");
         while let Some((field, value)) = fields.next()? {
             match field {
+                4 if symbols.len() == SYMBOLS_MAX => {
+                    return Err(DecodeError::TooMany {
+                        message: "Request",
+                        what: "symbols",
+                        max: SYMBOLS_MAX,
+                    });
+                }
                 4 => symbols.push(value.bytes(&fields)?),
                 5 => {
                     value.bytes(&fields)?;
@@ -77,15 +89,18 @@ pub enum Point<'a> {
 }
 
 impl<'a> Series<'a> {
-    /// Spells the labels out behind `out`, as a 1.0 request has them.
+    /// Spells the labels out behind `out`, as a 1.0 request has them. A few bytes of references can
+    /// stand for long symbols many times over, so `out` grows to `max` bytes at most.
     ///
     /// # Errors
-    /// [`LabelsError`] when a reference points nowhere or is left over; `out` then holds a part.
-    pub fn write_label_bytes(&self, out: &mut Vec<u8>) -> Result<(), LabelsError> {
+    /// [`LabelsError`] when a reference points nowhere or is left over, and
+    /// [`LabelsError::TooLong`]; `out` then holds a part.
+    pub fn write_label_bytes(&self, out: &mut Vec<u8>, max: usize) -> Result<(), LabelsError> {
         let mut fields = Fields::of(self.message, "TimeSeries");
         let mut pending: Option<&[u8]> = None;
         let mut references = 0;
         let mut missing = None;
+        let mut is_too_long = false;
         while let Some((field, value)) = fields.next()? {
             if field != 1 {
                 continue;
@@ -98,10 +113,15 @@ impl<'a> Series<'a> {
                 };
                 match pending.take() {
                     None => pending = Some(symbol),
+                    // The two lengths and tags take less than 32 bytes.
+                    Some(name) if out.len() + name.len() + symbol.len() + 32 > max => is_too_long = true,
                     Some(name) => write_label(out, name, symbol),
                 }
                 Ok(())
             })?;
+        }
+        if is_too_long {
+            return Err(LabelsError::TooLong { max });
         }
         if let Some(reference) = missing {
             return Err(LabelsError::NoSuchSymbol {
@@ -179,7 +199,8 @@ impl ExemplarMessage<'_> {
     pub fn decode(&self) -> Result<Exemplar, LabelsError> {
         let mut label_bytes = Vec::new();
         // Its references stand in field 1, as those of a series do.
-        Series { message: self.message, symbols: self.symbols }.write_label_bytes(&mut label_bytes)?;
+        Series { message: self.message, symbols: self.symbols }
+            .write_label_bytes(&mut label_bytes, EXEMPLAR_LABEL_BYTES_MAX)?;
         let mut exemplar = Exemplar { labels: decode_any_labels(&label_bytes)?, value: 0.0, timestamp_ms: 0 };
         let mut fields = proto::Fields::of(self.message, "Exemplar");
         while let Some((field, value)) = fields.next()? {
