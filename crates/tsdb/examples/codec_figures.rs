@@ -29,9 +29,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         for block in [120, 240] {
             figures(&mut out, name, block, &target, |_| true)?;
             figures(&mut out, &format!("{name}, not const"), block, &target, |b| !is_const(b))?;
+            for (codec, id) in [("decimal", 2), ("decimal+ulp", 3), ("ordered bits", 4), ("XOR", 5)] {
+                figures(&mut out, &format!("  {codec}"), block, &target, |b| codec_of(b) == id)?;
+            }
         }
     }
     Ok(())
+}
+
+fn codec_of(values: &[f64]) -> u8 {
+    let mut bytes = Vec::new();
+    encode_values(values, &mut bytes);
+    bytes[0]
 }
 
 /// Whether a column is of the node target, and its values.
@@ -73,6 +82,9 @@ fn figures(
     let all: Vec<&[f64]> = columns.iter().flat_map(|c| c.chunks_exact(block)).collect();
     let blocks: Vec<&[f64]> = all.iter().copied().filter(|b| wanted(b)).collect();
     let samples: usize = blocks.iter().map(|b| b.len()).sum();
+    if samples == 0 {
+        return Ok(());
+    }
     let constant = blocks.iter().filter(|b| is_const(b)).count();
     let mut encoded = Vec::new();
     let (mut encode_ns, mut decode_ns) = (f64::MAX, f64::MAX);
@@ -97,7 +109,8 @@ fn figures(
     }
     writeln!(
         out,
-        "{name:<24} {block:>6} {:>9.3} {encode_ns:>9.2} {decode_ns:>9.2} {:>5.0}%",
+        "{name:<24} {block:>6} {:>7} {:>9.3} {encode_ns:>9.2} {decode_ns:>9.2} {:>5.0}%",
+        blocks.len(),
         encoded.len() as f64 / samples as f64,
         100.0 * constant as f64 / blocks.len() as f64,
     )?;

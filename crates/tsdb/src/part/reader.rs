@@ -90,6 +90,11 @@ impl Part {
         &self.file.path
     }
 
+    /// Bytes of each section, by the names of `docs/formats/part.md`.
+    pub fn section_bytes(&self) -> Vec<(&'static str, u64)> {
+        self.file.sections().iter().map(|s| (s.id.name(), s.len)).collect()
+    }
+
     /// The series that satisfy all `matchers`, by number, which is part order; all without matchers.
     ///
     /// # Errors
