@@ -31,12 +31,14 @@ impl ConfigError {
     pub(crate) fn in_text(file: &str, text: &str, error: yaml::Error) -> ConfigError {
         let place = error.at.map(|at| (at.line, at.column));
         let line = place.and_then(|(line, _)| text.lines().nth(line - 1));
+        // A misspelt key may be one of a secret.
+        let unknown = error.message.starts_with("unknown field");
         ConfigError {
             file: file.to_owned(),
             place,
             message: error.message,
             hint: error.hint,
-            snippet: line.map(|line| hide_secret(line.trim_end())),
+            snippet: line.map(|line| hide_secret(line.trim_end(), unknown)),
         }
     }
 
@@ -48,13 +50,13 @@ impl ConfigError {
     }
 }
 
-/// The line without its value, where its key or the words in it suggest a secret.
-fn hide_secret(line: &str) -> String {
+/// The line without its value, where its key or the words in it suggest a secret, or `always`.
+fn hide_secret(line: &str, always: bool) -> String {
     let lower = line.to_ascii_lowercase();
-    let suspicious = ["pass", "secret", "token", "credential", "key:", "://"].iter().any(|word| lower.contains(word));
+    let suspicious = always || ["pass", "secret", "token", "credential", "key:", "://"].iter().any(|word| lower.contains(word));
     match line.find(": ") {
         Some(end) if suspicious => format!("{}: ...", &line[..end]),
-        None if suspicious => "...".to_owned(),
+        None if suspicious && !line.ends_with(':') => "...".to_owned(),
         _ => line.chars().take(200).collect(),
     }
 }

@@ -372,7 +372,7 @@ fn size(node: &Node) -> usize {
 
 /// The candidate closest to `word`, when one is close enough to have been meant.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let far = (word.len() / 3).clamp(1, 4);
+    let far = (word.len() / 3).clamp(1, 5);
     candidates
         .into_iter()
         .map(|candidate| (distance(word, candidate), candidate))
