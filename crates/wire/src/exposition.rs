@@ -15,12 +15,14 @@
 mod line;
 mod memory;
 mod protocol;
+mod row;
 mod value;
 mod writer;
 
 pub use line::ExpositionError;
-pub use memory::{CreatedLines, RowMemory, ScrapedExemplar, ScrapedRow};
+pub use memory::{CreatedLines, RowMemory};
 pub use protocol::{ContentTypeError, EscapingScheme, Negotiated, Protocol, UnknownProtocol, accept_header};
+pub use row::{ScrapedExemplar, ScrapedRow};
 pub use value::{parse_float, write_float};
 pub use writer::TextWriter;
 
