@@ -13,6 +13,7 @@ mod query;
 mod rules;
 mod status;
 mod targets;
+mod tree;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -39,6 +40,7 @@ pub(crate) fn routes(app: &App) -> Router<App> {
         .route("/api/v1/query_range", get(query::range).post(query::range))
         .route("/api/v1/query_exemplars", get(query::exemplars).post(query::exemplars))
         .route("/api/v1/format_query", get(query::format).post(query::format))
+        .route("/api/v1/parse_query", get(query::parse).post(query::parse))
         .route("/api/v1/labels", get(labels::names).post(labels::names))
         .route("/api/v1/label/{name}/values", get(labels::values))
         .route("/api/v1/series", get(labels::series).post(labels::series))

@@ -14,7 +14,8 @@ export function TargetsPage() {
   const [onlyBad, setOnlyBad] = useState(false);
   const { answer, error, loading } = useLoad('targets', REFRESH_SECONDS, targets);
   const all = answer?.data.activeTargets ?? [];
-  const down = all.filter((target) => target.health === 'down').length;
+  const count = (health: Target['health']) => all.filter((target) => target.health === health).length;
+  const down = count('down');
   const shown = all.filter((target) => (!onlyBad || target.health !== 'up') && contains(target, text.trim().toLowerCase()));
   const pools = Map.groupBy(shown, (target) => target.scrapePool);
   return (
@@ -32,7 +33,7 @@ export function TargetsPage() {
           Only those not up
         </label>
         <p class="facts">
-          {all.length} targets, {all.length - down} answering{down > 0 && <b class="bad">, {down} down</b>}
+          {all.length} targets, {count('up')} answering{down > 0 && <b class="bad">, {down} down</b>}
         </p>
       </div>
       {error && <ErrorBox error={error} />}

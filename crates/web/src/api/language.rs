@@ -1,6 +1,7 @@
 //! The parts of a request that are PromQL.
 
 use model::Matcher;
+use promql::ast::Expr;
 use promql::parser::{self, ParseError};
 
 use crate::App;
@@ -22,8 +23,7 @@ pub(super) fn selectors<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<
     Ok(sets)
 }
 
-/// The query, laid out for reading.
-pub(super) fn format(app: &App, query: &str) -> Result<String, ParseError> {
-    let expr = parser::parse(query, &app.state.engine.options().features)?;
-    Ok(promql::printer::pretty(&expr))
+/// A query, in the language that the engine has switched on.
+pub(super) fn expression(app: &App, query: &str) -> Result<Expr, ParseError> {
+    parser::parse(query, &app.state.engine.options().features)
 }

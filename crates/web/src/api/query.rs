@@ -6,7 +6,7 @@ use axum::extract::State;
 use promql::answer::{Answer, Stats, Timings};
 use promql::engine::QueryOptions;
 
-use super::{ApiError, ApiResult, Reply, language};
+use super::{ApiError, ApiResult, Reply, language, tree};
 use crate::App;
 use crate::auth::Caller;
 use crate::form::{Form, TIME_MAX_MS, TIME_MIN_MS, go_quoted};
@@ -152,9 +152,16 @@ fn write_stats(out: &mut Vec<u8>, stats: &Stats, queued: Duration) {
 
 /// `/format_query`
 pub(super) async fn format(State(app): State<App>, form: Form) -> ApiResult {
-    let pretty =
-        language::format(&app, form.get("query")).map_err(|why| ApiError::parameter("query", why))?;
-    Ok(Reply::new(|out| json::text(out, &pretty)))
+    let expr =
+        language::expression(&app, form.get("query")).map_err(|why| ApiError::parameter("query", why))?;
+    Ok(Reply::new(|out| json::text(out, &promql::printer::pretty(&expr))))
+}
+
+/// `/parse_query`
+pub(super) async fn parse(State(app): State<App>, form: Form) -> ApiResult {
+    let expr =
+        language::expression(&app, form.get("query")).map_err(|why| ApiError::parameter("query", why))?;
+    Ok(Reply::new(|out| tree::write(out, &expr)))
 }
 
 /// `/query_exemplars`: reads the request as Prometheus does; the store keeps no exemplars to give yet.
@@ -164,6 +171,6 @@ pub(super) async fn exemplars(State(app): State<App>, form: Form) -> ApiResult {
     if end_ms < start_ms {
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
-    language::format(&app, form.get("query")).map_err(ApiError::bad_data)?;
+    language::expression(&app, form.get("query")).map_err(ApiError::bad_data)?;
     Ok(Reply::new(|out| out.extend_from_slice(b"[]")))
 }

@@ -132,6 +132,7 @@ async fn the_rest_of_the_api() {
         &Fixture::new(),
         &[
             ("/api/v1/format_query", 400, "bad_data", &query),
+            ("/api/v1/parse_query", 400, "bad_data", &query),
             ("/api/v1/query_exemplars", 400, "bad_data", nothing),
             ("/api/v1/query_exemplars?query=up&start=2&end=1", 400, "bad_data", "end timestamp must not be before start timestamp"),
             ("/api/v1/status/tsdb?limit=0", 400, "bad_data", "limit must be a positive number"),

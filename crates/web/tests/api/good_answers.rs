@@ -195,6 +195,7 @@ async fn status_pages() {
                 ),
             ),
             ("/api/v1/rules?type=alert&exclude_alerts=true&group_limit=5", r#"{"status":"success","data":{"groups":[]}}"#),
+            ("/api/v1/parse_query?query=1e3", r#"{"status":"success","data":{"type":"numberLiteral","val":"1000"}}"#),
             ("/api/v1/alerts", r#"{"status":"success","data":{"alerts":[]}}"#),
             ("/api/v1/alertmanagers", r#"{"status":"success","data":{"activeAlertmanagers":[],"droppedAlertmanagers":[]}}"#),
             ("/api/v1/notifications", r#"{"status":"success","data":[]}"#),
