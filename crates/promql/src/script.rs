@@ -143,6 +143,30 @@ impl Text {
             Text::Pattern(regex, _) => regex.is_match(message),
         }
     }
+
+    /// Whether an annotation reads so, with its position (`(1:5)` at its end) or without: scripts up to
+    /// Prometheus 3.14 leave the position out, later ones write it.
+    pub fn matches_annotation(&self, annotation: &str) -> bool {
+        self.matches(annotation) || self.matches(without_position(annotation))
+    }
+}
+
+/// An annotation without its position and the details that only come with one.
+fn without_position(annotation: &str) -> &str {
+    let Some((text, position)) = annotation.strip_suffix(')').and_then(|a| a.rsplit_once(" (")) else {
+        return annotation;
+    };
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match position.split_once(':') {
+        Some((line, column)) if number(line) && number(column) => {
+            let text = text.find(", from buckets ").map_or(text, |details| &text[..details]);
+            match text.strip_suffix(" occurrences)").and_then(|t| t.rsplit_once(" (")) {
+                Some((once, _)) => once,
+                None => text,
+            }
+        }
+        _ => annotation,
+    }
 }
 
 /// A script that cannot be read.
@@ -410,7 +434,10 @@ mod tests {
         for (text, expected) in [
             ("\nlod 1m", "line 2: invalid command \"lod 1m\""),
             ("load x", "line 1: invalid time \"x\": not a valid duration string: \"x\""),
-            ("eval instant at 1m m\n  {} 1 2", "line 2: several values for an instant query, without \"expect range vector\""),
+            (
+                "eval instant at 1m m\n  {} 1 2",
+                "line 2: several values for an instant query, without \"expect range vector\"",
+            ),
             ("eval instant at 1m m\n  expect wrong", "line 2: invalid expectation \"wrong\""),
             ("load 1m\n  m@st 1m", "line 2: @st line has no following sample line"),
             ("eval range from 5m to 1m step 1m m", "line 1: the end 1m is before the start 5m"),
