@@ -15,11 +15,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use hashbrown::HashTable;
 use storage::{SeriesRef, SourceRef};
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use xxhash_rust::xxh3::xxh3_128_with_secret;
 
 /// Time between sweeps, milliseconds.
 const SWEEP_MS: i64 = 30 * 60 * 1000;
 const NONE: u32 = u32::MAX;
+/// What xxh3 uses by itself.
+const SECRET_BYTES: usize = 192;
 
 /// Where a series goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,16 +72,20 @@ pub(crate) struct Walk {
 pub(crate) struct KnownSeries {
     entries: Vec<Entry>,
     table: HashTable<u32>,
-    seed: u64,
+    secret: Box<[u8; SECRET_BYTES]>,
     requests: u32,
     swept_ms: i64,
 }
 
 impl Default for KnownSeries {
     fn default() -> KnownSeries {
-        // Nobody outside can choose labels whose hashes collide.
-        let seed = RandomState::new().build_hasher().finish();
-        KnownSeries { entries: Vec::new(), table: HashTable::new(), seed, requests: 0, swept_ms: i64::MIN }
+        KnownSeries {
+            entries: Vec::new(),
+            table: HashTable::new(),
+            secret: random_secret(),
+            requests: 0,
+            swept_ms: i64::MIN,
+        }
     }
 }
 
@@ -148,7 +154,7 @@ impl KnownSeries {
 
     #[inline]
     pub(crate) fn hash(&self, label_bytes: &[u8]) -> u128 {
-        xxh3_128_with_seed(label_bytes, self.seed)
+        xxh3_128_with_secret(label_bytes, &*self.secret)
     }
 
     /// Notes the metadata that comes with a series; true when it is not what came last time.
@@ -201,6 +207,17 @@ impl KnownSeries {
             self.table.insert_unique(entry.hash as u64, id as u32, |id| entries[*id as usize].hash as u64);
         }
     }
+}
+
+/// A secret for the hash, so that nobody outside can choose labels that collide. Made once: from a
+/// seed the hash would make one anew for every series.
+fn random_secret() -> Box<[u8; SECRET_BYTES]> {
+    let mut secret = Box::new([0; SECRET_BYTES]);
+    for chunk in secret.chunks_exact_mut(8) {
+        // Every `RandomState` has other keys.
+        chunk.copy_from_slice(&RandomState::new().build_hasher().finish().to_le_bytes());
+    }
+    secret
 }
 
 #[cfg(test)]
