@@ -65,7 +65,12 @@ pub struct HubArgs {
     pub data: PathBuf,
     /// Address of the HTTP API, the page and the push doors; off loopback the configuration must
     /// have a credential (`web: auth:`)
-    #[arg(long = "listen", value_name = "HOST:PORT", default_value = "127.0.0.1:9190", env = "MARIGRAPH_LISTEN")]
+    #[arg(
+        long = "listen",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9190",
+        env = "MARIGRAPH_LISTEN"
+    )]
     pub listen: String,
     /// How long samples are kept (30d, 1y, ...); 0 keeps them for ever
     #[arg(
@@ -146,7 +151,13 @@ pub struct HubArgs {
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
     /// Least severity that is logged, or a filter such as `info,tsdb=debug`
-    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info", global = true, env = "MARIGRAPH_LOG_LEVEL")]
+    #[arg(
+        long = "log.level",
+        value_name = "LEVEL",
+        default_value = "info",
+        global = true,
+        env = "MARIGRAPH_LOG_LEVEL"
+    )]
     pub level: String,
     /// Form of a log line
     #[arg(
@@ -169,9 +180,39 @@ pub enum LogFormat {
 }
 
 impl HubArgs {
+    /// The flags of `marigraph hub` from words, as a command line has them after `hub`.
+    ///
+    /// # Errors
+    /// A flag is unknown or its value cannot be used.
+    pub fn parse<I, T>(words: I) -> Result<HubArgs, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<std::ffi::OsString> + Clone,
+    {
+        #[derive(Debug, Parser)]
+        #[command(no_binary_name = true)]
+        struct Flags {
+            #[command(flatten)]
+            hub: HubArgs,
+        }
+        Flags::try_parse_from(words).map(|flags| flags.hub)
+    }
+
+    /// Retention for people: `15d`, `15d or 10GiB`, `for ever`.
+    pub fn retention_shown(&self) -> String {
+        let time = i64::try_from(self.retention_time.as_millis()).unwrap_or(i64::MAX);
+        let parts = [
+            (time > 0).then(|| model::duration::format(time)),
+            (self.retention_size > 0).then(|| format!("{}MiB", self.retention_size >> 20)),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        if parts.is_empty() { "for ever".to_owned() } else { parts.join(" or ") }
+    }
+
     /// The flags by name, as `/api/v1/status/flags` shows them.
     pub fn shown(&self) -> Vec<(String, String)> {
-        let duration = |d: Duration| model::duration::format(i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+        let duration =
+            |d: Duration| model::duration::format(i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
         let config = self.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         [
             ("commit.interval", duration(self.commit_interval)),

@@ -17,16 +17,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scrape::config::{
-    ConfigDuration, ConfigError as FieldError, HTTP_CLIENT_FIELDS, HttpClientText, ScrapeConfig, ScrapeConfigText,
-    join_dir,
+    ConfigDuration, ConfigError as FieldError, HTTP_CLIENT_FIELDS, HttpClientText, ScrapeConfig,
+    ScrapeConfigText, join_dir,
 };
 
 pub use discovery::{Discovery, DnsRecord};
 pub use error::{ConfigError, ConfigWarning};
 pub use global::{Global, GlobalText};
 pub use sections::{
-    ExemplarsText, MachineConfig, MachineText, PasswordText, RetentionText, StorageConfig, StorageText, TsdbText,
-    WebAuth, WebAuthText, WebText,
+    ExemplarsText, MachineConfig, MachineText, PasswordText, RetentionText, StorageConfig, StorageText,
+    TsdbText, WebAuth, WebAuthText, WebText,
 };
 
 use yaml::{Node, Value};
@@ -231,7 +231,11 @@ impl<'a> Reader<'a> {
     fn notice(&mut self, node: &Node, notices: Vec<FieldError>) {
         for notice in notices {
             let line = node.locate(&notice.path).line;
-            self.warnings.push(ConfigWarning { file: self.name.to_owned(), line, message: notice.to_string() });
+            self.warnings.push(ConfigWarning {
+                file: self.name.to_owned(),
+                line,
+                message: notice.to_string(),
+            });
         }
     }
 
@@ -267,7 +271,8 @@ impl<'a> Reader<'a> {
     fn global(&mut self, tree: &Node) -> Result<Global, yaml::Error> {
         let empty = Node::empty_map();
         let node = tree.get("global").unwrap_or(&empty);
-        let written: GlobalText = if matches!(node.value, Value::Null) { GlobalText::default() } else { node.read()? };
+        let written: GlobalText =
+            if matches!(node.value, Value::Null) { GlobalText::default() } else { node.read()? };
         let mut notices = Vec::new();
         let global = written.validate(&self.dir, &mut notices).map_err(|e| place(node, &e))?;
         self.notice(node, notices);
@@ -288,9 +293,8 @@ impl<'a> Reader<'a> {
         let written: ScrapeConfigText = rest.read().map_err(|e| discovery::hint_from(e, &offers))?;
         let http: HttpClientText = http.read()?;
         let mut notices = Vec::new();
-        let scrape = written
-            .validate(&http, &global.scrape, &self.dir, &mut notices)
-            .map_err(|e| place(entry, &e))?;
+        let scrape =
+            written.validate(&http, &global.scrape, &self.dir, &mut notices).map_err(|e| place(entry, &e))?;
         self.notice(entry, notices);
         let relabelled = !scrape.relabel.is_empty();
         let discovery = discovery::read(&sections, scrape.names, relabelled, &self.dir)?;
@@ -350,16 +354,22 @@ impl<'a> Reader<'a> {
         let name = path.display().to_string();
         let text = read_file(path)?;
         let mut reader = Reader::new(&name, &text);
-        let jobs = reader.file_of_jobs(&config.global, seen).map_err(|e| ConfigError::in_text(&name, &text, e))?;
+        let jobs =
+            reader.file_of_jobs(&config.global, seen).map_err(|e| ConfigError::in_text(&name, &text, e))?;
         config.jobs.extend(jobs);
         self.warnings.append(&mut reader.warnings);
         Ok(())
     }
 
-    fn file_of_jobs(&mut self, global: &Global, seen: &mut HashMap<String, String>) -> Result<Vec<Job>, yaml::Error> {
+    fn file_of_jobs(
+        &mut self,
+        global: &Global,
+        seen: &mut HashMap<String, String>,
+    ) -> Result<Vec<Job>, yaml::Error> {
         let tree = yaml::parse(self.text)?;
         if let Some((key, _)) = tree.entries()?.iter().find(|(key, _)| key.text != "scrape_configs") {
-            let message = format!("`{}` does not belong here: the file may hold `scrape_configs` only", key.text);
+            let message =
+                format!("`{}` does not belong here: the file may hold `scrape_configs` only", key.text);
             return Err(yaml::Error::at(key.at, message));
         }
         let jobs = tree.get("scrape_configs").map_or(Ok(Vec::new()), |list| self.jobs(list, global))?;
@@ -378,7 +388,8 @@ impl<'a> Reader<'a> {
         let written: StorageText = node.read()?;
         let mut notices = Vec::new();
         if written.tsdb.stale_series_compaction_threshold.is_some() {
-            notices.push(FieldError::new("tsdb.stale_series_compaction_threshold", "no effect on this store"));
+            notices
+                .push(FieldError::new("tsdb.stale_series_compaction_threshold", "no effect on this store"));
         }
         if written.tsdb.retention.percentage.is_some() {
             notices.push(FieldError::new("tsdb.retention.percentage", "no effect: give `time` or `size`"));

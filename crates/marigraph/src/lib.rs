@@ -3,6 +3,8 @@
 //! A role is a function that reads from first stage to last; tests run it whole, in-process, on
 //! port 0.
 
+pub mod check;
 pub mod cli;
 pub mod config;
+pub mod hub;
 pub mod logging;

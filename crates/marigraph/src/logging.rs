@@ -12,8 +12,9 @@ use crate::cli::{LogArgs, LogFormat};
 /// # Errors
 /// The level is not a level or a filter.
 pub fn start(args: &LogArgs) -> Result<()> {
-    let filter = EnvFilter::try_new(&args.level)
-        .with_context(|| format!("--log.level {:?}: use error, warn, info, debug, trace or a filter", args.level))?;
+    let filter = EnvFilter::try_new(&args.level).with_context(|| {
+        format!("--log.level {:?}: use error, warn, info, debug, trace or a filter", args.level)
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let outcome = match args.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -1,3 +1,44 @@
 //! Flags, logging, signals; everything else is in the library, so that tests can run it whole.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use marigraph::cli::{Check, Cli, Command, HubArgs};
+use marigraph::hub::Hub;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Check { what: Check::Config { file } } => marigraph::check::config(&file),
+        Command::Hub(args) => marigraph::logging::start(&cli.log).and_then(|()| run_hub(args)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("marigraph: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_hub(args: HubArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Listening to signals comes first: a SIGTERM during a long start must not be lost.
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let hub = Hub::start(args).await?;
+        hub.greet();
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => hub.reload().await,
+                _ = terminate.recv() => break tracing::info!("SIGTERM: stopping"),
+                _ = interrupt.recv() => break tracing::info!("SIGINT: stopping"),
+                () = hub.quit_requested() => break tracing::info!("asked to quit: stopping"),
+            }
+        }
+        hub.stop().await
+    })
+}

@@ -6,20 +6,52 @@ use std::time::Duration;
 
 use model::{Labels, TargetGroup};
 use scrape::config::{
-    ConfigDuration, ConfigError, HTTP_CLIENT_FIELDS, HttpClientConfig, HttpClientText, NameValidation, join_dir,
+    ConfigDuration, ConfigError, HTTP_CLIENT_FIELDS, HttpClientConfig, HttpClientText, NameValidation,
+    join_dir,
 };
 use serde::Deserialize;
 
 use super::yaml::{self, Key, Node};
 
 /// The keys of the mechanisms we have.
-pub(super) const AVAILABLE: [&str; 4] = ["static_configs", "file_sd_configs", "http_sd_configs", "dns_sd_configs"];
+pub(super) const AVAILABLE: [&str; 4] =
+    ["static_configs", "file_sd_configs", "http_sd_configs", "dns_sd_configs"];
 
 /// Mechanisms Prometheus has beside ours.
 const KNOWN_ELSEWHERE: [&str; 34] = [
-    "aws", "azure", "consul", "digitalocean", "docker", "dockerswarm", "ec2", "ecs", "elasticache", "eureka", "gce",
-    "hetzner", "ionos", "kubernetes", "kuma", "lightsail", "linode", "marathon", "msk", "nerve", "nomad", "openstack",
-    "outscale", "ovhcloud", "puppetdb", "rds", "scaleway", "serverset", "stackit", "triton", "uyuni", "vultr", "xds",
+    "aws",
+    "azure",
+    "consul",
+    "digitalocean",
+    "docker",
+    "dockerswarm",
+    "ec2",
+    "ecs",
+    "elasticache",
+    "eureka",
+    "gce",
+    "hetzner",
+    "ionos",
+    "kubernetes",
+    "kuma",
+    "lightsail",
+    "linode",
+    "marathon",
+    "msk",
+    "nerve",
+    "nomad",
+    "openstack",
+    "outscale",
+    "ovhcloud",
+    "puppetdb",
+    "rds",
+    "scaleway",
+    "serverset",
+    "stackit",
+    "triton",
+    "uyuni",
+    "vultr",
+    "xds",
     "zookeeper",
 ];
 
@@ -124,7 +156,8 @@ pub(super) fn read(
         if let Some(name) = text.strip_suffix("_sd_configs")
             && !AVAILABLE.contains(&text.as_str())
         {
-            let message = format!("discovery mechanism `{name}` is not available; available: static, file, http, dns");
+            let message =
+                format!("discovery mechanism `{name}` is not available; available: static, file, http, dns");
             return Err(yaml::Error::at(*at, message));
         }
         if text == "static_configs" {
@@ -147,15 +180,21 @@ fn place(node: &Node, error: &ConfigError) -> yaml::Error {
     yaml::Error::at(node.locate(&error.path), error.message.clone())
 }
 
-fn read_static(list: &Node, names: NameValidation, relabelled: bool) -> Result<Vec<TargetGroup>, yaml::Error> {
+fn read_static(
+    list: &Node,
+    names: NameValidation,
+    relabelled: bool,
+) -> Result<Vec<TargetGroup>, yaml::Error> {
     let mut groups = Vec::new();
     for (i, entry) in list.items()?.iter().enumerate() {
         let written: StaticText = entry.read()?;
         for (at, target) in written.targets.iter().enumerate() {
             if !relabelled && target.contains('/') {
-                let error = ConfigError::new(format!("targets[{at}]"), format!("`{target}` is not a valid hostname"));
+                let error =
+                    ConfigError::new(format!("targets[{at}]"), format!("`{target}` is not a valid hostname"));
                 let mut error = place(entry, &error);
-                error.hint = Some("write host:port; path and scheme go to `metrics_path` and `scheme`".to_owned());
+                error.hint =
+                    Some("write host:port; path and scheme go to `metrics_path` and `scheme`".to_owned());
                 return Err(error);
             }
         }
@@ -166,7 +205,11 @@ fn read_static(list: &Node, names: NameValidation, relabelled: bool) -> Result<V
         groups.push(TargetGroup {
             source: i.to_string(),
             labels: Labels::from_pairs(&written.labels),
-            targets: written.targets.iter().map(|t| Labels::from_pairs([("__address__", t.as_str())])).collect(),
+            targets: written
+                .targets
+                .iter()
+                .map(|t| Labels::from_pairs([("__address__", t.as_str())]))
+                .collect(),
         });
     }
     Ok(groups)
@@ -204,7 +247,10 @@ fn http(entry: &Node, dir: &Path) -> Result<Result<Discovery, ConfigError>, yaml
         let scheme_ok = url.starts_with("http://") || url.starts_with("https://");
         let host = url.split("://").nth(1).unwrap_or_default();
         if !scheme_ok || host.is_empty() || host.starts_with('/') {
-            return Err(ConfigError::new("url", "the URL of HTTP discovery is http or https and names a host"));
+            return Err(ConfigError::new(
+                "url",
+                "the URL of HTTP discovery is http or https and names a host",
+            ));
         }
         let refresh_interval = own.refresh_interval.unwrap_or(ConfigDuration::from_secs(60)).0;
         Ok(Discovery::Http { url, refresh_interval, client: Box::new(client) })

@@ -53,7 +53,8 @@ impl ConfigError {
 /// The line without its value, where its key or the words in it suggest a secret, or `always`.
 fn hide_secret(line: &str, always: bool) -> String {
     let lower = line.to_ascii_lowercase();
-    let suspicious = always || ["pass", "secret", "token", "credential", "key:", "://"].iter().any(|word| lower.contains(word));
+    let suspicious = always
+        || ["pass", "secret", "token", "credential", "key:", "://"].iter().any(|word| lower.contains(word));
     match line.find(": ") {
         Some(end) if suspicious => format!("{}: ...", &line[..end]),
         None if suspicious && !line.ends_with(':') => "...".to_owned(),

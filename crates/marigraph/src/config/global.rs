@@ -83,7 +83,11 @@ impl GlobalText {
     pub fn validate(&self, dir: &Path, notices: &mut Vec<ConfigError>) -> Result<Global, ConfigError> {
         let names = NameValidation::parse(self.metric_name_validation_scheme.as_deref())?.unwrap_or_default();
         for (field, given, why) in [
-            ("query_log_file", self.query_log_file.is_some(), "no effect: queries are not logged to a file yet"),
+            (
+                "query_log_file",
+                self.query_log_file.is_some(),
+                "no effect: queries are not logged to a file yet",
+            ),
             (
                 "scrape_failure_log_file",
                 self.scrape_failure_log_file.is_some(),

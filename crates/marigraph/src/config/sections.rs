@@ -96,7 +96,11 @@ impl MachineText {
     /// # Errors
     /// A path that does not begin with a slash, or that something else answers at.
     pub fn validate(&self) -> Result<MachineConfig, ConfigError> {
-        let path = self.path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/metrics/machine".to_owned());
+        let path = self
+            .path
+            .clone()
+            .filter(|path| !path.is_empty())
+            .unwrap_or_else(|| "/metrics/machine".to_owned());
         let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~".contains(&b));
         if !path.starts_with('/') || path == "/" || !plain {
             let message = format!("`{path}` is not a path such as /metrics/machine");
@@ -166,11 +170,15 @@ impl WebText {
         let mut bearer_tokens = Vec::new();
         for (i, token) in self.auth.bearer_tokens.iter().enumerate() {
             if token.reveal().trim().is_empty() {
-                return Err(ConfigError::new(format!("auth.bearer_tokens[{i}]"), "an empty token lets anybody in"));
+                return Err(ConfigError::new(
+                    format!("auth.bearer_tokens[{i}]"),
+                    "an empty token lets anybody in",
+                ));
             }
             bearer_tokens.push(Source::Inline(token.clone()));
         }
-        bearer_tokens.extend(self.auth.bearer_token_file.iter().map(|file| Source::File(join_dir(dir, file))));
+        bearer_tokens
+            .extend(self.auth.bearer_token_file.iter().map(|file| Source::File(join_dir(dir, file))));
         let mut basic_auth_users = Vec::new();
         for (user, written) in &self.auth.basic_auth_users {
             let at = format!("auth.basic_auth_users.{user}");

@@ -79,7 +79,9 @@ impl<'de> Deserializer<'de> for NodeReader<'de> {
                     visitor.visit_bool(value)
                 } else if let Ok(value) = text.parse::<i64>() {
                     visitor.visit_i64(value)
-                } else if let (Ok(value), true) = (text.parse::<f64>(), text.bytes().any(|b| b.is_ascii_digit())) {
+                } else if let (Ok(value), true) =
+                    (text.parse::<f64>(), text.bytes().any(|b| b.is_ascii_digit()))
+                {
                     visitor.visit_f64(value)
                 } else {
                     visitor.visit_borrowed_str(text)

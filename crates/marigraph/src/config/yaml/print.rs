@@ -22,7 +22,8 @@ pub(super) fn print(root: &Node) -> String {
 }
 
 fn is_secret(key: &str) -> bool {
-    !key.ends_with("_file") && SECRET_KEYS.iter().any(|word| key == *word || key.ends_with(&format!("_{word}")))
+    !key.ends_with("_file")
+        && SECRET_KEYS.iter().any(|word| key == *word || key.ends_with(&format!("_{word}")))
 }
 
 /// Writes the entries or items of `node`, each on a line of its own.

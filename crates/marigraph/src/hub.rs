@@ -1,0 +1,277 @@
+//! The hub role, from first stage to last: discovery and scraping, the push doors, the store, the
+//! query engine, the HTTP side.
+
+mod doors;
+mod front;
+mod pull;
+mod status;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use model::TenantId;
+use prometheus_client::registry::Registry;
+use promql::engine::{Engine, EngineOptions};
+use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
+use stdx::clock::{Clock, SystemClock};
+use storage::{Appender, Queryable};
+use tokio::task::JoinHandle;
+use tsdb::Db;
+use web::{Auth, Caller, Credential, Role, WebMetrics, WebState};
+
+use crate::cli::HubArgs;
+use crate::config::{Config, WebAuth};
+use front::{Bound, Front};
+use pull::Pull;
+use status::{Program, Reloads, Store};
+
+/// A hub at work.
+pub struct Hub {
+    stages: Arc<Stages>,
+    /// Carries out the reloads that are asked for over HTTP.
+    reloader: JoinHandle<()>,
+}
+
+/// The stages, and what a reload makes the router of.
+struct Stages {
+    front: Front,
+    pull: Arc<Pull>,
+    store: Arc<Db>,
+    program: Arc<Program>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+    web: WebState,
+    receive: ReceiveState,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hub({})", self.addr())
+    }
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone)]
+enum ConfigSource {
+    /// `--config`.
+    File(PathBuf),
+    /// Ours, for the address the hub listens on.
+    Embedded(SocketAddr),
+}
+
+impl ConfigSource {
+    fn load(&self) -> Result<Config> {
+        let config = match self {
+            ConfigSource::File(path) => Config::load(path)?,
+            ConfigSource::Embedded(addr) => Config::embedded(&addr.to_string()),
+        };
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(config)
+    }
+}
+
+impl Hub {
+    /// Starts a hub; when it returns, the hub takes writes, scrapes and answers.
+    ///
+    /// The address is bound and probes are answered before the store is open.
+    ///
+    /// # Errors
+    /// The address cannot be had, the configuration is wrong, nothing guards an address off loopback,
+    /// or the data directory cannot be opened.
+    pub async fn start(args: HubArgs) -> Result<Hub> {
+        let clock: Arc<dyn Clock> = SystemClock::shared();
+        let bound = Bound::to(&args.listen).await?;
+        let addr = bound.addr;
+        let source = match &args.config {
+            Some(path) => ConfigSource::File(path.clone()),
+            None => ConfigSource::Embedded(addr),
+        };
+        let config = source.load()?;
+        let auth = auth(&config.web_auth)?;
+        require_credential(addr, &auth)?;
+        let front = bound.serve(doors::starting());
+
+        let store = Arc::new(open_store(&args, &config).await?);
+        for problem in store.problems() {
+            tracing::error!("{problem}");
+        }
+        let mut registry = Registry::default();
+        store.register_metrics(&mut registry);
+        let receive_metrics = ReceiveMetrics::default();
+        receive_metrics.register(&mut registry);
+        let web_metrics = WebMetrics::register(&mut registry);
+        let tenant = TenantId::default();
+        let appender: Arc<dyn Appender> = store.clone();
+        let pull = Arc::new(Pull::new(Arc::clone(&appender), tenant, Arc::clone(&clock), &mut registry));
+        let (program, reloads) =
+            Program::new(&args, source, Arc::clone(&store), Arc::clone(&clock), &mut registry);
+
+        let engine = Engine::new(EngineOptions {
+            lookback_ms: i64::try_from(args.query_lookback.as_millis())?,
+            timeout: args.query_timeout,
+            max_samples: args.query_max_samples,
+            ..EngineOptions::default()
+        });
+        let queryable: Arc<dyn Queryable> = store.clone();
+        let web = WebState {
+            engine: Arc::new(engine),
+            store: queryable,
+            admin: Arc::new(Store(Arc::clone(&store))),
+            targets: pull.clone(),
+            lifecycle: program.clone(),
+            clock: Arc::clone(&clock),
+            registry: Arc::new(registry),
+            metrics: web_metrics,
+            auth: Arc::new(Auth::default()),
+            options: Arc::new(web_options(&args, addr)),
+        };
+        let receive =
+            ReceiveState { appender, clock, config: ReceiveConfig::default(), metrics: receive_metrics };
+        let reloading = tokio::sync::Mutex::new(());
+        let stages = Arc::new(Stages { front, pull, store, program, reloading, web, receive });
+        stages.apply(&config, auth)?;
+        let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
+        Ok(Hub { stages, reloader })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.stages.front.addr
+    }
+
+    /// Tells a person where to look and what to try.
+    pub fn greet(&self) {
+        let addr = self.addr();
+        eprintln!(
+            "\n  marigraph is at http://{addr}\n\n  try\n    \
+             sum by (mode) (rate(node_cpu_seconds_total{{mode!=\"idle\"}}[1m]))\n    \
+             1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes\n    \
+             rate(marigraph_scrape_samples_total[1m])\n"
+        );
+    }
+
+    /// Reads the configuration again, all or nothing; the log says what became of it.
+    pub async fn reload(&self) {
+        match self.stages.reload().await {
+            Ok(()) => tracing::info!("configuration reloaded"),
+            Err(error) => tracing::error!("reload: {error:#}; the last good configuration stays in force"),
+        }
+    }
+
+    /// Waits until somebody asks the program to end over HTTP.
+    pub async fn quit_requested(&self) {
+        self.stages.program.quit.notified().await;
+    }
+
+    /// Stops in the order data flows: scraping, the doors, then the store, which is flushed.
+    ///
+    /// # Errors
+    /// The store could not be closed cleanly.
+    pub async fn stop(self) -> Result<()> {
+        self.reloader.abort();
+        let stages = self.stages;
+        stages.program.stopping();
+        stages.pull.stop().await;
+        stages.front.stop().await;
+        tokio::task::spawn_blocking(move || stages.store.close()).await?.context("close the store")
+    }
+}
+
+impl Stages {
+    /// Puts a checked configuration in force: scraping, then who may call and what answers.
+    fn apply(&self, config: &Config, auth: Auth) -> Result<()> {
+        self.pull.apply(config)?;
+        let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
+        let doors = doors::router(self.receive.clone(), machine);
+        let web = WebState { auth: Arc::new(auth), ..self.web.clone() };
+        self.front.replace(web::router_with(web, doors));
+        self.program.in_force(config);
+        Ok(())
+    }
+
+    /// Reads the configuration again. After an error the old one stays in force; the error tells what
+    /// is wrong with the new one, with file, line and column.
+    async fn reload(&self) -> Result<()> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let read = || {
+            let config = self.program.source.load()?;
+            let auth = auth(&config.web_auth)?;
+            require_credential(self.front.addr, &auth)?;
+            self.apply(&config, auth)
+        };
+        let outcome = read();
+        self.program.reloaded(outcome.is_ok());
+        outcome
+    }
+}
+
+async fn serve_reloads(stages: Arc<Stages>, mut reloads: Reloads) {
+    while let Some(reply) = reloads.recv().await {
+        let outcome = stages.reload().await.map_err(|error| format!("{error:#}"));
+        // The client that asked may have gone.
+        let _ = reply.send(outcome);
+    }
+}
+
+async fn open_store(args: &HubArgs, config: &Config) -> Result<Db> {
+    let mut store = tsdb::Config::new(&args.data);
+    store.retention =
+        config.storage.retention_time.or(Some(args.retention_time)).filter(|time| !time.is_zero());
+    store.retention_bytes =
+        config.storage.retention_bytes.or(Some(args.retention_size)).filter(|bytes| *bytes > 0);
+    store.sync = match args.commit_interval {
+        Duration::ZERO => tsdb::SyncPolicy::Always,
+        interval => tsdb::SyncPolicy::Every(interval),
+    };
+    if let Some(exemplars) = config.storage.max_exemplars {
+        store.exemplars_max = exemplars;
+    }
+    let directory = args.data.display().to_string();
+    tokio::task::spawn_blocking(move || Db::open(store))
+        .await?
+        .with_context(|| format!("open the store in {directory}"))
+}
+
+/// The credentials of the configuration, files read.
+fn auth(written: &WebAuth) -> Result<Auth> {
+    let administrator = || Caller { tenant: TenantId::default(), role: Role::Admin };
+    let mut accepted = Vec::new();
+    for token in &written.bearer_tokens {
+        let secret = token.read().map_err(anyhow::Error::msg).context("web: auth: bearer token")?;
+        accepted.push((Credential::Bearer(secret.reveal().to_owned()), administrator()));
+    }
+    for (user, password) in &written.basic_auth_users {
+        let secret =
+            password.read().map_err(anyhow::Error::msg).with_context(|| format!("web: auth: user {user}"))?;
+        let credential = Credential::Basic { user: user.clone(), password: secret.reveal().to_owned() };
+        accepted.push((credential, administrator()));
+    }
+    Ok(Auth::new(accepted))
+}
+
+fn require_credential(addr: SocketAddr, auth: &Auth) -> Result<()> {
+    if addr.ip().is_loopback() || auth.is_configured() {
+        return Ok(());
+    }
+    bail!(
+        "{addr} can be reached from elsewhere and nobody needs a credential; listen on 127.0.0.1, or add to the \
+         configuration\n\n  web: auth: {{bearer_token_file: FILE}}\n"
+    );
+}
+
+fn web_options(args: &HubArgs, addr: SocketAddr) -> web::Options {
+    web::Options {
+        enable_admin_api: args.enable_admin_api,
+        enable_lifecycle: args.enable_lifecycle,
+        query_concurrency_max: args.query_max_concurrency,
+        listen_address: addr.to_string(),
+        flags: args.shown().into_iter().collect::<BTreeMap<String, String>>(),
+        build: status::build_info(),
+    }
+}

@@ -1,0 +1,216 @@
+//! Discovery and scraping, wired: what discovery finds goes to the pools of the scraper.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use discovery::{
+    BoxFuture, HttpFetch, HttpRequest, HttpResponse, PoolConfig, PoolTargets, Source, SystemResolver,
+};
+use model::TenantId;
+use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use scrape::client::{Fetch, FetchError, HttpClient, TcpConnector};
+use scrape::config::HttpClientConfig;
+use scrape::{Manager, ManagerParts};
+use stdx::clock::Clock;
+use storage::Appender;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+use web::TargetStatus;
+
+use crate::config::{Config, Discovery, DnsRecord, Job};
+
+/// Discovery, scraping, and the task that hands targets from one to the other.
+pub(crate) struct Pull {
+    scraper: Arc<Manager>,
+    discovery: discovery::Manager,
+    handing_over: Mutex<Option<JoinHandle<()>>>,
+    /// Clients of HTTP discovery in force: an unchanged one goes on undisturbed over a reload.
+    clients: Mutex<Vec<Arc<DiscoveryClient>>>,
+}
+
+impl Pull {
+    pub(crate) fn new(
+        appender: Arc<dyn Appender>,
+        tenant: TenantId,
+        clock: Arc<dyn Clock>,
+        registry: &mut Registry,
+    ) -> Pull {
+        let parts = ManagerParts {
+            appender,
+            tenant,
+            cluster: String::new(),
+            clock,
+            connector: Arc::new(TcpConnector),
+        };
+        let scraper = Arc::new(Manager::new(parts, registry));
+        let metrics = discovery::Metrics::register(registry);
+        let resolver = Arc::new(SystemResolver::default());
+        let stop = CancellationToken::new();
+        let (discovery, found) =
+            discovery::Manager::new(discovery::Options::default(), metrics, resolver, stop);
+        let handing_over = tokio::spawn(hand_over(found, Arc::clone(&scraper)));
+        Pull { scraper, discovery, handing_over: Mutex::new(Some(handing_over)), clients: Mutex::default() }
+    }
+
+    /// Makes `config`'s jobs the jobs; what is unchanged goes on undisturbed.
+    ///
+    /// # Errors
+    /// A job whose client cannot be made (TLS files). Nothing has changed then.
+    pub(crate) fn apply(&self, config: &Config) -> Result<()> {
+        let mut clients = self.clients.lock();
+        let mut used = Vec::new();
+        let pools = config
+            .jobs
+            .iter()
+            .map(|job| self.pool(job, &clients, &mut used))
+            .collect::<Result<Vec<PoolConfig>>>()?;
+        let jobs: Vec<_> = config.jobs.iter().map(|job| Arc::clone(&job.scrape)).collect();
+        self.scraper.apply(&jobs)?;
+        self.discovery.apply(pools);
+        *clients = used;
+        Ok(())
+    }
+
+    /// Ends discovery, then scraping; when this returns nobody appends any more.
+    pub(crate) async fn stop(&self) {
+        self.discovery.shutdown().await;
+        let handing_over = self.handing_over.lock().take();
+        if let Some(task) = handing_over {
+            task.abort();
+        }
+        self.scraper.shutdown().await;
+    }
+
+    fn pool(
+        &self,
+        job: &Job,
+        before: &[Arc<DiscoveryClient>],
+        used: &mut Vec<Arc<DiscoveryClient>>,
+    ) -> Result<PoolConfig> {
+        let name = &job.scrape.job_name;
+        let source = |discovery: &Discovery| {
+            Ok(match discovery {
+                Discovery::Static(groups) => Source::Static(groups.clone()),
+                Discovery::File { files, refresh_interval } => Source::File(discovery::FileConfig {
+                    files: files.clone(),
+                    refresh_interval: *refresh_interval,
+                }),
+                Discovery::Http { url, refresh_interval, client } => {
+                    let fetch = self.client(client, before, used).with_context(|| format!("job {name}"))?;
+                    Source::Http(discovery::HttpConfig {
+                        url: url.clone(),
+                        refresh_interval: *refresh_interval,
+                        fetch,
+                    })
+                }
+                Discovery::Dns { names, record, port, refresh_interval } => {
+                    Source::Dns(discovery::DnsConfig {
+                        names: names.clone(),
+                        record: record_type(*record),
+                        port: *port,
+                        refresh_interval: *refresh_interval,
+                    })
+                }
+            })
+        };
+        let sources = job.discovery.iter().map(source).collect::<Result<Vec<Source>>>()?;
+        Ok(PoolConfig { name: name.clone(), sources })
+    }
+
+    fn client(
+        &self,
+        config: &HttpClientConfig,
+        before: &[Arc<DiscoveryClient>],
+        used: &mut Vec<Arc<DiscoveryClient>>,
+    ) -> Result<Arc<DiscoveryClient>> {
+        let known = used.iter().chain(before).find(|client| client.config == *config);
+        let client = match known {
+            Some(client) => Arc::clone(client),
+            None => {
+                let client = self.scraper.client(config).map_err(anyhow::Error::msg)?;
+                Arc::new(DiscoveryClient { config: config.clone(), client })
+            }
+        };
+        used.push(Arc::clone(&client));
+        Ok(client)
+    }
+}
+
+async fn hand_over(mut found: mpsc::Receiver<PoolTargets>, scraper: Arc<Manager>) {
+    while let Some(targets) = found.recv().await {
+        scraper.update_targets(&targets.pool, targets.groups);
+    }
+}
+
+fn record_type(record: DnsRecord) -> discovery::DnsRecordType {
+    match record {
+        DnsRecord::Srv => discovery::DnsRecordType::Srv,
+        DnsRecord::A => discovery::DnsRecordType::A,
+        DnsRecord::Aaaa => discovery::DnsRecordType::Aaaa,
+        DnsRecord::Mx => discovery::DnsRecordType::Mx,
+        DnsRecord::Ns => discovery::DnsRecordType::Ns,
+    }
+}
+
+/// The scraper's HTTP client, asking for target groups.
+struct DiscoveryClient {
+    config: HttpClientConfig,
+    client: HttpClient,
+}
+
+impl HttpFetch for DiscoveryClient {
+    fn fetch<'a>(&'a self, request: HttpRequest<'a>) -> BoxFuture<'a, Result<HttpResponse, String>> {
+        Box::pin(async move {
+            let url = Url::parse(request.url).map_err(|error| error.to_string())?;
+            let accept =
+                request.headers.iter().find(|(name, _)| *name == "Accept").map_or("*/*", |(_, value)| value);
+            let fetch = Fetch {
+                url: &url,
+                accept,
+                gzip: true,
+                timeout: request.timeout,
+                announce_timeout: false,
+                body_bytes_max: request.body_bytes_max,
+                keep_alive: false,
+            };
+            match self.client.get(&fetch).await {
+                Ok((head, body)) => Ok(HttpResponse {
+                    status: 200,
+                    content_type: head.content_type.unwrap_or_default(),
+                    body: body.into(),
+                }),
+                Err(FetchError::Status(status)) => {
+                    Ok(HttpResponse { status: status.as_u16(), ..HttpResponse::default() })
+                }
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+}
+
+impl TargetStatus for Pull {
+    fn active(&self, _tenant: &TenantId) -> Vec<ActiveTarget> {
+        self.scraper.active_targets()
+    }
+
+    fn dropped(&self, _tenant: &TenantId) -> Vec<DroppedTarget> {
+        self.scraper.dropped_targets()
+    }
+
+    fn dropped_counts(&self, _tenant: &TenantId) -> BTreeMap<String, usize> {
+        self.scraper.dropped_counts()
+    }
+
+    fn scrape_pools(&self, _tenant: &TenantId) -> Vec<String> {
+        self.scraper.scrape_pools()
+    }
+
+    fn metadata(&self, _tenant: &TenantId, metric: Option<&str>) -> Vec<TargetMetadata> {
+        self.scraper.target_metadata(metric)
+    }
+}

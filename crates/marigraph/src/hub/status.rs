@@ -1,0 +1,204 @@
+//! What the HTTP side asks of the program and the store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use model::{Matcher, TenantId};
+use parking_lot::RwLock;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use stdx::clock::Clock;
+use storage::StoreError;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tsdb::Db;
+use web::{BuildInfo, Lifecycle, Readiness, RuntimeInfo, StoreAdmin, TsdbStatus};
+
+use super::ConfigSource;
+use crate::cli::HubArgs;
+use crate::config::Config;
+
+/// Where the outcome of a reload goes.
+type Reply = oneshot::Sender<Result<(), String>>;
+
+/// Reloads that were asked for over HTTP.
+pub(crate) type Reloads = mpsc::Receiver<Reply>;
+
+/// Reloads that may wait; they are carried out one by one.
+const RELOADS_WAITING: usize = 4;
+
+/// The program as its API sees it.
+pub(crate) struct Program {
+    /// Where the configuration comes from.
+    pub(crate) source: ConfigSource,
+    /// Raised when somebody asks the program to end.
+    pub(crate) quit: Notify,
+    store: Arc<Db>,
+    clock: Arc<dyn Clock>,
+    start_ms: i64,
+    retention: String,
+    config_yaml: RwLock<String>,
+    reload_succeeded: AtomicBool,
+    last_config_ms: AtomicI64,
+    stopping: AtomicBool,
+    reloads: mpsc::Sender<Reply>,
+    reload_gauge: Gauge,
+    reload_time_gauge: Gauge,
+}
+
+impl Program {
+    pub(crate) fn new(
+        args: &HubArgs,
+        source: ConfigSource,
+        store: Arc<Db>,
+        clock: Arc<dyn Clock>,
+        registry: &mut Registry,
+    ) -> (Arc<Program>, Reloads) {
+        let (reloads, waiting) = mpsc::channel(RELOADS_WAITING);
+        let now = clock.now_ms();
+        let (reload_gauge, reload_time_gauge) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "marigraph_config_last_reload_successful",
+            "Whether the last (re)load of the configuration succeeded",
+            reload_gauge.clone(),
+        );
+        registry.register(
+            "marigraph_config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was loaded",
+            reload_time_gauge.clone(),
+        );
+        let build = build_info();
+        registry.register(
+            "marigraph_build",
+            "What was built, value always 1",
+            Info::new(vec![
+                ("version", build.version),
+                ("revision", build.revision),
+                ("compiler", build.compiler),
+            ]),
+        );
+        let program = Program {
+            source,
+            quit: Notify::new(),
+            store,
+            clock,
+            start_ms: now,
+            retention: args.retention_shown(),
+            config_yaml: RwLock::default(),
+            reload_succeeded: AtomicBool::new(true),
+            last_config_ms: AtomicI64::new(now),
+            stopping: AtomicBool::new(false),
+            reloads,
+            reload_gauge,
+            reload_time_gauge,
+        };
+        (Arc::new(program), waiting)
+    }
+
+    /// `config` is in force from now on.
+    pub(crate) fn in_force(&self, config: &Config) {
+        *self.config_yaml.write() = config.to_yaml();
+        let now = self.clock.now_ms();
+        self.last_config_ms.store(now, Ordering::Relaxed);
+        self.reload_time_gauge.set(now / 1000);
+        self.reloaded(true);
+    }
+
+    /// A load of the configuration came to this end.
+    pub(crate) fn reloaded(&self, success: bool) {
+        self.reload_succeeded.store(success, Ordering::Relaxed);
+        self.reload_gauge.set(i64::from(success));
+    }
+
+    /// The program ends.
+    pub(crate) fn stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Lifecycle for Program {
+    fn readiness(&self) -> Readiness {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Readiness::Stopping;
+        }
+        self.store
+            .readiness()
+            .map_or_else(|not_ready| Readiness::ReadOnly(not_ready.reason), |()| Readiness::Ready)
+    }
+
+    fn reload(&self) -> Result<(), String> {
+        let (reply, outcome) = oneshot::channel();
+        let gone = |_| "the program is stopping".to_owned();
+        self.reloads.blocking_send(reply).map_err(|_| gone(()))?;
+        outcome.blocking_recv().map_err(|_| gone(()))?
+    }
+
+    fn quit(&self) {
+        self.quit.notify_one();
+    }
+
+    fn config_yaml(&self) -> String {
+        self.config_yaml.read().clone()
+    }
+
+    fn runtime(&self) -> RuntimeInfo {
+        RuntimeInfo {
+            start_ms: self.start_ms,
+            reload_succeeded: self.reload_succeeded.load(Ordering::Relaxed),
+            last_config_ms: self.last_config_ms.load(Ordering::Relaxed),
+            corruptions: self.store.problems().len() as u64,
+            retention: self.retention.clone(),
+        }
+    }
+}
+
+/// Maintenance of the embedded store.
+pub(crate) struct Store(pub(crate) Arc<Db>);
+
+impl StoreAdmin for Store {
+    fn delete_series(
+        &self,
+        tenant: &TenantId,
+        start_ms: i64,
+        end_ms: i64,
+        matchers: &[Matcher],
+    ) -> Result<(), StoreError> {
+        self.0.delete_series(tenant, matchers, start_ms, end_ms)
+    }
+
+    fn clean_tombstones(&self, _tenant: &TenantId) -> Result<(), StoreError> {
+        self.0.clean_tombstones().map_err(|error| StoreError::Io {
+            attempt: "clean tombstones".to_owned(),
+            source: std::io::Error::other(error.to_string()),
+        })
+    }
+
+    fn tsdb_status(&self, tenant: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError> {
+        let stats = self.0.stats(tenant, limit);
+        let list = |counts: Vec<tsdb::LabelCount>| counts.into_iter().map(|c| (c.name, c.value)).collect();
+        Ok(TsdbStatus {
+            series: stats.head.series,
+            label_pairs: stats.head.label_pairs,
+            tiles: stats.head.tiles,
+            min_time_ms: stats.head.min_ms,
+            max_time_ms: stats.head.max_ms,
+            series_by_metric_name: list(stats.series_count_by_metric_name),
+            values_by_label_name: list(stats.label_value_count_by_label_name),
+            bytes_by_label_name: list(stats.memory_in_bytes_by_label_name),
+            series_by_label_pair: list(stats.series_count_by_label_value_pair),
+        })
+    }
+}
+
+/// What was built.
+pub(crate) fn build_info() -> BuildInfo {
+    let text = |value: Option<&str>| value.unwrap_or("unknown").to_owned();
+    BuildInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: text(option_env!("MARIGRAPH_REVISION")),
+        branch: text(option_env!("MARIGRAPH_BRANCH")),
+        build_user: String::new(),
+        build_date: String::new(),
+        compiler: concat!("rust ", env!("CARGO_PKG_RUST_VERSION")).to_owned(),
+    }
+}

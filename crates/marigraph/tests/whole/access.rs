@@ -1,0 +1,67 @@
+//! Off loopback nothing answers without a credential.
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use testkit::http as client;
+
+use crate::{start_hub, start_hub_at};
+
+const WITH_TOKEN: &str =
+    "web: {auth: {bearer_tokens: [harbour-secret], basic_auth_users: {pilot: {password: tide}}}}\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn off_loopback_a_credential_is_needed_to_start() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let Err(error) = start_hub_at(directory.path(), Some("global: {}\n"), "0.0.0.0:0").await else {
+        panic!("it started without a credential");
+    };
+    let message = format!("{error:#}");
+    assert!(message.contains("0.0.0.0") && message.contains("web: auth:"), "{message}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_but_health_wants_the_credential() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let hub = start_hub(directory.path(), Some(WITH_TOKEN)).await?;
+    let ask = |path: &str, credential: Option<&str>| {
+        let mut request = Request::builder().uri(path).header("host", "hub");
+        if let Some(credential) = credential {
+            request = request.header("authorization", credential);
+        }
+        let request = request.body(Full::<Bytes>::default()).expect("a request");
+        client::send(hub.addr(), request)
+    };
+    let paths = [
+        "/",
+        "/metrics",
+        "/api/v1/query?query=1",
+        "/api/v1/labels",
+        "/api/v1/series?match[]=up",
+        "/api/v1/targets",
+        "/api/v1/status/config",
+        "/api/v1/status/tsdb",
+        "/api/v1/metadata",
+        "/api/v1/write",
+        "/api/v1/nothing",
+        "/metrics/machine",
+    ];
+    for path in paths {
+        for credential in
+            [None, Some("Bearer wrong"), Some("Basic cGlsb3Q6d3Jvbmc="), Some("Bearer"), Some("x")]
+        {
+            let answer = ask(path, credential).await?;
+            assert_eq!(answer.status, 401, "{path} with {credential:?}: {}", answer.text());
+            assert!(answer.headers.contains_key("www-authenticate"), "{path}");
+        }
+    }
+    for credential in ["Bearer harbour-secret", "Basic cGlsb3Q6dGlkZQ=="] {
+        assert_eq!(ask("/api/v1/query?query=1", Some(credential)).await?.status, 200, "{credential}");
+    }
+    assert_eq!(ask("/-/healthy", None).await?.status, 200);
+    let shown = ask("/api/v1/status/config", Some("Bearer harbour-secret")).await?.text();
+    assert!(shown.contains("<secret>") && !shown.contains("harbour-secret"), "{shown}");
+    hub.stop().await
+}
