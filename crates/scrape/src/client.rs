@@ -132,7 +132,8 @@ impl HttpClient {
     async fn open(&self, to: &Authority, keep_alive: bool) -> Result<Open, FetchError> {
         let stream = self.stream(to).await?;
         let (stream, http2) = if to.tls {
-            let config = self.tls.get(&self.config.tls, self.config.enable_http2).map_err(FetchError::Setup)?;
+            let config =
+                self.tls.get(&self.config.tls, self.config.enable_http2).map_err(FetchError::Setup)?;
             let name = self.config.tls.server_name.as_deref().unwrap_or(&to.host);
             connect::tls(stream, config, name).await.map_err(|e| FetchError::connect(&to.host, to.port, e))?
         } else {
@@ -180,10 +181,20 @@ impl HttpClient {
         self.connector.connect(host, port).await.map_err(|e| FetchError::connect(host, port, e))
     }
 
-    fn request(&self, fetch: &Fetch<'_>, url: &Url, same_host: bool, http2: bool) -> Result<Request<Empty<Bytes>>, FetchError> {
+    fn request(
+        &self,
+        fetch: &Fetch<'_>,
+        url: &Url,
+        same_host: bool,
+        http2: bool,
+    ) -> Result<Request<Empty<Bytes>>, FetchError> {
         let to = authority(url)?;
         let through = if to.tls { None } else { self.proxy.of(false, &to.host, to.port) };
-        let uri = if http2 || through.is_some() { &url[..url::Position::AfterQuery] } else { &url[url::Position::BeforePath..url::Position::AfterQuery] };
+        let uri = if http2 || through.is_some() {
+            &url[..url::Position::AfterQuery]
+        } else {
+            &url[url::Position::BeforePath..url::Position::AfterQuery]
+        };
         let uri: Uri = uri.parse().map_err(|e| FetchError::Url(format!("{e}")))?;
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = uri;
@@ -370,7 +381,8 @@ fn text_header(headers: &HeaderMap, name: HeaderName) -> Option<String> {
 }
 
 fn value(text: &str) -> Result<HeaderValue, FetchError> {
-    HeaderValue::from_str(text).map_err(|_| FetchError::Setup("a header value holds odd characters".to_owned()))
+    HeaderValue::from_str(text)
+        .map_err(|_| FetchError::Setup("a header value holds odd characters".to_owned()))
 }
 
 fn secret(text: &str) -> Result<HeaderValue, FetchError> {

@@ -190,7 +190,8 @@ impl Columns {
 
     /// How many of `columns` are stored.
     pub(crate) fn count_stored(&self, columns: &[u32]) -> usize {
-        let stored = |column: &&u32| self.local_of.get(**column as usize).is_some_and(|local| *local != DROPPED);
+        let stored =
+            |column: &&u32| self.local_of.get(**column as usize).is_some_and(|local| *local != DROPPED);
         columns.iter().filter(stored).count()
     }
 
@@ -215,8 +216,11 @@ impl Columns {
         out.planned = true;
         self.plan.cells.clear();
         self.plan.series.clear();
-        let reported: Vec<u32> =
-            (0..).zip(&self.series).filter(|(_, series)| report.contains(series)).map(|(local, _)| local).collect();
+        let reported: Vec<u32> = (0..)
+            .zip(&self.series)
+            .filter(|(_, series)| report.contains(series))
+            .map(|(local, _)| local)
+            .collect();
         let mut own_times = scraped.timestamps.iter().peekable();
         for (cell, &column) in (0u32..).zip(&scraped.columns) {
             let own_time = own_times.next_if(|(at, _)| *at == cell).map(|(_, ms)| *ms).filter(|_| lanes);
@@ -301,7 +305,8 @@ impl Columns {
         }
         if !lanes {
             let starts = scraped.start_timestamps.iter();
-            out.start_timestamps.extend(starts.filter_map(|(column, ms)| Some((self.series_of(*column)?, *ms))));
+            out.start_timestamps
+                .extend(starts.filter_map(|(column, ms)| Some((self.series_of(*column)?, *ms))));
         }
     }
 
@@ -400,8 +405,10 @@ pub(crate) fn stored_labels(
     if name.is_empty() {
         return Err("missing metric name (__name__ label)".to_owned());
     }
-    let label_names = || labels.iter().map(|(name, _)| name).filter(|name| *name != model::labels::METRIC_NAME);
-    if !config.names.is_valid_metric_name(name) || !label_names().all(|n| config.names.is_valid_label_name(n)) {
+    let label_names =
+        || labels.iter().map(|(name, _)| name).filter(|name| *name != model::labels::METRIC_NAME);
+    if !config.names.is_valid_metric_name(name) || !label_names().all(|n| config.names.is_valid_label_name(n))
+    {
         return Err(format!("invalid metric name or label names: {labels}"));
     }
     check_limits(config, &labels)?;

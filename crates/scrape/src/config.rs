@@ -335,7 +335,8 @@ impl ScrapeConfigText {
         notices: &mut Vec<ConfigError>,
     ) -> Result<ScrapeConfig, ConfigError> {
         let job_name = self.job_name.clone().filter(|name| !name.is_empty());
-        let job_name = job_name.ok_or_else(|| ConfigError::new("job_name", "`job_name` is missing or empty"))?;
+        let job_name =
+            job_name.ok_or_else(|| ConfigError::new("job_name", "`job_name` is missing or empty"))?;
         let (scrape_interval, scrape_timeout) = self.times(defaults)?;
         let (names, escaping) = self.names(defaults)?;
         let metrics_path = self.metrics_path.clone().filter(|path| !path.is_empty());
@@ -366,7 +367,11 @@ impl ScrapeConfigText {
             limits: self.limits().or(defaults.limits),
             http: http.validate(dir)?,
             relabel: relabel_rules("relabel_configs", &self.relabel_configs, names.scheme())?,
-            metric_relabel: relabel_rules("metric_relabel_configs", &self.metric_relabel_configs, names.scheme())?,
+            metric_relabel: relabel_rules(
+                "metric_relabel_configs",
+                &self.metric_relabel_configs,
+                names.scheme(),
+            )?,
             written: (self.clone(), http.clone(), defaults.clone()),
         })
     }
@@ -457,7 +462,11 @@ impl ScrapeConfigText {
         for (field, given, why) in [
             ("scrape_native_histograms", self.scrape_native_histograms == Some(true), protobuf),
             ("native_histogram_bucket_limit", self.native_histogram_bucket_limit.is_some(), protobuf),
-            ("native_histogram_min_bucket_factor", self.native_histogram_min_bucket_factor.is_some(), protobuf),
+            (
+                "native_histogram_min_bucket_factor",
+                self.native_histogram_min_bucket_factor.is_some(),
+                protobuf,
+            ),
             (
                 "convert_classic_histograms_to_nhcb",
                 self.convert_classic_histograms_to_nhcb == Some(true),
@@ -487,7 +496,8 @@ pub fn parse_protocols(written: &[String]) -> Result<Vec<Protocol>, ConfigError>
     }
     let mut protocols = Vec::new();
     for (i, name) in written.iter().enumerate() {
-        let protocol = Protocol::parse(name).map_err(|e| ConfigError::new(format!("{at}[{i}]"), e.to_string()))?;
+        let protocol =
+            Protocol::parse(name).map_err(|e| ConfigError::new(format!("{at}[{i}]"), e.to_string()))?;
         if protocols.contains(&protocol) {
             return Err(ConfigError::new(format!("{at}[{i}]"), format!("protocol `{name}` is given twice")));
         }
@@ -509,7 +519,9 @@ pub fn parse_escaping(written: Option<&str>) -> Result<Option<EscapingScheme>, C
         Some("values") => Ok(Some(EscapingScheme::Values)),
         Some(other) => Err(ConfigError::new(
             "metric_name_escaping_scheme",
-            format!("unknown escaping scheme `{other}`, it is `allow-utf-8`, `underscores`, `dots` or `values`"),
+            format!(
+                "unknown escaping scheme `{other}`, it is `allow-utf-8`, `underscores`, `dots` or `values`"
+            ),
         )),
     }
 }

@@ -98,7 +98,8 @@ impl Manager {
                 .map_err(|problem| ApplyError { job: config.job_name.clone(), problem })?;
             changed.push((config.clone(), Arc::new(client)));
         }
-        let wanted: std::collections::HashSet<&str> = configs.iter().map(|config| config.job_name.as_str()).collect();
+        let wanted: std::collections::HashSet<&str> =
+            configs.iter().map(|config| config.job_name.as_str()).collect();
         for (_, pool) in pools.extract_if(.., |name, _| !wanted.contains(name.as_str())) {
             pool.stop();
         }

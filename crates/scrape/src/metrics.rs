@@ -65,7 +65,11 @@ impl Metrics {
         registry.register("stale_markers", "Staleness markers written", m.stale_markers);
         registry.register("rejected_samples", "Samples that the store refused, by reason", m.rejected);
         registry.register("append_failures", "Rows that the store could not take", m.append_failures);
-        registry.register("ticks_skipped", "Ticks without a scrape because the one before was late", m.ticks_skipped);
+        registry.register(
+            "ticks_skipped",
+            "Ticks without a scrape because the one before was late",
+            m.ticks_skipped,
+        );
         registry.register_with_unit("body", "Unpacked bodies read", Unit::Bytes, m.body_bytes);
         registry.register_with_unit("duration", "Time from request to parsed row", Unit::Seconds, m.duration);
         registry.register_with_unit("lateness", "Time from tick to request", Unit::Seconds, m.lateness);

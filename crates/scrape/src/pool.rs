@@ -101,10 +101,11 @@ impl Pool {
                     running
                 }
                 Some(running) => {
+                    let status = running.status.clone();
                     let before = running.stop(Order::HandOver);
-                    self.start(target, Some(before))
+                    self.start(target, status, Some(before))
                 }
-                None => self.start(target, None),
+                None => self.start(target, Arc::default(), None),
             };
             self.targets.insert(id, running);
         }
@@ -153,9 +154,14 @@ impl Pool {
         tracing::warn!(job = %self.config.job_name, group = %group.source, target = %own, "not a target: {problem}");
     }
 
-    fn start(&self, target: Target, before: Option<JoinHandle<Vec<SeriesRef>>>) -> Running {
+    /// Starts a task; it waits for the one `before` it, whose series it goes on with.
+    fn start(
+        &self,
+        target: Target,
+        status: Arc<Status>,
+        before: Option<JoinHandle<Vec<SeriesRef>>>,
+    ) -> Running {
         let target = Arc::new(target);
-        let status = Arc::new(Status::default());
         let (order, orders) = watch::channel(Order::Scrape);
         let (shared, config, client) = (self.shared.clone(), self.config.clone(), self.client.clone());
         let (for_task, status_of_task, forced) = (target.clone(), status.clone(), self.forced_error.clone());
@@ -234,7 +240,11 @@ impl Running {
 }
 
 /// Scrapes on schedule until told otherwise; gives the series left alive.
-async fn run(shared: Arc<Shared>, mut scraper: Scraper, mut orders: watch::Receiver<Order>) -> Vec<SeriesRef> {
+async fn run(
+    shared: Arc<Shared>,
+    mut scraper: Scraper,
+    mut orders: watch::Receiver<Order>,
+) -> Vec<SeriesRef> {
     let schedule = Schedule::new(scraper.target.id, scraper.target.interval);
     let mut last = None;
     loop {
@@ -252,7 +262,7 @@ async fn run(shared: Arc<Shared>, mut scraper: Scraper, mut orders: watch::Recei
         shared.metrics.lateness.observe((began_ms - tick).max(0) as f64 / 1000.0);
         // A timestamp never goes back, even when the clock has been put back.
         let timestamp_ms = schedule.timestamp(tick, began_ms).max(last.map_or(i64::MIN, |last| last + 1));
-        last = Some(tick.max(timestamp_ms - timestamp_ms.rem_euclid(1)));
+        last = Some(tick.max(timestamp_ms));
         tokio::select! {
             biased;
             () = shared.shutdown.cancelled() => return Vec::new(),
@@ -263,7 +273,7 @@ async fn run(shared: Arc<Shared>, mut scraper: Scraper, mut orders: watch::Recei
     // A sender dropped without an order means that the pool is gone at shutdown.
     let order = *orders.borrow();
     match order {
-        Order::HandOver => scraper.live(),
+        Order::HandOver => scraper.live_columns(),
         Order::Gone => {
             end(&shared, &mut scraper, schedule, last).await;
             Vec::new()

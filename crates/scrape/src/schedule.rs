@@ -83,9 +83,9 @@ impl Schedule {
         from + (self.offset_ms - from).rem_euclid(self.interval_ms)
     }
 
-    /// Ticks between two ticks, both left out.
+    /// Ticks between `last`, a scrape at a tick or a little later, and `tick`, both left out.
     pub(crate) fn skipped(self, last: Option<i64>, tick: i64) -> u64 {
-        last.map_or(0, |last| ((tick - last) / self.interval_ms - 1).max(0).unsigned_abs())
+        last.map_or(0, |last| ((tick - last - 1) / self.interval_ms).max(0).unsigned_abs())
     }
 
     /// The timestamp of a scrape for `tick` that begins at `now_ms`.
@@ -114,7 +114,9 @@ mod tests {
             assert_eq!(schedule.next(now, last), want, "{now} {last:?}");
         }
         assert_eq!(schedule.skipped(Some(4_000), 19_000), 0);
+        assert_eq!(schedule.skipped(Some(4_900), 19_000), 0);
         assert_eq!(schedule.skipped(Some(4_000), 49_000), 2);
+        assert_eq!(schedule.skipped(Some(4_900), 49_000), 2);
     }
 
     #[test]
@@ -140,6 +142,6 @@ mod tests {
         wall.advance_ms(20_000);
         assert_eq!(steady.now_ms(), 1_029_100);
         wall.advance_ms(-60_000);
-        assert_eq!(steady.now_ms(), 965_100 + 0);
+        assert_eq!(steady.now_ms(), 965_100);
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use model::{Labels, Metadata, stale_nan};
 use storage::{
-    Appended, Batch, Late, MetadataEntry, Policy, RejectReason, Rejection, Row, SeriesRef, SourceDesc, SourceRef,
-    StoreError,
+    Appended, Batch, Late, MetadataEntry, Policy, RejectReason, Rejection, Row, SeriesRef, SourceDesc,
+    SourceRef, StoreError,
 };
 use tokio::time::Instant;
 use wire::exposition::{CreatedLines, Protocol, RowMemory, ScrapedRow, accept_header};
@@ -134,28 +134,22 @@ impl Scraper {
         self.shared.scratches.give(scratch, |scratch| scratch.scraped.values.capacity() * 32);
     }
 
-    /// Series that get a staleness marker if nobody scrapes the target any more.
-    pub(crate) fn live(&self) -> Vec<SeriesRef> {
-        let mut live = self.columns.live();
-        live.extend(self.opened.iter().flat_map(|opened| &opened.report).filter(|_| self.has_scraped()));
-        live
+    /// The exposition's series that are alive, for whoever goes on with the target.
+    pub(crate) fn live_columns(&self) -> Vec<SeriesRef> {
+        self.columns.live()
     }
 
     /// Ends all series of the target at `timestamp_ms`, except those that somebody else goes on with.
     pub(crate) fn end(&mut self, timestamp_ms: i64) {
-        let live = self.live();
-        self.columns.failed();
-        let Some(opened) = self.opened.as_ref().filter(|_| !live.is_empty()) else { return };
+        let Some(opened) = self.opened.as_ref().filter(|_| self.status.last_scrape_ms() != 0) else { return };
+        let mut live = self.columns.failed();
+        live.extend(&opened.report);
         let stale = vec![stale_nan(); live.len()];
         let row = Row::floats(opened.source, timestamp_ms, &live, &stale);
         match self.shared.appender.append(&Batch::rows(&[row], Policy::SCRAPE)) {
             Ok(appended) => _ = self.shared.metrics.stale_markers.inc_by(appended.samples as u64),
             Err(e) => self.append_failed(&e),
         }
-    }
-
-    fn has_scraped(&self) -> bool {
-        self.status.last_scrape_ms() != 0
     }
 
     async fn fetch(&mut self, body: &mut Vec<u8>) -> Result<Protocol, (&'static str, String)> {
@@ -276,7 +270,8 @@ impl Scraper {
             };
             let source = self.shared.appender.open_source(&desc)?;
             let extra: &[&str] = if self.config.extra_metrics { &EXTRA_REPORT } else { &[] };
-            let labels: Vec<Labels> = REPORT.iter().chain(extra).map(|name| with_name(&target.labels, name)).collect();
+            let labels: Vec<Labels> =
+                REPORT.iter().chain(extra).map(|name| with_name(&target.labels, name)).collect();
             let report = self.shared.appender.resolve(source, &labels)?;
             let Some(report) = report.into_iter().collect::<Option<Vec<SeriesRef>>>() else {
                 return Err(StoreError::Limit {
@@ -309,7 +304,14 @@ impl Scraper {
     }
 
     /// Appends what the scrape has become. `scratch` holds a row when it was successful.
-    fn append(&mut self, timestamp_ms: i64, duration: Duration, up: bool, counts: &Counts, scratch: &mut Scratch) {
+    fn append(
+        &mut self,
+        timestamp_ms: i64,
+        duration: Duration,
+        up: bool,
+        counts: &Counts,
+        scratch: &mut Scratch,
+    ) {
         if let Err(e) = self.open() {
             self.columns.not_taken();
             return self.append_failed(&e);
@@ -322,7 +324,9 @@ impl Scraper {
         }
         self.report_values(duration, true, counts, &mut assembled.values);
         match self.append_row(timestamp_ms, &scraped.metadata, assembled) {
-            Ok(appended) if has_unknown(&appended) => self.append_again(timestamp_ms, duration, counts, scratch),
+            Ok(appended) if has_unknown(&appended) => {
+                self.append_again(timestamp_ms, duration, counts, scratch)
+            }
             Ok(appended) => {
                 self.columns.taken(assembled);
                 self.count(&appended);
@@ -336,7 +340,13 @@ impl Scraper {
 
     /// The store has forgotten series: resolves all anew and appends once more. What it had taken
     /// already is there, and counts as taken again.
-    fn append_again(&mut self, timestamp_ms: i64, duration: Duration, counts: &Counts, scratch: &mut Scratch) {
+    fn append_again(
+        &mut self,
+        timestamp_ms: i64,
+        duration: Duration,
+        counts: &Counts,
+        scratch: &mut Scratch,
+    ) {
         let Scratch { scraped, assembled } = scratch;
         let resolved = self.resolve_all().and_then(|()| {
             let report = self.open()?.report.clone();

@@ -10,7 +10,11 @@ use hyper::body::Incoming;
 use super::FetchError;
 
 /// Reads the body of `response` into `body` (emptied first), at most `limit` bytes unpacked.
-pub(super) async fn read(response: Response<Incoming>, limit: u64, body: &mut Vec<u8>) -> Result<(), FetchError> {
+pub(super) async fn read(
+    response: Response<Incoming>,
+    limit: u64,
+    body: &mut Vec<u8>,
+) -> Result<(), FetchError> {
     body.clear();
     let encoding = response.headers().get(header::CONTENT_ENCODING).cloned();
     let mut incoming = response.into_body();
@@ -39,7 +43,11 @@ pub(super) async fn read(response: Response<Incoming>, limit: u64, body: &mut Ve
 }
 
 fn failed(unpack: &MultiGzDecoder<Bounded<'_>>, error: &io::Error) -> FetchError {
-    if unpack.get_ref().passed { FetchError::BodySize } else { FetchError::Encoding(format!("gzip: {error}")) }
+    if unpack.get_ref().passed {
+        FetchError::BodySize
+    } else {
+        FetchError::Encoding(format!("gzip: {error}"))
+    }
 }
 
 async fn next(incoming: &mut Incoming) -> Result<Option<bytes::Bytes>, FetchError> {

@@ -58,7 +58,11 @@ impl ProxyChoice {
         ProxyChoice {
             http: server("http_proxy"),
             https: server("https_proxy"),
-            except: except.split(',').map(|e| e.trim().to_ascii_lowercase()).filter(|e| !e.is_empty()).collect(),
+            except: except
+                .split(',')
+                .map(|e| e.trim().to_ascii_lowercase())
+                .filter(|e| !e.is_empty())
+                .collect(),
             spare_loopback: true,
         }
     }
@@ -191,7 +195,8 @@ mod tests {
         let url = Url::parse("http://user:pass@proxy:3128").ok();
         let all = ProxyChoice::new(&ProxyConfig { url: url.clone(), ..ProxyConfig::default() });
         assert_eq!(all.of(false, "localhost", 80).map(|proxy| proxy.port), Some(3128));
-        let some = ProxyChoice::new(&ProxyConfig { url, no_proxy: vec!["x".into()], ..ProxyConfig::default() });
+        let some =
+            ProxyChoice::new(&ProxyConfig { url, no_proxy: vec!["x".into()], ..ProxyConfig::default() });
         assert!(some.of(false, "localhost", 80).is_none() && some.of(true, "127.0.0.1", 80).is_none());
         let authorization = some.of(true, "elsewhere", 443).and_then(ProxyServer::authorization);
         assert_eq!(authorization.as_ref().map(|value| value.as_bytes()), Some(&b"Basic dXNlcjpwYXNz"[..]));

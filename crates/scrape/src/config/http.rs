@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
 
-use super::values::{Secret, Source, join_dir};
 use super::ConfigError;
+use super::values::{Secret, Source, join_dir};
 
 /// The fields of [`HttpClientText`]: they stand beside others in every section that makes requests.
 pub const HTTP_CLIENT_FIELDS: &[&str] = &[
@@ -220,7 +220,10 @@ impl HttpClientText {
         }
         Ok(HttpClientConfig {
             auth: self.auth(dir)?,
-            tls: self.tls_config.as_ref().map_or(Ok(HttpClientConfig::default().tls), |tls| tls.validate(dir))?,
+            tls: self
+                .tls_config
+                .as_ref()
+                .map_or(Ok(HttpClientConfig::default().tls), |tls| tls.validate(dir))?,
             follow_redirects: self.follow_redirects.unwrap_or(true),
             enable_http2: self.enable_http2.unwrap_or(true),
             proxy: self.proxy()?,
@@ -291,7 +294,11 @@ impl HttpClientText {
         }
         Ok(ProxyConfig {
             url: written_url.map(proxy_url).transpose()?,
-            no_proxy: no_proxy.split(',').map(|e| e.trim().to_ascii_lowercase()).filter(|e| !e.is_empty()).collect(),
+            no_proxy: no_proxy
+                .split(',')
+                .map(|e| e.trim().to_ascii_lowercase())
+                .filter(|e| !e.is_empty())
+                .collect(),
             from_environment,
             connect_headers,
         })
@@ -309,7 +316,10 @@ impl HttpClientText {
             let mut sources: Vec<Source> = Vec::new();
             for value in values.chain(written.secrets.iter().cloned()) {
                 if HeaderValue::from_str(value.reveal()).is_err() {
-                    return Err(ConfigError::new(at.as_str(), "a value holds characters that no header may have"));
+                    return Err(ConfigError::new(
+                        at.as_str(),
+                        "a value holds characters that no header may have",
+                    ));
                 }
                 sources.push(Source::Inline(value));
             }
@@ -350,7 +360,9 @@ fn proxy_url(text: &str) -> Result<Url, ConfigError> {
         .map_err(|e| ConfigError::new("proxy_url", format!("`{}` is not a URL: {e}", without_user(text))))?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
-        scheme => Err(ConfigError::new("proxy_url", format!("a proxy's URL is http or https, not `{scheme}`"))),
+        scheme => {
+            Err(ConfigError::new("proxy_url", format!("a proxy's URL is http or https, not `{scheme}`")))
+        }
     }
 }
 
@@ -387,8 +399,12 @@ impl TlsText {
         let identity = match (cert, key) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
-            (Some(_), None) => return Err(ConfigError::new("tls_config", "a certificate needs `key` or `key_file`")),
-            (None, Some(_)) => return Err(ConfigError::new("tls_config", "a key needs `cert` or `cert_file`")),
+            (Some(_), None) => {
+                return Err(ConfigError::new("tls_config", "a certificate needs `key` or `key_file`"));
+            }
+            (None, Some(_)) => {
+                return Err(ConfigError::new("tls_config", "a key needs `cert` or `cert_file`"));
+            }
         };
         let oldest = tls_version("min_version", self.min_version.as_deref(), 10)?;
         let newest = tls_version("max_version", self.max_version.as_deref(), 13)?;

@@ -165,7 +165,10 @@ mod tests {
     #[test]
     fn secrets_do_not_print() {
         let secret = Secret::new("hunter2");
-        assert_eq!(format!("{secret} {secret:?} {:?}", Source::Inline(secret.clone())), "<secret> <secret> Inline(<secret>)");
+        assert_eq!(
+            format!("{secret} {secret:?} {:?}", Source::Inline(secret.clone())),
+            "<secret> <secret> Inline(<secret>)"
+        );
         assert_eq!(secret.reveal(), "hunter2");
     }
 }
