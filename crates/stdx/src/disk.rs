@@ -8,6 +8,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod fake;
+
+pub use fake::{FakeDisk, Survivors};
+
 /// A file open for appending. Bytes passed to `write` are with the operating system when the call
 /// returns; they survive a power cut only after [`AppendFile::sync_data`].
 pub trait AppendFile: Write + Send + Sync + fmt::Debug {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use model::histogram::Buckets;
 use model::{Histogram, Labels};
 use storage::{
     Appended, Appender, Batch, CommitPosition, RejectReason, Rejection, Row, SeriesRef, SourceDesc,
@@ -271,7 +272,7 @@ impl Inner {
                 at.done.rejected.extend(row.series.iter().map(invalid));
             }
             for (series, histogram) in row.histograms {
-                if is_well_formed(histogram) {
+                if is_acceptable(histogram) {
                     let sample = HistogramSample {
                         row: number,
                         source: *source,
@@ -387,18 +388,12 @@ impl Extras {
     }
 }
 
-/// Whether spans and buckets fit together.
-fn is_well_formed(histogram: &Histogram) -> bool {
-    let buckets = |spans: &[model::histogram::Span]| {
-        spans.iter().try_fold(0usize, |sum, span| sum.checked_add(span.length as usize))
-    };
+/// Whether a histogram makes sense, and is not larger than anyone needs.
+fn is_acceptable(histogram: &Histogram) -> bool {
     let (positive, negative) = match &histogram.buckets {
-        model::histogram::Buckets::Int { positive, negative, .. } => (positive.len(), negative.len()),
-        model::histogram::Buckets::Float { positive, negative, .. } => (positive.len(), negative.len()),
+        Buckets::Int { positive, negative, .. } => (positive.len(), negative.len()),
+        Buckets::Float { positive, negative, .. } => (positive.len(), negative.len()),
     };
-    positive <= BUCKETS_MAX
-        && negative <= BUCKETS_MAX
-        && histogram.custom_values.len() <= BUCKETS_MAX
-        && buckets(&histogram.positive_spans) == Some(positive)
-        && buckets(&histogram.negative_spans) == Some(negative)
+    let largest = positive.max(negative).max(histogram.custom_values.len());
+    largest <= BUCKETS_MAX && histogram.is_well_formed()
 }

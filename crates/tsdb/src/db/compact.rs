@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ulid::Ulid;
 
@@ -213,17 +212,13 @@ impl Inner {
         }
         let newest = tenant.version.load().tombstones.iter().map(|tombstone| tombstone.position).max();
         let Some(newest) = newest else { return Ok(()) };
-        // Tiles that were closed before a deletion still need it.
-        let needed = tenant.lanes.read().oldest_position();
-        let cleaned = needed.map_or(newest, |needed| newest.min(needed.saturating_sub(1)));
         let mut manifest = tenant.manifest.lock();
         manifest
-            .edit(Edit::Cleaned(cleaned))
+            .edit(Edit::Cleaned(newest))
             .map_err(|source| CompactError::Manifest { tenant: tenant.id.to_string(), source })?;
         let mut version = (*tenant.version.load()).clone();
         version.tombstones = manifest.state().tombstones.clone().into();
         tenant.version.store(version);
-        tenant.flush_failing.store(false, Ordering::Relaxed);
         Ok(())
     }
 }

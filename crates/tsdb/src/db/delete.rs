@@ -1,4 +1,5 @@
-//! Deletions: durable at once, applied when reading, made true when parts are merged.
+//! Deletions: durable at once. What is in the head goes at once; in parts a tombstone hides it until a
+//! merge makes it true.
 
 use model::{Matcher, TenantId};
 use storage::StoreError;
@@ -39,7 +40,7 @@ impl Db {
             encode_delete(tenant.id.as_str(), matchers, start_ms, end_ms, &mut payload);
             // As a replay works it out.
             let position = inner.log(&payload)? - payload.len() as u64;
-            lanes.delete_open(&index.select(matchers), start_ms, end_ms);
+            lanes.delete(&index.select(matchers), start_ms, end_ms);
             Tombstone { matchers: matchers.to_vec(), start_ms, end_ms, position }
         };
         let position = tombstone.position;
@@ -56,12 +57,12 @@ impl Tenant {
         {
             let index = self.index.read();
             let slots = index.select(&tombstone.matchers);
-            self.lanes.write().delete_open(&slots, tombstone.start_ms, tombstone.end_ms);
+            self.lanes.write().delete(&slots, tombstone.start_ms, tombstone.end_ms);
         }
         self.note_tombstone(tombstone)
     }
 
-    /// Keeps a tombstone for what is closed already, and for parts.
+    /// Keeps a tombstone, for parts.
     fn note_tombstone(&self, tombstone: Tombstone) -> Result<(), ManifestError> {
         let mut manifest = self.manifest.lock();
         if !manifest.state().tombstones.contains(&tombstone) {

@@ -17,7 +17,6 @@ use roaring::RoaringBitmap;
 use storage::{Column, SeriesRef, StoreError};
 use ulid::Ulid;
 
-use super::query::deletions_of;
 use super::{Db, Inner, Tenant};
 use crate::filenames;
 use crate::head::snapshot::{FlushSnapshot, read_pieces};
@@ -34,6 +33,9 @@ pub(super) const SPAN_MS: i64 = 2 * 3600 * 1000;
 const SPANS_MAX: usize = 32;
 /// A record of rows written again is about this long, bytes.
 const RELOG_BYTES: usize = 1 << 20;
+
+/// Bytes of joined time columns kept to be shared.
+const TIMES_BYTES_MAX: usize = 64 << 20;
 
 /// A flush that failed; the samples stay in the head and in the log, and the next one tries again.
 #[derive(Debug, thiserror::Error)]
@@ -180,7 +182,6 @@ impl Inner {
         slots.sort_unstable();
         slots.dedup();
         tenant.index.read().sort_in_part_order(&mut slots);
-        let tombstones = tenant.version.load().tombstones.clone();
         let mut cache = TimeConcatCache::default();
         for chunk in slots.chunks(1024) {
             // Labels in batches: a long flush does not hold the index.
@@ -189,22 +190,17 @@ impl Inner {
                 chunk.iter().map(|slot| index.labels(*slot)).collect()
             };
             for (slot, labels) in chunk.iter().zip(labels) {
-                let deletions = deletions_of(&tombstones, &labels);
                 let mut pieces = Vec::new();
-                read_pieces(
-                    &pinned.tiles,
-                    &pinned.pinned(*slot, places),
-                    0,
-                    &deletions,
-                    &mut cache,
-                    &mut pieces,
-                )
-                .map_err(|error| PartError::Invalid {
-                    path: tenant.parts_dir(),
-                    reason: format!("a sealed tile of series {labels} cannot be read: {error}"),
-                })?;
+                read_pieces(&pinned.tiles, &pinned.pinned(*slot, places), 0, &mut cache, &mut pieces)
+                    .map_err(|error| PartError::Invalid {
+                        path: tenant.parts_dir(),
+                        reason: format!("a sealed tile of series {labels} cannot be read: {error}"),
+                    })?;
                 let (mut replaced, mut plain): (Vec<Piece>, Vec<Piece>) =
                     pieces.into_iter().partition(|piece| piece.rank.replace);
+                if cache.bytes() > TIMES_BYTES_MAX {
+                    cache.clear();
+                }
                 for (replace, pieces) in [(false, &mut plain), (true, &mut replaced)] {
                     let column = combine(pieces, &mut cache);
                     writers.add(replace, &labels, column, &mut cache)?;
@@ -225,7 +221,6 @@ impl Inner {
         pinned: &FlushSnapshot,
         places: &[(u32, u32, u16)],
     ) -> Result<(), FlushError> {
-        let tombstones = tenant.version.load().tombstones.clone();
         let mut rows = Relogged::default();
         let (mut cache, index) = (TimeConcatCache::default(), tenant.index.read());
         let mut slots: Vec<u32> = places.iter().map(|(slot, _, _)| *slot).collect();
@@ -234,10 +229,9 @@ impl Inner {
         slots.dedup();
         for slot in slots {
             let series = crate::head::index::reference(slot, index.generation(slot));
-            let deletions = deletions_of(&tombstones, &index.labels(slot));
             let mut pieces = Vec::new();
             let series_pinned = pinned.pinned(slot, places);
-            let read = read_pieces(&pinned.tiles, &series_pinned, 0, &deletions, &mut cache, &mut pieces);
+            let read = read_pieces(&pinned.tiles, &series_pinned, 0, &mut cache, &mut pieces);
             read.map_err(|error| FlushError::Io {
                 attempt: format!("read a sealed tile of tenant {}", tenant.id),
                 source: std::io::Error::other(error.to_string()),
@@ -393,9 +387,7 @@ impl<'a> Writers<'a> {
         let late_after = i64::try_from(inner.config.late_after.as_millis()).unwrap_or(i64::MAX);
         let late_before_ms = inner.config.clock.now_ms().saturating_sub(late_after);
         let positions = pinned.tiles.iter().flat_map(|tile| &tile.blocks).map(|block| block.position);
-        // Deletions so far are made true here, and must not apply again.
-        let newest_deletion = tenant.version.load().tombstones.iter().map(|t| t.position).max().unwrap_or(0);
-        let first = positions.min().unwrap_or(mark).max(newest_deletion + 1).min(mark);
+        let first = positions.min().unwrap_or(mark).min(mark);
         Writers { inner, tenant, open: BTreeMap::new(), late_before_ms, first, last: mark }
     }
 

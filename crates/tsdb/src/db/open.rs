@@ -235,6 +235,11 @@ impl Inner {
             }
         }
         self.summarise(&replay);
+        if self.health.reason().is_none()
+            && let Err(error) = self.sync_old_segments(&segments)
+        {
+            self.health.fail(format!("sync the log in {}: {error}", dir.display()), &self.metrics);
+        }
         self.start_log(last.map_or(1, |last| last + 1), end, retained, &replay);
         Ok(())
     }
@@ -463,6 +468,16 @@ impl Inner {
                 replay.samples_unknown
             ));
         }
+    }
+
+    /// Forces what an earlier process has written to the device: "durable up to here" covers it too.
+    fn sync_old_segments(&self, segments: &[(u64, PathBuf)]) -> io::Result<()> {
+        for (_, path) in segments {
+            if self.config.disk.exists(path) {
+                self.config.disk.open_append(path)?.sync_data()?;
+            }
+        }
+        self.config.disk.sync_dir(&filenames::wal_dir(&self.config.dir))
     }
 
     /// Starts the segment of this run. A disk that refuses makes the store read-only.

@@ -15,7 +15,7 @@ use super::{Db, Inner, Tenant};
 use crate::head::index::reference;
 use crate::head::snapshot::{HeadSnapshot, read_pieces};
 use crate::merge::{Piece, TimeConcatCache, combine};
-use crate::tombstone::{Deleted, Tombstone, clip};
+use crate::tombstone::{Deleted, clip};
 use crate::version::{PartEntry, Version};
 
 /// An exemplar with the labels of its series.
@@ -262,24 +262,11 @@ impl Selection {
         out: &mut Vec<Piece>,
     ) -> Result<(), QueryError> {
         let Some(number) = series.head else { return Ok(()) };
-        let deletions = deletions_of(&self.version.tombstones, &series.labels);
         let pinned = &self.head.series[number as usize];
-        read_pieces(&self.head.tiles, pinned, self.version.pruned, &deletions, cache, out).map_err(|error| {
+        read_pieces(&self.head.tiles, pinned, self.version.pruned, cache, out).map_err(|error| {
             QueryError::Corrupt(format!("a sealed tile of series {}: {error}", series.labels))
         })
     }
-}
-
-/// What tombstones delete of a series in the head.
-pub(super) fn deletions_of(tombstones: &[Tombstone], labels: &Labels) -> Vec<(u64, Deleted)> {
-    let concerning = tombstones.iter().filter(|tombstone| tombstone.matches(labels));
-    concerning
-        .map(|tombstone| {
-            let mut deleted = Deleted::default();
-            deleted.add(tombstone.start_ms, tombstone.end_ms);
-            (tombstone.position, deleted)
-        })
-        .collect()
 }
 
 impl SeriesSet for Selection {
@@ -301,6 +288,9 @@ impl SeriesSet for Selection {
             self.load_head(series, &mut cache, &mut pieces)?;
             let mut column = combine(&mut pieces, &mut cache);
             clip(&mut column, self.start_ms, self.end_ms, &mut cache);
+            if column.start_times.as_ref().is_some_and(|starts| starts.iter().all(|start| *start == 0)) {
+                column.start_times = None;
+            }
             out.push(column);
         }
         Ok(())

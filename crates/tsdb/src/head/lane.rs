@@ -153,8 +153,8 @@ impl Lane {
         for tile in &mut self.tiles {
             let mut fresh = Tile::default();
             (0..tile.open.columns()).for_each(|_| fresh.add_column());
-            let body = Body::Open(std::mem::replace(&mut tile.open, Arc::new(fresh)));
-            tile.history.push(Block { times: times.clone(), position: self.position, flush, body });
+            let open = std::mem::replace(&mut tile.open, Arc::new(fresh));
+            tile.history.push(Block::new(times.clone(), self.position, flush, open));
         }
         true
     }
@@ -239,6 +239,19 @@ impl Lane {
     pub(crate) fn clear(&mut self, row: usize, column: u32) {
         let (tile, within) = place(column as usize);
         Arc::make_mut(&mut self.tiles[tile].open).clear(row, within);
+    }
+
+    /// Removes the samples of a column from `start_ms` to `end_ms`, both inclusive.
+    pub(crate) fn delete(&mut self, column: u32, start_ms: i64, end_ms: i64) {
+        for row in 0..self.times.len() {
+            if (start_ms..=end_ms).contains(&self.times[row]) && self.get(row, column).is_some() {
+                self.clear(row, column);
+            }
+        }
+        let (tile, within) = place(column as usize);
+        for block in &mut self.tiles[tile].history {
+            block.delete(within, start_ms, end_ms);
+        }
     }
 
     /// The newest sample's time of a column, `i64::MIN` for none.

@@ -10,11 +10,10 @@ use storage::{Column, SeriesRef};
 
 use super::index::slot_of;
 use super::side::Side;
-use super::tile::{Block, Body, COLUMNS_MAX, ROWS_MAX, rows_of};
+use super::tile::{Block, COLUMNS_MAX, ROWS_MAX, rows_of};
 use super::{FastMap, Lanes, NOWHERE};
 use crate::codec::CodecError;
 use crate::merge::{Piece, Rank, TimeConcatCache};
-use crate::tombstone::Deleted;
 
 /// Neighbouring columns of one lane, as pinned.
 #[derive(Debug, Default)]
@@ -40,9 +39,6 @@ pub(crate) struct HeadSnapshot {
     /// As asked for.
     pub(crate) series: Vec<PinnedSeries>,
 }
-
-/// Deletions that concern a series: (log position, times).
-pub(crate) type Deletions = [(u64, Deleted)];
 
 impl Lanes {
     /// Pins `wanted`, samples from `start_ms` to `end_ms`.
@@ -90,8 +86,7 @@ impl Lanes {
         let mut blocks: Vec<Block> =
             tile.history.iter().filter(|block| overlaps(&block.times)).cloned().collect();
         if overlaps(times) {
-            let body = Body::Open(tile.open.clone());
-            blocks.push(Block { times: times.clone(), position: lane.position, flush: self.flush, body });
+            blocks.push(Block::new(times.clone(), lane.position, self.flush, tile.open.clone()));
         }
         PinnedTile { blocks }
     }
@@ -219,21 +214,18 @@ impl Lanes {
             || self.frozen.iter().any(|(_, side)| side.slots().any(|other| other == slot))
     }
 
-    /// Removes the samples of series within a time range from everything that is not closed; what is
-    /// closed is left to tombstones.
-    pub(crate) fn delete_open(&mut self, slots: &RoaringBitmap, start_ms: i64, end_ms: i64) {
+    /// Removes the samples of series from `start_ms` to `end_ms`, both inclusive.
+    pub(crate) fn delete(&mut self, slots: &RoaringBitmap, start_ms: i64, end_ms: i64) {
         for slot in slots {
             self.side.delete(slot, start_ms, end_ms);
+            for (_, side) in &mut self.frozen {
+                Arc::make_mut(side).delete(slot, start_ms, end_ms);
+            }
             let Some(home) = self.homes.get(slot as usize).copied() else { continue };
             let former = self.former.get(&slot).cloned().unwrap_or_default();
             let homes = former.into_iter().chain((home.lane != NOWHERE).then_some((home.lane, home.column)));
             for (lane, column) in homes {
-                let lane = &mut self.lanes[lane as usize];
-                for row in 0..lane.times.len() {
-                    if (start_ms..=end_ms).contains(&lane.times[row]) && lane.get(row, column).is_some() {
-                        lane.clear(row, column);
-                    }
-                }
+                self.lanes[lane as usize].delete(column, start_ms, end_ms);
             }
         }
     }
@@ -297,13 +289,11 @@ impl FlushSnapshot {
     }
 }
 
-/// The pieces of one pinned series, without what `deletions` remove and what flushes up to `pruned`
-/// have written to parts.
+/// The pieces of one pinned series, without what flushes up to `pruned` have written to parts.
 pub(crate) fn read_pieces(
     tiles: &[PinnedTile],
     series: &PinnedSeries,
     pruned: u64,
-    deletions: &Deletions,
     cache: &mut TimeConcatCache,
     out: &mut Vec<Piece>,
 ) -> Result<(), CodecError> {
@@ -328,11 +318,6 @@ pub(crate) fn read_pieces(
     }
     out.extend(series.beside.iter().filter(|(flush, _)| *flush > pruned).map(|(_, piece)| piece.clone()));
     for piece in &mut out[first..] {
-        for (position, deleted) in deletions {
-            if piece.rank.position <= *position {
-                deleted.apply(&mut piece.column, cache);
-            }
-        }
         if !series.starts.is_empty() && !piece.column.times.is_empty() {
             piece.column.start_times = Some(starts_of(&piece.column.times, &series.starts));
         }
@@ -375,11 +360,5 @@ impl Lanes {
                 *number = next;
             }
         }
-    }
-    /// The smallest log position among closed rows: deletions from there on are still needed.
-    pub(crate) fn oldest_position(&self) -> Option<u64> {
-        let blocks = self.lanes.iter().flat_map(|lane| &lane.tiles).flat_map(|tile| &tile.history);
-        let frozen = (!self.frozen.is_empty()).then_some(0);
-        blocks.map(|block| block.position).chain(frozen).min()
     }
 }

@@ -360,6 +360,8 @@ pub(crate) struct Block {
     /// Which flush writes it; see [`crate::version`].
     pub(crate) flush: u64,
     pub(crate) body: Body,
+    /// Rows that have been deleted since, by column.
+    pub(crate) deleted: Option<Arc<[u32]>>,
 }
 
 /// The samples of a [`Block`].
@@ -372,14 +374,22 @@ pub(crate) enum Body {
 }
 
 impl Block {
-    /// The rows in which `column` has samples.
-    pub(crate) fn presence(&self, column: usize) -> u32 {
+    pub(crate) fn new(times: Arc<[i64]>, position: u64, flush: u64, open: Arc<Tile>) -> Block {
+        Block { times, position, flush, body: Body::Open(open), deleted: None }
+    }
+
+    fn stored(&self, column: usize) -> u32 {
         match &self.body {
             Body::Open(tile) if column < tile.columns() => tile.presence(column),
-            Body::Open(_) => 0,
             Body::Sealed(tile) if column < tile.offsets.len() => tile.presence(column),
-            Body::Sealed(_) => 0,
+            _ => 0,
         }
+    }
+
+    /// The rows in which `column` has samples.
+    pub(crate) fn presence(&self, column: usize) -> u32 {
+        let deleted = self.deleted.as_ref().and_then(|rows| rows.get(column)).copied().unwrap_or(0);
+        self.stored(column) & !deleted
     }
 
     /// Whether `column` has a sample in every row.
@@ -389,12 +399,35 @@ impl Block {
 
     /// Appends the samples of `column`, rows ascending.
     pub(crate) fn read(&self, column: usize, values: &mut Vec<f64>) -> Result<(), CodecError> {
+        let from = values.len();
         match &self.body {
-            Body::Open(tile) => {
-                tile.read(column, values);
-                Ok(())
-            }
-            Body::Sealed(tile) => tile.read(column, values),
+            Body::Open(tile) => tile.read(column, values),
+            Body::Sealed(tile) => tile.read(column, values)?,
+        }
+        let (stored, present) = (self.stored(column), self.presence(column));
+        if stored != present {
+            let mut rows = rows_of(stored);
+            let mut at = 0;
+            values.retain(|_| {
+                at += 1;
+                at <= from || rows.next().is_some_and(|row| present >> row & 1 == 1)
+            });
+        }
+        Ok(())
+    }
+
+    /// Removes the samples of `column` from `start_ms` to `end_ms`, both inclusive.
+    pub(crate) fn delete(&mut self, column: usize, start_ms: i64, end_ms: i64) {
+        let rows = self.times.iter().enumerate().filter(|(_, time)| (start_ms..=end_ms).contains(*time));
+        let rows = rows.fold(0u32, |rows, (row, _)| rows | 1 << row);
+        if self.presence(column) & rows != 0 {
+            let columns = match &self.body {
+                Body::Open(tile) => tile.columns(),
+                Body::Sealed(tile) => tile.offsets.len(),
+            };
+            let mut deleted = self.deleted.as_ref().map_or_else(|| vec![0; columns], |rows| rows.to_vec());
+            deleted[column] |= rows;
+            self.deleted = Some(deleted.into());
         }
     }
 
@@ -493,7 +526,7 @@ mod tests {
             }
             let times: Arc<[i64]> = (0..model.len() as i64).collect();
             for body in [Body::Sealed(Arc::new(tile.seal())), Body::Open(Arc::new(tile.clone()))] {
-                let block = Block { times: times.clone(), position: 0, flush: 0, body };
+                let block = Block { times: times.clone(), position: 0, flush: 0, body, deleted: None };
                 for column in 0..tile.columns() {
                     let mut values = Vec::new();
                     block.read(column, &mut values).unwrap();

@@ -1,0 +1,67 @@
+//! The suite that every store passes, on a store of its own directory for each case.
+
+use tsdb::{Config, Db};
+
+/// A store below a directory that goes with it.
+#[derive(Debug)]
+struct TemporaryDb {
+    db: Db,
+    _dir: tempfile::TempDir,
+}
+
+impl TemporaryDb {
+    fn new() -> TemporaryDb {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut config = Config::new(dir.path().join("data"));
+        config.retention = None;
+        config.background = false;
+        TemporaryDb { db: Db::open(config).expect("an empty directory opens"), _dir: dir }
+    }
+}
+
+impl storage::Appender for TemporaryDb {
+    fn open_source(&self, source: &storage::SourceDesc) -> Result<storage::SourceRef, storage::StoreError> {
+        self.db.open_source(source)
+    }
+    fn resolve(
+        &self,
+        source: storage::SourceRef,
+        labels: &[model::Labels],
+    ) -> Result<Vec<Option<storage::SeriesRef>>, storage::StoreError> {
+        self.db.resolve(source, labels)
+    }
+    fn append(&self, batch: &storage::Batch<'_>) -> Result<storage::Appended, storage::StoreError> {
+        self.db.append(batch)
+    }
+    fn wait_durable(&self, position: storage::CommitPosition) -> Result<(), storage::StoreError> {
+        self.db.wait_durable(position)
+    }
+}
+
+impl storage::Queryable for TemporaryDb {
+    fn select(&self, select: &storage::Select) -> Result<Box<dyn storage::SeriesSet>, storage::QueryError> {
+        self.db.select(select)
+    }
+    fn label_names(&self, select: &storage::Select) -> Result<storage::ListedLabels, storage::QueryError> {
+        self.db.label_names(select)
+    }
+    fn label_values(
+        &self,
+        name: &str,
+        select: &storage::Select,
+    ) -> Result<storage::ListedLabels, storage::QueryError> {
+        self.db.label_values(name, select)
+    }
+    fn metadata(
+        &self,
+        tenant: &model::TenantId,
+        metric: Option<&str>,
+    ) -> Result<Vec<(String, Vec<model::Metadata>)>, storage::QueryError> {
+        self.db.metadata(tenant, metric)
+    }
+}
+
+#[test]
+fn the_store_keeps_the_contract() {
+    storage::conformance::run(TemporaryDb::new);
+}
