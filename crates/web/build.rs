@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 
 fn main() -> io::Result<()> {
     let manifest_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
-    let dist = manifest_dir.join("../../ui/dist");
-    // also when it does not exist yet: it is looked at again at the next build
-    println!("cargo::rerun-if-changed={}", dist.display());
+    let ui = manifest_dir.join("../../ui");
+    let dist = ui.join("dist");
+    // a path that does not exist would count as changed at every build
+    let watched = if dist.exists() { &dist } else { &ui };
+    println!("cargo::rerun-if-changed={}", watched.display());
     let mut files = Vec::new();
     collect(&dist, &mut files)?;
     files.sort();

@@ -170,3 +170,42 @@ fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn body(response: Response) -> String {
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+        String::from_utf8(bytes.to_vec()).expect("JSON is UTF-8")
+    }
+
+    #[tokio::test]
+    async fn annotations_stand_behind_the_data_and_end_with_a_count() {
+        let warnings: Vec<String> = (0..12).map(|n| format!("w{n:02}")).collect();
+        let reply = Reply::new(|out| out.extend_from_slice(b"1")).annotated(warnings, vec!["<i>".into()]);
+        let expected = concat!(
+            r#"{"status":"success","data":1,"warnings":["w00","w01","w02","w03","w04","w05","w06","w07","w08","w09","#,
+            r#""2 more warning annotations omitted"],"infos":["\u003ci\u003e"]}"#
+        );
+        assert_eq!(body(reply.into_response()).await, expected);
+    }
+
+    #[test]
+    fn every_failure_of_a_query_has_its_status() {
+        let cases = [
+            (EvalError::BadRequest("x".into()), 400, "bad_data"),
+            (EvalError::Exec("x".into()), 422, "execution"),
+            (EvalError::TooManySamples, 422, "execution"),
+            (EvalError::Timeout, 503, "timeout"),
+            (EvalError::Cancelled, 499, "canceled"),
+            (EvalError::Storage(QueryError::Corrupt("x".into())), 500, "internal"),
+            (EvalError::Internal("x".into()), 500, "internal"),
+        ];
+        for (error, status, name) in cases {
+            let shown = error.to_string();
+            let kind = ApiError::from(error).kind;
+            assert_eq!((kind.status().as_u16(), kind.name()), (status, name), "{shown}");
+        }
+    }
+}

@@ -17,8 +17,8 @@ const SERIES_MAX = 5000;
 const RANGE_DEFAULT = 3600;
 
 const EXAMPLES = [
-  { query: '1 - avg by (instance) (rate(node_cpu_seconds_total{mode="idle"}[1m]))', says: 'how busy the processors are' },
-  { query: 'node_memory_MemAvailable_bytes', says: 'memory that programs could still have' },
+  { query: 'sum by (mode) (rate(node_cpu_seconds_total{mode!="idle"}[1m]))', says: 'what the processors do' },
+  { query: 'node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes', says: 'memory still to be had' },
   { query: 'up', says: 'which targets answer' },
 ];
 
