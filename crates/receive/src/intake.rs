@@ -10,7 +10,7 @@ use wire::remote_write::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::known::{Found, KnownSeries, Place};
+use crate::known::{Found, KnownSeries, NO_SYMBOLS, Place, fold_symbol};
 use crate::tally::{Refusal, Tally};
 
 /// Most characters of an exemplar's labels together. Source: OpenMetrics 1.0, Exemplars.
@@ -19,8 +19,9 @@ const EXEMPLAR_CHARS_MAX: usize = 128;
 /// A series of the request.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// Its label bytes, in [`Intake::text`].
-    pub(crate) labels: Range<usize>,
+    labels: LabelsAt,
+    /// The hash it goes by among the known series.
+    pub(crate) hash: u128,
     pub(crate) state: SlotState,
     /// Whether there is anything to store of it.
     pub(crate) has_points: bool,
@@ -30,12 +31,23 @@ pub(crate) struct Slot {
     pub(crate) metadata_hash: u32,
 }
 
+/// Where the labels of a series are.
+#[derive(Debug, Clone)]
+enum LabelsAt {
+    /// Label bytes in the body (1.0).
+    Body(Range<usize>),
+    /// Label bytes in [`Intake::spelled`] (2.0, series not known).
+    Spelled(Range<usize>),
+    /// The series' message in the body, to be spelled out when somebody asks (2.0, known series).
+    Message(Range<usize>),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum SlotState {
     /// Known, or resolved by now.
     Placed(Place),
-    /// Not known; the hash of its label bytes.
-    New(u128),
+    /// Not known.
+    New,
     /// The labels name no series, or the store has no room for it.
     Refused,
 }
@@ -50,8 +62,11 @@ pub(crate) struct Float {
 /// A request, decoded.
 #[derive(Debug)]
 pub(crate) struct Intake<'a> {
-    /// Where the slots' label bytes stand: the body (1.0) or spelled out (2.0).
-    pub(crate) text: Cow<'a, [u8]>,
+    body: &'a [u8],
+    /// The request that holds the symbols (2.0).
+    request: Option<v2::Request<'a>>,
+    /// Label bytes of series not known (2.0).
+    spelled: Vec<u8>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) floats: Vec<Float>,
     pub(crate) histograms: Vec<(u32, HistogramSample)>,
@@ -105,9 +120,11 @@ impl From<DecodeError> for GatherError {
 }
 
 impl<'a> Intake<'a> {
-    fn new(text: Cow<'a, [u8]>) -> Intake<'a> {
+    fn new(body: &'a [u8]) -> Intake<'a> {
         Intake {
-            text,
+            body,
+            request: None,
+            spelled: Vec::new(),
             slots: Vec::new(),
             floats: Vec::new(),
             histograms: Vec::new(),
@@ -127,7 +144,7 @@ impl<'a> Intake<'a> {
         now_ms: i64,
         mut bounds: Bounds,
     ) -> Result<Intake<'a>, GatherError> {
-        let mut intake = Intake::new(Cow::Borrowed(body));
+        let mut intake = Intake::new(body);
         let mut walk = known.begin(now_ms);
         for entry in v1::entries(body) {
             bounds.take()?;
@@ -139,23 +156,28 @@ impl<'a> Intake<'a> {
                 }
             };
             let expected = known.expected_len(&walk).and_then(|len| series.label_bytes_if(len));
-            let guessed = expected.and_then(|bytes| Some((bytes, known.guess(&mut walk, bytes)?)));
-            let (label_bytes, found) = match guessed {
+            let guessed = expected.and_then(|bytes| {
+                let hash = known.hash(bytes);
+                Some((bytes, hash, known.guess(&mut walk, hash)?))
+            });
+            let (label_bytes, hash, found) = match guessed {
                 Some(guessed) => guessed,
                 None => {
                     let label_bytes = series.label_bytes()?;
-                    (label_bytes, known.find(&mut walk, label_bytes))
+                    let hash = known.hash(label_bytes);
+                    (label_bytes, hash, known.find(&mut walk, hash))
                 }
             };
             let start = label_bytes.as_ptr().addr() - body.as_ptr().addr();
-            let (slot, _) = intake.open_slot(start..start + label_bytes.len(), found);
+            let labels = LabelsAt::Body(start..start + label_bytes.len());
+            let (slot, _) = intake.open_slot(labels, hash, found);
             for point in series.points(label_bytes.len()) {
                 bounds.take()?;
                 match point? {
                     v1::Point::Sample(sample) => {
                         intake.float(slot, Sample { start_timestamp_ms: 0, ..sample })
                     }
-                    v1::Point::Histogram(message) => intake.histogram(slot, message.decode(), label_bytes),
+                    v1::Point::Histogram(message) => intake.histogram(slot, message.decode()),
                     v1::Point::Exemplar(message) => intake.exemplar(slot, message.decode()),
                     v1::Point::LateLabel => return Err(GatherError::LateLabels),
                 }
@@ -166,33 +188,38 @@ impl<'a> Intake<'a> {
 
     /// Reads a request of version 2.0.
     pub(crate) fn gather_v2(
-        body: &[u8],
+        body: &'a [u8],
         known: &mut KnownSeries,
         now_ms: i64,
         mut bounds: Bounds,
     ) -> Result<Intake<'a>, GatherError> {
+        let mut intake = Intake::new(body);
+        // Twice: one to read from, one to spell labels out later.
         let request = v2::Request::parse(body)?;
-        let mut intake = Intake::new(Cow::Owned(Vec::new()));
-        let mut text = Vec::with_capacity(body.len().saturating_mul(2).min(bounds.text_bytes_max));
+        intake.request = Some(request.clone());
+        let symbols = known.hash_symbols(request.symbols());
         let mut walk = known.begin(now_ms);
         for series in request.series() {
             bounds.take()?;
-            let start = text.len();
-            match series.write_label_bytes(&mut text, bounds.text_bytes_max) {
-                Ok(()) => {}
-                Err(error @ LabelsError::TooLong { .. }) => {
-                    return Err(GatherError::TooLarge(error.to_string()));
-                }
-                Err(error) => {
-                    text.truncate(start);
-                    intake.tally.refuse(Refusal::InvalidLabels, 1, || error.to_string());
-                    continue;
-                }
+            let mut hash = NO_SYMBOLS;
+            let mut is_whole = true;
+            series.label_references(|reference| {
+                let symbol = usize::try_from(reference).ok().and_then(|at| symbols.get(at));
+                is_whole &= symbol.is_some();
+                hash = fold_symbol(hash, symbol.copied().unwrap_or_default());
+            })?;
+            let mut found = Found::Unknown;
+            if is_whole {
+                found = known.guess(&mut walk, hash).unwrap_or_else(|| known.find(&mut walk, hash));
             }
-            let label_bytes = &text[start..];
-            let found =
-                known.guess(&mut walk, label_bytes).unwrap_or_else(|| known.find(&mut walk, label_bytes));
-            let (slot, id) = intake.open_slot(start..text.len(), found);
+            let labels = match found {
+                Found::Known { .. } => LabelsAt::Message(series.range()),
+                Found::Unknown => match intake.spell(&series, bounds.text_bytes_max)? {
+                    Some(spelled) => LabelsAt::Spelled(spelled),
+                    None => continue,
+                },
+            };
+            let (slot, id) = intake.open_slot(labels, hash, found);
             let first = intake.floats.len();
             let first_histogram = intake.histograms.len();
             let mut series_start = 0;
@@ -203,7 +230,7 @@ impl<'a> Intake<'a> {
                 has_samples |= matches!(point, v2::Point::Sample(_) | v2::Point::Histogram(_));
                 match point {
                     v2::Point::Sample(sample) => intake.float(slot, sample),
-                    v2::Point::Histogram(message) => intake.histogram(slot, message.decode(), label_bytes),
+                    v2::Point::Histogram(message) => intake.histogram(slot, message.decode()),
                     v2::Point::Exemplar(message) => intake.exemplar(slot, message.decode()),
                     v2::Point::SeriesStart(start_ms) => series_start = start_ms,
                     v2::Point::Metadata(message) if message.is_empty() => {}
@@ -220,29 +247,71 @@ impl<'a> Intake<'a> {
                 fall_back(&mut sample.start_timestamp_ms, series_start);
             }
             if !has_samples {
-                let words =
-                    || format!("the series has neither samples nor histograms: {}", shown(label_bytes));
+                let labels = intake.labels_for_words(slot);
+                let words = || format!("the series has neither samples nor histograms: {labels}");
                 intake.tally.refuse(Refusal::NoSamples, 1, words);
             }
         }
-        intake.text = Cow::Owned(text);
         Ok(intake)
     }
 
-    fn open_slot(&mut self, labels: Range<usize>, found: Found) -> (u32, Option<u32>) {
+    /// The label bytes of a slot.
+    pub(crate) fn label_bytes(&self, slot: &Slot) -> Cow<'_, [u8]> {
+        match &slot.labels {
+            LabelsAt::Body(range) => Cow::Borrowed(&self.body[range.clone()]),
+            LabelsAt::Spelled(range) => Cow::Borrowed(&self.spelled[range.clone()]),
+            LabelsAt::Message(range) => {
+                let mut out = Vec::new();
+                if let Some(request) = &self.request {
+                    // It was found by these very labels, which then were in order.
+                    let _ = request.series_at(range.clone()).write_label_bytes(&mut out, usize::MAX);
+                }
+                Cow::Owned(out)
+            }
+        }
+    }
+
+    /// The labels of a slot, in words.
+    pub(crate) fn shown_labels(&self, slot: &Slot) -> String {
+        match decode_labels(&self.label_bytes(slot)) {
+            Ok(labels) => labels.to_string(),
+            Err(error) => format!("({error})"),
+        }
+    }
+
+    /// As [`Intake::shown_labels`], while anybody is going to read it.
+    fn labels_for_words(&self, slot: u32) -> String {
+        if self.tally.wants_words() { self.shown_labels(&self.slots[slot as usize]) } else { String::new() }
+    }
+
+    /// Spells out the labels of a series not known; `None` when they name no series.
+    fn spell(&mut self, series: &v2::Series<'_>, max: usize) -> Result<Option<Range<usize>>, GatherError> {
+        let start = self.spelled.len();
+        match series.write_label_bytes(&mut self.spelled, max) {
+            Ok(()) => Ok(Some(start..self.spelled.len())),
+            Err(error @ LabelsError::TooLong { .. }) => Err(GatherError::TooLarge(error.to_string())),
+            Err(error) => {
+                self.spelled.truncate(start);
+                self.tally.refuse(Refusal::InvalidLabels, 1, || error.to_string());
+                Ok(None)
+            }
+        }
+    }
+
+    fn open_slot(&mut self, labels: LabelsAt, hash: u128, found: Found) -> (u32, Option<u32>) {
         let (state, id) = match found {
             Found::Known { id, place, guessed, repeats } => {
                 self.found[usize::from(!guessed)] += 1;
                 self.repeats |= repeats;
                 (SlotState::Placed(place), Some(id))
             }
-            Found::Unknown { hash } => {
+            Found::Unknown => {
                 self.found[2] += 1;
                 self.repeats = true; // nobody knows yet whether it is there twice
-                (SlotState::New(hash), None)
+                (SlotState::New, None)
             }
         };
-        self.slots.push(Slot { labels, state, has_points: false, newest_ms: None, metadata_hash: 0 });
+        self.slots.push(Slot { labels, hash, state, has_points: false, newest_ms: None, metadata_hash: 0 });
         (self.slots.len() as u32 - 1, id)
     }
 
@@ -252,15 +321,15 @@ impl<'a> Intake<'a> {
         self.floats.push(Float { slot, sample });
     }
 
-    fn histogram(&mut self, slot: u32, decoded: Result<HistogramSample, HistogramError>, label_bytes: &[u8]) {
+    fn histogram(&mut self, slot: u32, decoded: Result<HistogramSample, HistogramError>) {
         match decoded {
             Ok(sample) => {
                 self.note_time(slot, sample.timestamp_ms);
                 self.histograms.push((slot, sample));
             }
             Err(error) => {
-                self.tally
-                    .refuse(Refusal::Invalid, 1, || format!("{error} for series {}", shown(label_bytes)));
+                let labels = self.labels_for_words(slot);
+                self.tally.refuse(Refusal::Invalid, 1, || format!("{error} for series {labels}"));
             }
         }
     }
@@ -316,12 +385,5 @@ pub(crate) fn metadata_hash(metadata: &Metadata) -> u64 {
 fn fall_back(start_ms: &mut i64, series_start_ms: i64) {
     if *start_ms == 0 {
         *start_ms = series_start_ms;
-    }
-}
-
-fn shown(label_bytes: &[u8]) -> String {
-    match decode_labels(label_bytes) {
-        Ok(labels) => labels.to_string(),
-        Err(error) => format!("({error})"),
     }
 }

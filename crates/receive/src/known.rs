@@ -1,8 +1,10 @@
 //! The series a door knows by their label bytes.
 //!
 //! **Layout.** 48 bytes a series and a table of 4-byte numbers: no copy of the label bytes, which
-//! at some 400 bytes a series would be the largest thing in the process. Their seeded 128-bit hash
-//! stands for them.
+//! at some 400 bytes a series would be the largest thing in the process. A 128-bit hash with a
+//! secret stands for them: in 1.0 that of the label bytes, in 2.0 one made of the hashes of the
+//! symbols, each of which is hashed once a request ([`fold_symbol`]). A series that is sent in both
+//! versions is known twice.
 //!
 //! **Guessing.** Every entry names the one that followed it in the last request that had both. The
 //! follower's remembered length cuts the label bytes out of the message without walking them; when
@@ -56,9 +58,7 @@ pub(crate) enum Found {
         /// The request may have this series twice.
         repeats: bool,
     },
-    Unknown {
-        hash: u128,
-    },
+    Unknown,
 }
 
 /// The way of one request through the known series.
@@ -119,20 +119,18 @@ impl KnownSeries {
         self.entries.get(next as usize).map(|entry| (entry.len & !UNUSUAL) as usize)
     }
 
-    /// The expected next series, if these are its label bytes.
+    /// The expected next series, if it has this hash.
     #[inline]
-    pub(crate) fn guess(&mut self, walk: &mut Walk, label_bytes: &[u8]) -> Option<Found> {
+    pub(crate) fn guess(&mut self, walk: &mut Walk, hash: u128) -> Option<Found> {
         let id = self.entries.get(walk.last as usize)?.next;
-        let entry = self.entries.get(id as usize)?;
-        if (entry.len & !UNUSUAL) as usize != label_bytes.len() || entry.hash != self.hash(label_bytes) {
+        if self.entries.get(id as usize)?.hash != hash {
             return None;
         }
         Some(self.step(walk, id, true))
     }
 
-    /// Finds a series by all of its label bytes.
-    pub(crate) fn find(&mut self, walk: &mut Walk, label_bytes: &[u8]) -> Found {
-        let hash = self.hash(label_bytes);
+    /// Finds a series wherever it is.
+    pub(crate) fn find(&mut self, walk: &mut Walk, hash: u128) -> Found {
         match self.table.find(hash as u64, |id| self.entries[*id as usize].hash == hash) {
             Some(&id) => {
                 if let Some(last) = self.entries.get_mut(walk.last as usize) {
@@ -140,7 +138,7 @@ impl KnownSeries {
                 }
                 self.step(walk, id, false)
             }
-            None => Found::Unknown { hash },
+            None => Found::Unknown,
         }
     }
 
@@ -152,9 +150,15 @@ impl KnownSeries {
         Found::Known { id, place: entry.place, guessed, repeats }
     }
 
+    /// The name of a series by its label bytes (1.0).
     #[inline]
     pub(crate) fn hash(&self, label_bytes: &[u8]) -> u128 {
         xxh3_128_with_secret(label_bytes, &*self.secret)
+    }
+
+    /// The names of symbols, from which [`fold_symbol`] makes the name of a series (2.0).
+    pub(crate) fn hash_symbols(&self, symbols: &[&[u8]]) -> Vec<u128> {
+        symbols.iter().map(|symbol| self.hash(symbol)).collect()
     }
 
     /// Notes the metadata that comes with a series; true when it is not what came last time.
@@ -209,6 +213,22 @@ impl KnownSeries {
     }
 }
 
+/// The name of a series of 2.0 before its first symbol.
+pub(crate) const NO_SYMBOLS: u128 = 0x9e37_79b9_7f4a_7c15_c2b2_ae3d_27d4_eb4f;
+
+/// Appends a symbol to the name of a series; the order counts. Both halves are folded apart, each
+/// by a multiplication whose high half is not lost.
+#[inline]
+pub(crate) fn fold_symbol(name: u128, symbol: u128) -> u128 {
+    let fold = |name: u64, symbol: u64, odd: u64| {
+        let product = u128::from(name ^ symbol) * u128::from(odd);
+        (product as u64 ^ (product >> 64) as u64).wrapping_add(symbol)
+    };
+    let low = fold(name as u64, symbol as u64, 0xa076_1d64_78bd_642f);
+    let high = fold((name >> 64) as u64, (symbol >> 64) as u64, 0xe703_7ed1_a0b4_28db);
+    u128::from(high) << 64 | u128::from(low)
+}
+
 /// A secret for the hash, so that nobody outside can choose labels that collide. Made once: from a
 /// seed the hash would make one anew for every series.
 fn random_secret() -> Box<[u8; SECRET_BYTES]> {
@@ -243,8 +263,8 @@ mod tests {
         let mut walk = known.begin(now_ms);
         let mut out = String::new();
         for name in names {
-            let guess = known.guess(&mut walk, name.as_bytes());
-            match guess.unwrap_or_else(|| known.find(&mut walk, name.as_bytes())) {
+            let hash = known.hash(name.as_bytes());
+            match known.guess(&mut walk, hash).unwrap_or_else(|| known.find(&mut walk, hash)) {
                 Found::Known { place, guessed, repeats, .. } => {
                     out += &format!(
                         "{}{}{} ",
@@ -253,7 +273,7 @@ mod tests {
                         if repeats { "!" } else { "" }
                     );
                 }
-                Found::Unknown { .. } => out += "? ",
+                Found::Unknown => out += "? ",
             }
         }
         out.trim_end().to_owned()

@@ -5,10 +5,9 @@
 //! store does not take is answered, what it takes stays taken.
 //!
 //! **Finding a series.** A sender repeats itself: the series behind a series is mostly the one that
-//! stood there last time. So a known series remembers the length of its label bytes and its
-//! successor, and a repeated request costs one 128-bit hash of the label bytes for each series, and
-//! neither a walk of the labels nor a look-up in a table ([`known`]). Only series never seen get
-//! their labels decoded.
+//! stood there last time. So a known series remembers its successor, and a repeated request costs
+//! one hash for each series, and neither a decoding of labels nor a look-up in a table ([`known`]).
+//! Only series never seen get their labels decoded.
 //!
 //! **Sources.** Samples of the same `job` and `instance` belong to one source, as if scraped
 //! together; one request holds few (source, timestamp) pairs and many samples of each.

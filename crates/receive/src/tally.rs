@@ -109,6 +109,11 @@ impl Tally {
         }
     }
 
+    /// Whether words for a refusal that 1.0 answers would still be shown.
+    pub(crate) fn wants_words(&self) -> bool {
+        self.first_loud.is_none()
+    }
+
     pub(crate) fn count(&self, refusal: Refusal) -> usize {
         self.counts[refusal as usize]
     }

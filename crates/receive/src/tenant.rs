@@ -10,7 +10,7 @@ use storage::{
     Appender, Batch, CommitPosition, MetadataEntry, Policy, RejectReason, Row, SeriesRef, SourceDesc,
     SourceRef, StoreError,
 };
-use wire::remote_write::{LabelsError, decode_labels};
+use wire::remote_write::{decode_labels, write_label_bytes};
 
 use crate::intake::{Intake, Slot, SlotState, metadata_hash};
 use crate::known::{KnownSeries, Place};
@@ -75,8 +75,7 @@ impl TenantDoor {
         let mut again = vec![false; intake.slots.len()];
         for (slot, again) in intake.slots.iter_mut().zip(&mut again) {
             if matches!(slot.state, SlotState::Placed(place) if stale.contains(&place)) {
-                let hash = self.known.lock().hash(&intake.text[slot.labels.clone()]);
-                slot.state = SlotState::New(hash);
+                slot.state = SlotState::New;
                 *again = true;
             }
         }
@@ -88,15 +87,17 @@ impl TenantDoor {
 
     /// Gives every new slot its place: decodes labels, opens sources, resolves series.
     fn resolve_new(&self, appender: &dyn Appender, intake: &mut Intake<'_>) -> Result<(), StoreError> {
-        let mut by_source: HashMap<Labels, Vec<(usize, Labels, u128)>> = HashMap::new();
+        let mut by_source: HashMap<Labels, Vec<(usize, Labels)>> = HashMap::new();
         for at in 0..intake.slots.len() {
             let slot = &intake.slots[at];
-            let SlotState::New(hash) = slot.state else { continue };
-            match decode_labels(&intake.text[slot.labels.clone()]) {
+            if slot.state != SlotState::New {
+                continue;
+            }
+            match decode_labels(&intake.label_bytes(slot)) {
                 Ok(_) if !slot.has_points => {}
                 Ok(labels) => {
                     let source = labels.only(|name| name == "job" || name == "instance");
-                    by_source.entry(source).or_default().push((at, labels, hash));
+                    by_source.entry(source).or_default().push((at, labels));
                 }
                 Err(error) => {
                     intake.slots[at].state = SlotState::Refused;
@@ -106,10 +107,10 @@ impl TenantDoor {
         }
         for (source_labels, new) in by_source {
             let source = self.source(appender, &source_labels)?;
-            let labels: Vec<Labels> = new.iter().map(|(_, labels, _)| labels.clone()).collect();
+            let labels: Vec<Labels> = new.iter().map(|(_, labels)| labels.clone()).collect();
             let resolved = appender.resolve(source, &labels)?;
             let mut known = self.known.lock();
-            for ((at, labels, hash), series) in new.into_iter().zip(resolved) {
+            for ((at, labels), series) in new.into_iter().zip(resolved) {
                 let slot = &mut intake.slots[at];
                 let Some(series) = series else {
                     slot.state = SlotState::Refused;
@@ -120,14 +121,10 @@ impl TenantDoor {
                 };
                 let place = Place { source, series };
                 slot.state = SlotState::Placed(place);
-                let label_bytes = &intake.text[slot.labels.clone()];
-                known.insert(
-                    hash,
-                    label_bytes.len(),
-                    is_unusual(label_bytes, &labels),
-                    place,
-                    slot.metadata_hash,
-                );
+                let slot = &intake.slots[at];
+                let label_bytes = intake.label_bytes(slot);
+                let unusual = is_unusual(&label_bytes, &labels);
+                known.insert(slot.hash, label_bytes.len(), unusual, place, slot.metadata_hash);
             }
         }
         Ok(())
@@ -204,7 +201,7 @@ impl TenantDoor {
         for (slot, metadata) in std::mem::take(&mut intake.series_metadata) {
             let slot = &intake.slots[slot as usize];
             let SlotState::Placed(place) = slot.state else { continue };
-            let Ok(labels) = decode_labels(&intake.text[slot.labels.clone()]) else { continue };
+            let Ok(labels) = decode_labels(&intake.label_bytes(slot)) else { continue };
             let family = family_name(labels.metric_name(), &metadata).to_owned();
             if said.insert((place.source, family.clone())) {
                 changed.push((place.source, family, metadata));
@@ -229,23 +226,24 @@ impl TenantDoor {
 /// Whether a sender may spell these labels in another way, too: not sorted, or with empty values.
 fn is_unusual(label_bytes: &[u8], labels: &Labels) -> bool {
     let mut usual = Vec::with_capacity(label_bytes.len());
-    wire::remote_write::write_label_bytes(labels, &mut usual);
+    write_label_bytes(labels, &mut usual);
     usual != label_bytes
 }
 
 /// The rows of the placed slots that `wanted` accepts.
 fn build_rows(intake: &mut Intake<'_>, latest_ms: i64, wanted: impl Fn(u32) -> bool) -> RowTable {
     let mut table = RowTable::default();
-    let Intake { slots, floats, histograms, exemplars, tally, text, .. } = intake;
-    let place_of = |slot: u32| match slots[slot as usize].state {
+    // Apart from the rest, which its words are made of.
+    let mut tally = std::mem::take(&mut intake.tally);
+    let place_of = |slot: u32| match intake.slots[slot as usize].state {
         SlotState::Placed(place) if wanted(slot) => Some(place),
         _ => None,
     };
     let too_far = |slot: u32, timestamp_ms: i64| {
-        let labels = decode_labels(&text[slots[slot as usize].labels.clone()]).unwrap_or_default();
+        let labels = intake.shown_labels(&intake.slots[slot as usize]);
         format!("timestamp is too far in the future for series {labels} at {timestamp_ms}")
     };
-    for float in floats.iter() {
+    for float in &intake.floats {
         let Some(place) = place_of(float.slot) else { continue };
         let timestamp_ms = float.sample.timestamp_ms;
         if timestamp_ms > latest_ms {
@@ -257,7 +255,7 @@ fn build_rows(intake: &mut Intake<'_>, latest_ms: i64, wanted: impl Fn(u32) -> b
             table.start(place, timestamp_ms, float.sample.start_timestamp_ms);
         }
     }
-    for (slot, sample) in histograms.iter() {
+    for (slot, sample) in &intake.histograms {
         let Some(place) = place_of(*slot) else { continue };
         if sample.timestamp_ms > latest_ms {
             tally.refuse(Refusal::TooFarAhead, 1, || too_far(*slot, sample.timestamp_ms));
@@ -268,27 +266,28 @@ fn build_rows(intake: &mut Intake<'_>, latest_ms: i64, wanted: impl Fn(u32) -> b
             table.start(place, sample.timestamp_ms, sample.start_timestamp_ms);
         }
     }
-    for (slot, exemplar) in exemplars.iter() {
+    for (slot, exemplar) in &intake.exemplars {
         let Some(place) = place_of(*slot) else { continue };
-        let row_ms = slots[*slot as usize].newest_ms.unwrap_or(exemplar.timestamp_ms);
+        let row_ms = intake.slots[*slot as usize].newest_ms.unwrap_or(exemplar.timestamp_ms);
         if row_ms > latest_ms || exemplar.timestamp_ms > latest_ms {
             tally.refuse(Refusal::Exemplar, 1, || too_far(*slot, exemplar.timestamp_ms));
             continue;
         }
         table.exemplar(place, row_ms, exemplar.clone());
     }
+    intake.tally = tally;
     table
 }
 
 fn refuse(intake: &mut Intake<'_>, reason: RejectReason, series: SeriesRef, timestamp_ms: i64) {
-    let Intake { slots, text, tally, .. } = intake;
+    let mut tally = std::mem::take(&mut intake.tally);
     let is_it = |slot: &&Slot| matches!(slot.state, SlotState::Placed(place) if place.series == series);
     tally.refuse(Refusal::of(reason), 1, || {
-        let slot = slots.iter().find(is_it);
-        let labels: Result<Labels, LabelsError> =
-            slot.map_or_else(|| Ok(Labels::empty()), |slot| decode_labels(&text[slot.labels.clone()]));
-        format!("{reason} for series {} at {timestamp_ms}", labels.unwrap_or_default())
+        let labels =
+            intake.slots.iter().find(is_it).map(|slot| intake.shown_labels(slot)).unwrap_or_default();
+        format!("{reason} for series {labels} at {timestamp_ms}")
     });
+    intake.tally = tally;
 }
 
 /// The family of a metric: its name without the suffix that its type's series have.

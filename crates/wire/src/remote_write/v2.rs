@@ -3,6 +3,8 @@
 //! Start timestamps stand with each sample (`Sample` field 3, `Histogram` field 17) since
 //! 2.0-rc.4; before that the series had one (`TimeSeries` field 6). Both are read.
 
+use std::ops::Range;
+
 use model::{Exemplar, Metadata};
 
 use super::histogram::HistogramMessage;
@@ -50,6 +52,17 @@ impl<'a> Request<'a> {
         Ok(Request { symbols, body })
     }
 
+    /// The symbols, as bytes; references count from the first.
+    pub fn symbols(&self) -> &[&'a [u8]] {
+        &self.symbols
+    }
+
+    /// The series whose [`Series::range`] this is.
+    pub fn series_at(&self, range: Range<usize>) -> Series<'_> {
+        let at = range.start;
+        Series { message: self.body.get(range).unwrap_or_default(), at, symbols: &self.symbols }
+    }
+
     /// The series, in the order they stand.
     pub fn series(&self) -> impl Iterator<Item = Series<'_>> {
         let mut fields = Fields::of(self.body, "Request");
@@ -58,7 +71,9 @@ impl<'a> Request<'a> {
                 // `parse` has been through all of it.
                 let (field, value) = fields.next().ok().flatten()?;
                 if field == 5 {
-                    return Some(Series { message: value.bytes(&fields).ok()?, symbols: &self.symbols });
+                    let message = value.bytes(&fields).ok()?;
+                    let at = message.as_ptr().addr() - self.body.as_ptr().addr();
+                    return Some(Series { message, at, symbols: &self.symbols });
                 }
             }
         })
@@ -69,6 +84,8 @@ impl<'a> Request<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Series<'a> {
     message: &'a [u8],
+    /// Where the message stands in the body.
+    at: usize,
     symbols: &'a [&'a [u8]],
 }
 
@@ -89,6 +106,29 @@ pub enum Point<'a> {
 }
 
 impl<'a> Series<'a> {
+    /// Where the series stands in the unpacked request.
+    pub fn range(&self) -> Range<usize> {
+        self.at..self.at + self.message.len()
+    }
+
+    /// Calls `each` with every label reference: names and values in turn.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the series is not protobuf.
+    #[inline]
+    pub fn label_references(&self, mut each: impl FnMut(u64)) -> Result<(), DecodeError> {
+        let mut fields = Fields::of(self.message, "TimeSeries");
+        while let Some((field, value)) = fields.next()? {
+            if field == 1 {
+                value.repeated_varint(&fields, |reference| {
+                    each(reference);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Spells the labels out behind `out`, as a 1.0 request has them. A few bytes of references can
     /// stand for long symbols many times over, so `out` grows to `max` bytes at most.
     ///
@@ -96,30 +136,23 @@ impl<'a> Series<'a> {
     /// [`LabelsError`] when a reference points nowhere or is left over, and
     /// [`LabelsError::TooLong`]; `out` then holds a part.
     pub fn write_label_bytes(&self, out: &mut Vec<u8>, max: usize) -> Result<(), LabelsError> {
-        let mut fields = Fields::of(self.message, "TimeSeries");
         let mut pending: Option<&[u8]> = None;
         let mut references = 0;
         let mut missing = None;
         let mut is_too_long = false;
-        while let Some((field, value)) = fields.next()? {
-            if field != 1 {
-                continue;
+        self.label_references(|reference| {
+            references += 1;
+            let Some(symbol) = symbol(self.symbols, reference) else {
+                missing.get_or_insert(reference);
+                return;
+            };
+            match pending.take() {
+                None => pending = Some(symbol),
+                // The two lengths and tags take less than 32 bytes.
+                Some(name) if out.len() + name.len() + symbol.len() + 32 > max => is_too_long = true,
+                Some(name) => write_label(out, name, symbol),
             }
-            value.repeated_varint(&fields, |reference| {
-                references += 1;
-                let Some(symbol) = symbol(self.symbols, reference) else {
-                    missing.get_or_insert(reference);
-                    return Ok(());
-                };
-                match pending.take() {
-                    None => pending = Some(symbol),
-                    // The two lengths and tags take less than 32 bytes.
-                    Some(name) if out.len() + name.len() + symbol.len() + 32 > max => is_too_long = true,
-                    Some(name) => write_label(out, name, symbol),
-                }
-                Ok(())
-            })?;
-        }
+        })?;
         if is_too_long {
             return Err(LabelsError::TooLong { max });
         }
@@ -199,7 +232,7 @@ impl ExemplarMessage<'_> {
     pub fn decode(&self) -> Result<Exemplar, LabelsError> {
         let mut label_bytes = Vec::new();
         // Its references stand in field 1, as those of a series do.
-        Series { message: self.message, symbols: self.symbols }
+        Series { message: self.message, at: 0, symbols: self.symbols }
             .write_label_bytes(&mut label_bytes, EXEMPLAR_LABEL_BYTES_MAX)?;
         let mut exemplar = Exemplar { labels: decode_any_labels(&label_bytes)?, value: 0.0, timestamp_ms: 0 };
         let mut fields = proto::Fields::of(self.message, "Exemplar");
