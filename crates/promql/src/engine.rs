@@ -257,3 +257,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
