@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -442,4 +443,52 @@ async fn a_sender_who_repeats_himself_is_found_by_guessing() {
     let each = (50, 50 + 2, 2 * 49);
     assert_eq!((found("labels"), found("table"), found("guess")), (2 * each.0, 2 * each.1, 2 * each.2));
     assert_eq!(bench.metrics.known_series.get(), 100);
+}
+
+/// A sample of a random request: which of a few series, when, what.
+fn any_sample() -> impl proptest::strategy::Strategy<Value = (usize, i64, i8)> {
+    (0..9_usize, 0..4_i64, 0..3_i8)
+}
+
+proptest::proptest! {
+    /// Whatever the order, the version and the grouping: the first value of a time stands.
+    #[test]
+    fn the_store_holds_what_was_sent_first(
+        requests in proptest::collection::vec(
+            (proptest::bool::ANY, proptest::collection::vec(proptest::collection::vec(any_sample(), 0..5), 0..8)),
+            0..6,
+        ),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let bench = bench(ReceiveConfig::default());
+        let series: Vec<Labels> = (0..9)
+            .map(|i| labels(&[("__name__", "m"), ("i", &i.to_string()), ("job", ["a", "b", "c"][i % 3])]))
+            .collect();
+        let mut model: BTreeMap<(usize, i64), f64> = BTreeMap::new();
+        for (is_v1, groups) in requests {
+            let (mut v1, mut v2) = (EncoderV1::default(), EncoderV2::default());
+            let mut clashes = 0;
+            for group in groups.iter().filter(|group| !group.is_empty()) {
+                // All samples of a group go to the series of its first.
+                let which = group[0].0;
+                let samples: Vec<Sample> = group.iter().map(|(_, offset, value)| at(*offset, f64::from(*value))).collect();
+                for sample in &samples {
+                    let first = *model.entry((which, sample.timestamp_ms)).or_insert(sample.value);
+                    clashes += usize::from(first != sample.value);
+                }
+                v1.series(&SeriesToWrite::floats(&series[which], &samples));
+                v2.series(&SeriesToWrite::floats(&series[which], &samples));
+            }
+            let body = if is_v1 { v1.finish() } else { v2.finish() };
+            let answer = runtime.block_on(bench.push(if is_v1 { V1 } else { V2 }, body));
+            let expected = if clashes == 0 { "204" } else { "400" };
+            proptest::prop_assert!(answer.starts_with(expected), "{} clashes: {}", clashes, answer);
+        }
+        let mut expected: BTreeMap<String, String> = BTreeMap::new();
+        for ((which, time), value) in &model {
+            *expected.entry(series[*which].to_string()).or_default() += &format!(" {value}@{}", time - NOW_MS);
+        }
+        let expected: String = expected.iter().map(|(labels, samples)| format!("{labels}{samples}\n")).collect();
+        proptest::prop_assert_eq!(bench.stored(&TenantId::default()), expected);
+    }
 }
