@@ -1,7 +1,7 @@
 //! The parts of a request that are PromQL.
 
 use model::Matcher;
-use promql::ast::Expr;
+use promql::ast::{Expr, ExprKind};
 use promql::parser::{self, ParseError};
 
 use crate::App;
@@ -26,4 +26,20 @@ pub(super) fn selectors<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<
 /// A query, in the language that the engine has switched on.
 pub(super) fn expression(app: &App, query: &str) -> Result<Expr, ParseError> {
     parser::parse(query, &app.state.engine.options().features)
+}
+
+/// Whether `expr` reads any series.
+pub(super) fn reads_series(expr: &Expr) -> bool {
+    match &expr.kind {
+        ExprKind::Number(_) | ExprKind::String(_) => false,
+        ExprKind::Vector(_) | ExprKind::Matrix(_) => true,
+        ExprKind::Subquery(subquery) => reads_series(&subquery.expr),
+        ExprKind::Call(call) => call.args.iter().any(reads_series),
+        ExprKind::Aggregate(aggregate) => {
+            reads_series(&aggregate.expr) || aggregate.param.as_deref().is_some_and(reads_series)
+        }
+        ExprKind::Binary(binary) => reads_series(&binary.left) || reads_series(&binary.right),
+        ExprKind::Unary(unary) => reads_series(&unary.operand),
+        ExprKind::Paren(inner) => reads_series(inner),
+    }
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use promql::answer::{Answer, Stats, Timings};
 use promql::engine::QueryOptions;
 
-use super::{ApiError, ApiResult, Reply, language, tree};
+use super::{ApiError, ApiResult, Reply, language, no_content, tree};
 use crate::App;
 use crate::auth::Caller;
 use crate::form::{Form, TIME_MAX_MS, TIME_MIN_MS, go_quoted};
@@ -165,12 +166,15 @@ pub(super) async fn parse(State(app): State<App>, form: Form) -> ApiResult {
 }
 
 /// `/query_exemplars`: reads the request as Prometheus does; the store keeps no exemplars to give yet.
-pub(super) async fn exemplars(State(app): State<App>, form: Form) -> ApiResult {
+pub(super) async fn exemplars(State(app): State<App>, form: Form) -> Result<Response, ApiError> {
     let start_ms = form.time_or("start", TIME_MIN_MS)?;
     let end_ms = form.time_or("end", TIME_MAX_MS)?;
     if end_ms < start_ms {
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
-    language::expression(&app, form.get("query")).map_err(ApiError::bad_data)?;
-    Ok(Reply::new(|out| out.extend_from_slice(b"[]")))
+    let expr = language::expression(&app, form.get("query")).map_err(ApiError::bad_data)?;
+    if !language::reads_series(&expr) {
+        return Ok(no_content());
+    }
+    Ok(Reply::new(|out| out.extend_from_slice(b"[]")).into_response())
 }

@@ -220,6 +220,17 @@ async fn status_pages() {
 }
 
 #[tokio::test]
+async fn exemplars_of_no_series_are_no_content() {
+    let fixture = Fixture::new();
+    for (query, status) in
+        [("1", 204), ("vector(1)%2B(2)", 204), ("sum(rate(up%5B5m%5D))", 200), ("2*-up", 200)]
+    {
+        let answer = fixture.ask(&format!("/api/v1/query_exemplars?query={query}")).await;
+        assert_eq!(answer.status.as_u16(), status, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn deletion_names_its_tenant_times_and_matchers() {
     let fixture = Fixture::with(Setup { admin: true, ..Setup::default() });
     let form =
