@@ -333,6 +333,11 @@ impl Appender for MemoryStore {
                 inner.append_metadata(entry);
             }
             inner.position += 1;
+        } else {
+            // Taken before: answered as if it had been taken now.
+            appended.samples = batch.rows.iter().map(|row| row.series.len()).sum();
+            appended.histograms = batch.rows.iter().map(|row| row.histograms.len()).sum();
+            appended.exemplars = batch.rows.iter().map(|row| row.exemplars.len()).sum();
         }
         appended.position = CommitPosition(inner.position);
         Ok(appended)
