@@ -108,7 +108,8 @@ fn what_is_printed_reads_back_the_same_and_hides_secrets() {
         }
         let again = Config::parse(&printed, &config.name).unwrap_or_else(|e| panic!("{e}\n{printed}"));
         assert_eq!(again.to_yaml(), printed, "{}", file.display());
-        let names = |config: &Config| config.jobs.iter().map(|j| j.scrape.job_name.clone()).collect::<Vec<_>>();
+        let names =
+            |config: &Config| config.jobs.iter().map(|j| j.scrape.job_name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&again), names(&config));
     }
 }
@@ -149,7 +150,8 @@ fn without_a_file_it_watches_itself_and_its_machine() {
           enable_compression: true
           follow_redirects: true
           enable_http2: true
-    "#]].assert_eq(&config.to_yaml());
+    "#]]
+    .assert_eq(&config.to_yaml());
 }
 
 #[test]

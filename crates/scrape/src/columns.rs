@@ -51,6 +51,23 @@ struct Plan {
     whole: bool,
 }
 
+/// A scrape that has been read, and what it takes to make a row of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading<'a> {
+    pub(crate) config: &'a ScrapeConfig,
+    pub(crate) scraped: &'a ScrapedRow,
+    pub(crate) timestamp_ms: i64,
+    /// The series of the report, which end the row.
+    pub(crate) report: &'a [SeriesRef],
+}
+
+impl Reading<'_> {
+    /// Whether samples go to rows of their own, by the timestamps the target states.
+    fn has_lanes(&self) -> bool {
+        self.config.honor_timestamps && !self.scraped.timestamps.is_empty()
+    }
+}
+
 /// One scrape, ready to be appended. Reused from scrape to scrape, between targets.
 #[derive(Debug, Default)]
 pub(crate) struct Assembled {
@@ -145,19 +162,12 @@ impl Columns {
         self.tracked.iter().map(|local| self.series[local as usize]).collect()
     }
 
-    /// Turns a scrape into a row. `report` are the series of the report, which end the row.
-    pub(crate) fn assemble(
-        &mut self,
-        config: &ScrapeConfig,
-        scraped: &ScrapedRow,
-        timestamp_ms: i64,
-        report: &[SeriesRef],
-        out: &mut Assembled,
-    ) {
+    /// Turns a scrape into a row.
+    pub(crate) fn assemble(&mut self, reading: &Reading<'_>, out: &mut Assembled) {
         out.clear();
-        let lanes = config.honor_timestamps && !scraped.timestamps.is_empty();
-        if lanes || !scraped.same_columns || !self.plan.valid {
-            self.plan_row(config, scraped, timestamp_ms, report, lanes, out);
+        let scraped = reading.scraped;
+        if reading.has_lanes() || !scraped.same_columns || !self.plan.valid {
+            self.plan_row(reading, out);
         } else {
             out.kept = self.plan.cells.len();
         }
@@ -166,7 +176,7 @@ impl Columns {
         } else {
             out.values.extend(self.plan.cells.iter().map(|&cell| scraped.values[cell as usize]));
         }
-        self.add_extras(scraped, timestamp_ms, lanes, out);
+        self.add_extras(reading, out);
     }
 
     /// The series of the row that was assembled last, the report's at the end.
@@ -204,15 +214,9 @@ impl Columns {
     }
 
     /// Decides for every cell where it goes.
-    fn plan_row(
-        &mut self,
-        config: &ScrapeConfig,
-        scraped: &ScrapedRow,
-        timestamp_ms: i64,
-        report: &[SeriesRef],
-        lanes: bool,
-        out: &mut Assembled,
-    ) {
+    fn plan_row(&mut self, reading: &Reading<'_>, out: &mut Assembled) {
+        let Reading { config, scraped, timestamp_ms, report } = *reading;
+        let lanes = reading.has_lanes();
         out.planned = true;
         self.plan.cells.clear();
         self.plan.series.clear();
@@ -273,7 +277,9 @@ impl Columns {
     }
 
     /// Exemplars and start timestamps.
-    fn add_extras(&self, scraped: &ScrapedRow, timestamp_ms: i64, lanes: bool, out: &mut Assembled) {
+    fn add_extras(&self, reading: &Reading<'_>, out: &mut Assembled) {
+        let Reading { scraped, timestamp_ms, .. } = *reading;
+        let lanes = reading.has_lanes();
         let mut laned: Vec<(i64, SeriesRef, Exemplar)> = Vec::new();
         for (cell, given) in &scraped.exemplars {
             let column = scraped.columns.get(*cell as usize);

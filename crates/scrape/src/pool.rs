@@ -14,7 +14,7 @@ use crate::client::HttpClient;
 use crate::config::ScrapeConfig;
 use crate::metrics::Job;
 use crate::schedule::Schedule;
-use crate::scraper::Scraper;
+use crate::scraper::{Scraper, Work};
 use crate::shared::{Shared, Status};
 use crate::target::{Populated, Target, populate};
 
@@ -163,16 +163,20 @@ impl Pool {
     ) -> Running {
         let target = Arc::new(target);
         let (order, orders) = watch::channel(Order::Scrape);
-        let (shared, config, client) = (self.shared.clone(), self.config.clone(), self.client.clone());
-        let (for_task, status_of_task, forced) = (target.clone(), status.clone(), self.forced_error.clone());
+        let work = Work {
+            shared: self.shared.clone(),
+            config: self.config.clone(),
+            client: self.client.clone(),
+            target: target.clone(),
+            status: status.clone(),
+            forced_error: self.forced_error.clone(),
+        };
         let task = self.shared.tasks.spawn(async move {
             let inherited = match before {
                 Some(before) => before.await.unwrap_or_default(),
                 None => Vec::new(),
             };
-            let scraper =
-                Scraper::new(shared.clone(), config, client, for_task, status_of_task, forced, &inherited);
-            run(shared, scraper, orders).await
+            run(work.shared.clone(), Scraper::new(work, &inherited), orders).await
         });
         Running { target, status, order, task }
     }

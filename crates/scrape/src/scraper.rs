@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use wire::exposition::{CreatedLines, Protocol, RowMemory, ScrapedRow, accept_header};
 
 use crate::client::{Fetch, FetchError, HttpClient, Slot};
-use crate::columns::{Assembled, Columns, stored_labels};
+use crate::columns::{Assembled, Columns, Reading, stored_labels};
 use crate::config::ScrapeConfig;
 use crate::shared::{Shared, Status};
 use crate::target::Target;
@@ -56,6 +56,17 @@ pub(crate) struct Scratch {
     assembled: Assembled,
 }
 
+/// What a scraper is made of.
+pub(crate) struct Work {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) config: Arc<ScrapeConfig>,
+    pub(crate) client: Arc<HttpClient>,
+    pub(crate) target: Arc<Target>,
+    pub(crate) status: Arc<Status>,
+    /// Set when the pool has too many targets: every scrape fails with it.
+    pub(crate) forced_error: Option<String>,
+}
+
 /// Scrapes one target.
 pub(crate) struct Scraper {
     shared: Arc<Shared>,
@@ -63,7 +74,6 @@ pub(crate) struct Scraper {
     client: Arc<HttpClient>,
     pub(crate) target: Arc<Target>,
     status: Arc<Status>,
-    /// Set when the pool has too many targets: every scrape fails with it.
     forced_error: Option<String>,
     accept: String,
     slot: Slot,
@@ -80,24 +90,16 @@ struct Opened {
 
 impl Scraper {
     /// A scraper that goes on where another has left `inherited` series alive.
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        config: Arc<ScrapeConfig>,
-        client: Arc<HttpClient>,
-        target: Arc<Target>,
-        status: Arc<Status>,
-        forced_error: Option<String>,
-        inherited: &[SeriesRef],
-    ) -> Scraper {
-        let accept = accept_header(&config.protocols, config.escaping);
+    pub(crate) fn new(work: Work, inherited: &[SeriesRef]) -> Scraper {
+        let Work { shared, config, client, target, status, forced_error } = work;
         Scraper {
+            accept: accept_header(&config.protocols, config.escaping),
             shared,
             config,
             client,
             target,
             status,
             forced_error,
-            accept,
             slot: Slot::default(),
             memory: RowMemory::new(CreatedLines::default()),
             columns: Columns::inheriting(inherited),
@@ -229,7 +231,8 @@ impl Scraper {
             self.learn(new).map_err(|e| ("store", e.to_string()))?;
         }
         let report = self.open().map_err(|e| ("store", e.to_string()))?.report.clone();
-        self.columns.assemble(&self.config, scraped, timestamp_ms, &report, assembled);
+        let reading = Reading { config: &self.config, scraped, timestamp_ms, report: &report };
+        self.columns.assemble(&reading, assembled);
         (counts.kept, counts.added) = (assembled.kept, assembled.added);
         if let Some(error) = over_limit(counts.kept) {
             return Err(error);
@@ -350,7 +353,8 @@ impl Scraper {
         let Scratch { scraped, assembled } = scratch;
         let resolved = self.resolve_all().and_then(|()| {
             let report = self.open()?.report.clone();
-            self.columns.assemble(&self.config, scraped, timestamp_ms, &report, assembled);
+            let reading = Reading { config: &self.config, scraped, timestamp_ms, report: &report };
+            self.columns.assemble(&reading, assembled);
             self.report_values(duration, true, counts, &mut assembled.values);
             self.append_row(timestamp_ms, &scraped.metadata, assembled)
         });
@@ -461,9 +465,15 @@ impl Scraper {
         }
     }
 
-    fn append_failed(&self, error: &StoreError) {
+    fn append_failed(&mut self, error: &StoreError) {
         self.shared.metrics.append_failures.inc();
         tracing::warn!(target_url = %self.target.url, job = %self.config.job_name, "row not stored: {error}");
+        if matches!(error, StoreError::UnknownSource(_)) {
+            // All that was resolved belonged to the source: begin with the next scrape.
+            self.opened = None;
+            self.memory = RowMemory::new(CreatedLines::default());
+            self.columns = Columns::default();
+        }
     }
 }
 

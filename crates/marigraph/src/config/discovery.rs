@@ -233,7 +233,7 @@ fn file(written: &FileText, dir: &Path) -> Result<Discovery, ConfigError> {
     }
     Ok(Discovery::File {
         files: written.files.iter().map(|file| join_dir(dir, file)).collect(),
-        refresh_interval: written.refresh_interval.unwrap_or(ConfigDuration::from_secs(300)).0,
+        refresh_interval: written.refresh_interval.map_or(Ok(Duration::from_secs(300)), positive)?,
     })
 }
 
@@ -252,9 +252,16 @@ fn http(entry: &Node, dir: &Path) -> Result<Result<Discovery, ConfigError>, yaml
                 "the URL of HTTP discovery is http or https and names a host",
             ));
         }
-        let refresh_interval = own.refresh_interval.unwrap_or(ConfigDuration::from_secs(60)).0;
+        let refresh_interval = own.refresh_interval.map_or(Ok(Duration::from_secs(60)), positive)?;
         Ok(Discovery::Http { url, refresh_interval, client: Box::new(client) })
     }))
+}
+
+fn positive(refresh_interval: ConfigDuration) -> Result<Duration, ConfigError> {
+    match refresh_interval.0.is_zero() {
+        true => Err(ConfigError::new("refresh_interval", "the refresh interval has to be above zero")),
+        false => Ok(refresh_interval.0),
+    }
 }
 
 /// Offers the names of `more` too when an unknown field has no near neighbour yet.
@@ -290,6 +297,6 @@ fn dns(written: &DnsText) -> Result<Discovery, ConfigError> {
         names: written.names.clone(),
         record,
         port: written.port.unwrap_or(0),
-        refresh_interval: written.refresh_interval.unwrap_or(ConfigDuration::from_secs(30)).0,
+        refresh_interval: written.refresh_interval.map_or(Ok(Duration::from_secs(30)), positive)?,
     })
 }
