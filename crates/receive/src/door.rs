@@ -18,7 +18,7 @@ use model::TenantId;
 use parking_lot::Mutex;
 use stdx::clock::Clock;
 use storage::{Appender, StoreError};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wire::remote_write::{SnappyError, snappy_decode, v1};
 
 use crate::config::{ReceiveConfig, SyncPolicy};
@@ -57,7 +57,7 @@ pub struct ReceiveState {
 /// or encoding; 503 with `Retry-After` when the store takes nothing at the moment; 500 when it
 /// failed, after which sending again makes sense.
 pub fn router(state: ReceiveState) -> Router {
-    let permits = Semaphore::new(state.config.concurrency_max.max(1));
+    let permits = Arc::new(Semaphore::new(state.config.concurrency_max.max(1)));
     let door = Door { state, tenants: Mutex::default(), buffers: Mutex::default(), permits };
     Router::new().route("/api/v1/write", post(write)).with_state(Arc::new(door))
 }
@@ -66,7 +66,7 @@ struct Door {
     state: ReceiveState,
     tenants: Mutex<HashMap<TenantId, Arc<TenantDoor>>>,
     buffers: Mutex<Vec<Vec<u8>>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 /// The two messages.
@@ -158,19 +158,26 @@ impl Door {
             }
             Err(error) => return Answer::of(StatusCode::BAD_REQUEST, format!("read the body: {error}")),
         };
-        let Ok(_permit) = self.permits.acquire().await else {
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
             return Answer::of(StatusCode::SERVICE_UNAVAILABLE, "the door is closed");
         };
         let door = Arc::clone(self);
-        let work = tokio::task::spawn_blocking(move || door.work(version, &tenant, &body));
+        let work = tokio::task::spawn_blocking(move || door.work(version, &tenant, &body, permit));
         work.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a remote-write request could not be worked on");
             Answer::of(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be worked on")
         })
     }
 
-    /// Unpacks, decodes and stores a body. Blocks.
-    fn work(&self, version: Version, tenant: &TenantId, body: &Bytes) -> Answer {
+    /// Unpacks, decodes and stores a body. Blocks. The permit goes along, so that work whose client
+    /// has left still counts.
+    fn work(
+        &self,
+        version: Version,
+        tenant: &TenantId,
+        body: &Bytes,
+        permit: OwnedSemaphorePermit,
+    ) -> Answer {
         let started = Instant::now();
         let metrics = &self.state.metrics;
         metrics.body_bytes.inc_by(body.len() as u64);
@@ -178,7 +185,7 @@ impl Door {
         let answer = match snappy_decode(body, self.state.config.decoded_bytes_max, &mut buffer) {
             Ok(()) => {
                 metrics.decoded_bytes.inc_by(buffer.len() as u64);
-                self.take(version, tenant, &buffer)
+                self.take(version, tenant, &buffer, permit)
             }
             Err(error @ SnappyError::TooLarge { .. }) => {
                 Answer::of(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
@@ -193,7 +200,7 @@ impl Door {
         answer
     }
 
-    fn take(&self, version: Version, tenant: &TenantId, body: &[u8]) -> Answer {
+    fn take(&self, version: Version, tenant: &TenantId, body: &[u8], permit: OwnedSemaphorePermit) -> Answer {
         let door = Arc::clone(
             self.tenants
                 .lock()
@@ -228,6 +235,8 @@ impl Door {
         let latest_ms =
             now_ms.saturating_add(i64::try_from(self.state.config.ahead_max.as_millis()).unwrap_or(i64::MAX));
         let taken = door.store(&*self.state.appender, &mut intake, latest_ms).and_then(|taken| {
+            // Waiting for the disk is no work, and others may join the same sync.
+            drop(permit);
             if self.state.config.sync == SyncPolicy::Always {
                 self.state.appender.wait_durable(taken.position)?;
             }
