@@ -160,3 +160,57 @@ fn deltas_stay_positive(deltas: &[i64]) -> bool {
         None => false,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spans(list: &[(i32, u32)]) -> Vec<Span> {
+        list.iter().map(|(offset, length)| Span { offset: *offset, length: *length }).collect()
+    }
+
+    fn int(positive_spans: &[(i32, u32)], positive: &[i64]) -> Histogram {
+        let (positive, negative) = (positive.to_vec(), Vec::new());
+        let buckets = Buckets::Int { count: 0, zero_count: 0, positive, negative };
+        Histogram { positive_spans: spans(positive_spans), buckets, ..Histogram::stale() }
+    }
+
+    fn float(negative_spans: &[(i32, u32)], negative: &[f64]) -> Histogram {
+        let (positive, negative) = (Vec::new(), negative.to_vec());
+        let buckets = Buckets::Float { count: 0.0, zero_count: 0.0, positive, negative };
+        Histogram { negative_spans: spans(negative_spans), buckets, ..Histogram::stale() }
+    }
+
+    fn custom(positive_spans: &[(i32, u32)], positive: &[i64], bounds: &[f64]) -> Histogram {
+        let schema = CUSTOM_BUCKETS_SCHEMA;
+        Histogram { schema, custom_values: bounds.to_vec(), ..int(positive_spans, positive) }
+    }
+
+    #[test]
+    fn parts_must_fit_together() {
+        for (histogram, want) in [
+            (Histogram::stale(), true),
+            (int(&[(-3, 2), (1, 1)], &[5, -5, 1]), true),
+            (int(&[(-3, 2)], &[5]), false),
+            (int(&[], &[5]), false),
+            (int(&[(0, 1), (-1, 1)], &[1, 1]), false),
+            (int(&[(0, 2)], &[1, -2]), false),
+            (int(&[(0, 2)], &[i64::MAX, 1]), false),
+            (float(&[(0, 2)], &[0.5, 0.0]), true),
+            (float(&[(0, 2)], &[0.5, -0.1]), false),
+            (float(&[(0, u32::MAX), (0, u32::MAX)], &[0.5]), false),
+            (Histogram { schema: 8, ..Histogram::stale() }, true),
+            (Histogram { schema: 9, ..Histogram::stale() }, false),
+            (Histogram { schema: -5, ..Histogram::stale() }, false),
+            (Histogram { custom_values: vec![1.0], ..Histogram::stale() }, false),
+            (custom(&[(0, 1), (1, 1)], &[1, 1], &[1.0, 2.0]), true),
+            (custom(&[(0, 4)], &[1, 1, 1, 1], &[1.0, 2.0]), false),
+            (custom(&[(-1, 1)], &[1], &[1.0, 2.0]), false),
+            (custom(&[(0, 1)], &[1], &[2.0, 2.0]), false),
+            (custom(&[(0, 1)], &[1], &[1.0, f64::INFINITY]), false),
+            (Histogram { negative_spans: spans(&[(0, 0)]), ..custom(&[(0, 1)], &[1], &[1.0]) }, false),
+        ] {
+            assert_eq!(histogram.is_well_formed(), want, "{histogram:?}");
+        }
+    }
+}
