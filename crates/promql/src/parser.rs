@@ -32,7 +32,10 @@ use quote::quote;
 
 /// How many levels a tree may have. Nested parentheses are levels, and so are the links of a chain:
 /// `a + b + c` has three.
-pub const DEPTH_MAX: usize = 256;
+///
+/// So many levels are parsed, checked, printed and evaluated on a stack of 2 MiB even without
+/// optimisation; tests here and in `tests/scripts.rs` hold it to that.
+pub const DEPTH_MAX: usize = 200;
 
 /// The longest text that is read, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;

@@ -3,12 +3,15 @@
 //! `PROMQL_SCRIPTS=name` runs only files whose name contains `name`; `PROMQL_SCRIPTS_REPORT=file`
 //! writes every failure with its reason to a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use promql::engine::{Engine, EngineOptions};
-use promql::parser::ParseOptions;
+use model::TenantId;
+use promql::answer::Value;
+use promql::engine::{Engine, EngineOptions, QueryOptions};
+use promql::function::FUNCTIONS;
+use promql::parser::{DEPTH_MAX, ParseOptions};
 use promql::script::Script;
 use promql::script::run::{Outcome, run};
 use storage::memory::MemoryStore;
@@ -62,6 +65,48 @@ fn own_scripts_pass() {
         }
     }
     assert!(failures.is_empty(), "of {evaluations} evaluations these fail:\n{failures}");
+}
+
+#[test]
+fn own_scripts_use_every_stable_function_and_operator() {
+    let mut words = BTreeSet::new();
+    for entry in std::fs::read_dir(crate_path("testdata/scripts")).expect("list scripts") {
+        let text = std::fs::read_to_string(entry.expect("list scripts").path()).expect("read script");
+        let script = Script::parse(&text).expect("parse script");
+        for eval in script.evals() {
+            let of_word = |c: char| c == '_' || c.is_ascii_alphanumeric();
+            words.extend(eval.query.split(|c| !of_word(c)).map(str::to_owned));
+            words.extend(eval.query.split_whitespace().map(str::to_owned));
+        }
+    }
+    let functions = FUNCTIONS.iter().filter(|function| !function.experimental).map(|function| function.name);
+    let aggregations = "sum avg min max count group stddev stdvar topk bottomk quantile count_values";
+    let operators =
+        "+ - * / % ^ atan2 == != < <= > >= and or unless bool by without on ignoring group_left group_right";
+    let wanted = functions.chain(aggregations.split(' ')).chain(operators.split(' '));
+    let missing: Vec<&str> = wanted.filter(|word| !words.contains(*word)).collect();
+    assert!(missing.is_empty(), "no script of ours uses {missing:?}");
+}
+
+/// The highest trees that parse must be evaluated on the stack that a thread of the server has.
+#[test]
+fn the_deepest_expressions_are_evaluated() {
+    let run = || {
+        let (engine, store) = (engine(), MemoryStore::new());
+        let levels = DEPTH_MAX - 2;
+        for (query, value) in [
+            (format!("{}1{}", "(".repeat(levels), ")".repeat(levels)), 1.0),
+            (vec!["1"; levels].join(" + "), levels as f64),
+            (format!("scalar({}vector(4){})", "abs(".repeat(levels - 2), ")".repeat(levels - 2)), 4.0),
+            (format!("scalar({}vector(4){})", "sum(".repeat(levels - 2), ")".repeat(levels - 2)), 4.0),
+        ] {
+            let answer = engine.instant(&store, &TenantId::default(), &query, 0, &QueryOptions::default());
+            let answer = answer.unwrap_or_else(|error| panic!("{query}: {error}"));
+            assert_eq!(answer.value, Value::Scalar { t_ms: 0, value }, "for {query}");
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(run).expect("spawn");
+    thread.join().expect("no overflow");
 }
 
 /// `file:line` of the evaluations that are known to fail, with the reason.
