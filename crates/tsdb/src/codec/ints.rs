@@ -153,7 +153,7 @@ fn least(q: &[i64], item: impl Fn(usize) -> i64) -> i64 {
     }
     if q.is_empty() {
         0
-    } else if least < 0 && second >= 0 && second < i64::MAX {
+    } else if least < 0 && (0..i64::MAX).contains(&second) {
         second
     } else {
         least

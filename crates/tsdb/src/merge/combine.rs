@@ -44,12 +44,13 @@ pub struct Piece {
 pub struct TimeConcatCache {
     plans: Map<SmallVec<[ArcKey; 4]>, Arc<Plan>>,
     /// By column and kept rows: the column, held so that its address stays its own, and the rows.
-    cuts: Map<(ArcKey, RowRanges), (Arc<[i64]>, Arc<[i64]>)>,
+    cuts: Map<(ArcKey, RowRanges), (Times, Times)>,
     /// Timestamps held, about.
     held: usize,
 }
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+type Times = Arc<[i64]>;
 type RowRanges = SmallVec<[(usize, usize); 2]>;
 
 /// Identity of a shared slice; valid while the cache holds the slice.

@@ -32,6 +32,7 @@ const KEPT_ROWS_MAX: usize = 4 << 20;
 /// Columns looked at for one that contains a new one.
 const CANDIDATES_MAX: usize = 8;
 
+type Address = (usize, usize);
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Rows of a stored column.
@@ -59,7 +60,7 @@ pub(super) struct ColumnsWriter<'a> {
 #[derive(Debug, Default)]
 struct Kept {
     /// By address and length: the column, held so that its address stays its own, and its place.
-    by_address: Map<(usize, usize), (Arc<[i64]>, RowsOf)>,
+    by_address: Map<Address, (Arc<[i64]>, RowsOf)>,
     columns: Vec<(Arc<[i64]>, u32)>,
     /// Positions in `columns` by first and by last row.
     by_end: Map<i64, SmallVec<[u32; 2]>>,
@@ -231,13 +232,14 @@ impl Columns {
         let index = self.index(file)?;
         let missing = || file.corrupt(self.section, 0, format!("column {column} is missing"));
         let at = index.find(column).ok_or_else(missing)?;
-        let chunk = index.cached(file, at)?;
-        let offset = index.chunks()[at].offset;
-        let skip = column - index.chunks()[at].first;
-        if skip >= ENTRIES_PER_CHUNK {
-            return Err(missing());
-        }
-        find_entry(&chunk, skip).map_err(file.undecodable(self.section, offset))
+        let chunk = index.chunks()[at];
+        let places = file.cached(Kind::Places, self.section as u64, at as u64, || {
+            let places = read_places(&index.load(file, at)?);
+            let places = places.map_err(file.undecodable(self.section, chunk.offset))?;
+            let bytes = places.len() * size_of::<Place>();
+            Ok((places, bytes))
+        })?;
+        places.get((column - chunk.first) as usize).copied().ok_or_else(missing)
     }
 
     /// All rows of `column`; the same `Arc` while it is cached.
@@ -312,20 +314,18 @@ impl Columns {
     }
 }
 
-/// The entry `skip` entries into a directory chunk.
-fn find_entry(chunk: &[u8], skip: u32) -> Result<Place, CodecError> {
+/// The entries of a directory chunk.
+fn read_places(chunk: &[u8]) -> Result<Vec<Place>, CodecError> {
     let mut reader = Reader::new(chunk);
-    let mut offset = reader.varint()?;
-    let mut first = 0i64;
-    for _ in 0..skip {
-        reader.varint()?;
+    let (mut offset, mut first) = (reader.varint()?, 0i64);
+    let mut places = Vec::with_capacity(ENTRIES_PER_CHUNK as usize);
+    while reader.remaining() > 0 {
+        let rows = reader.count(u32::MAX as usize)? as u32;
         first = first.wrapping_add(reader.signed()?);
-        reader.varint()?;
-        offset = offset.saturating_add(reader.varint()?);
+        let last = first.wrapping_add(reader.signed()?);
+        let len = reader.count(u32::MAX as usize)? as u32;
+        places.push(Place { rows, first, last, offset, len });
+        offset = offset.saturating_add(u64::from(len));
     }
-    let rows = reader.count(u32::MAX as usize)? as u32;
-    first = first.wrapping_add(reader.signed()?);
-    let last = first.wrapping_add(reader.signed()?);
-    let len = reader.count(u32::MAX as usize)? as u32;
-    Ok(Place { rows, first, last, offset, len })
+    Ok(places)
 }

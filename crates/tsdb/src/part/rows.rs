@@ -38,6 +38,15 @@ struct Column {
     end: u32,
 }
 
+/// Where a column is while series go by.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursor {
+    run: usize,
+    pair: Option<u32>,
+    /// The page of symbols of `pair`.
+    chunk: usize,
+}
+
 impl Page {
     fn decode(first: u32, raw: &[u8], names: &[Name]) -> Result<Page, CodecError> {
         const BAD: CodecError = CodecError::Malformed("a page of labels names what is not there");
@@ -46,6 +55,9 @@ impl Page {
         let mut columns = Vec::with_capacity(count);
         for _ in 0..count {
             let name = reader.count(names.len().saturating_sub(1))?;
+            if columns.last().is_some_and(|before: &Column| before.name >= name) {
+                return Err(BAD);
+            }
             let pairs = &names.get(name).ok_or(BAD)?.pairs;
             let runs_count = reader.count(reader.remaining() / 2)?;
             let mut runs = Vec::with_capacity(runs_count);
@@ -118,22 +130,26 @@ impl LabelRows {
         out: &mut Vec<Labels>,
     ) -> Result<(), PartError> {
         let names = symbols.names(file)?;
-        let mut resolver = Resolver::new(symbols, file);
-        let mut pairs = Vec::new();
+        let mut resolver = Resolver::new(symbols, file)?;
         out.reserve(series.len());
         for run in series.chunk_by(|a, b| a / PAGE_SERIES == b / PAGE_SERIES) {
             let page = self.page(file, symbols, (run[0] / PAGE_SERIES) as usize)?;
-            let mut cursors = vec![0; page.columns.len()];
+            let mut cursors = vec![Cursor::default(); page.columns.len()];
             for &number in run {
-                pairs.clear();
                 for (column, cursor) in page.columns.iter().zip(&mut cursors) {
-                    if let Some(pair) = column.pair(number, cursor) {
-                        pairs.push((column.name, resolver.ensure(pair)?, pair));
+                    let pair = column.pair(number, &mut cursor.run);
+                    // Most labels are those of the series before.
+                    if pair != cursor.pair {
+                        cursor.pair = pair;
+                        if let Some(pair) = pair {
+                            resolver.ensure(pair, &mut cursor.chunk)?;
+                        }
                     }
                 }
-                let labels =
-                    pairs.iter().map(|&(name, chunk, pair)| (&*names[name].name, resolver.get(chunk, pair)));
-                out.push(Labels::from_sorted(labels));
+                let pairs = page.columns.iter().zip(&cursors);
+                out.push(Labels::from_sorted(pairs.filter_map(|(column, cursor)| {
+                    cursor.pair.map(|pair| (&*names[column.name].name, resolver.get(cursor.chunk, pair)))
+                })));
             }
         }
         Ok(())

@@ -1,6 +1,5 @@
 //! Reading label names and values (SYM). The writer's side is in `labels.rs`.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ pub(super) struct Name {
 }
 
 #[derive(Debug)]
-struct Index {
+pub(super) struct Index {
     chunks: ChunkIndex,
     /// The first value of each chunk.
     firsts: Vec<Box<str>>,
@@ -230,28 +229,35 @@ impl Symbols {
 pub(super) struct Resolver<'a> {
     symbols: &'a Symbols,
     file: &'a PartFile,
-    pages: HashMap<usize, Arc<Page>, foldhash::fast::RandomState>,
+    index: &'a Index,
+    /// By number of the chunk.
+    pages: Vec<Option<Arc<Page>>>,
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(symbols: &'a Symbols, file: &'a PartFile) -> Resolver<'a> {
-        Resolver { symbols, file, pages: HashMap::default() }
+    pub(super) fn new(symbols: &'a Symbols, file: &'a PartFile) -> Result<Resolver<'a>, PartError> {
+        let index = symbols.index(file)?;
+        Ok(Resolver { symbols, file, index, pages: vec![None; index.chunks.chunks().len()] })
     }
 
-    /// Makes sure that [`Resolver::get`] finds `pair`, and gives the number of its page.
-    pub(super) fn ensure(&mut self, pair: u32) -> Result<usize, PartError> {
-        let index = self.symbols.index(self.file)?;
+    /// Makes sure that [`Resolver::get`] finds `pair`, and leaves the number of its page in `chunk`,
+    /// where the last one (any, at first) stands as a guess.
+    pub(super) fn ensure(&mut self, pair: u32, chunk: &mut usize) -> Result<(), PartError> {
         let missing = || Symbols::missing(self.file, pair);
-        let chunk = index.chunks.find(pair).ok_or_else(missing)?;
-        if !self.pages.contains_key(&chunk) {
-            self.pages.insert(chunk, self.symbols.page(self.file, chunk)?);
+        let chunks = self.index.chunks.chunks();
+        let first_after = |at: usize| chunks.get(at).is_none_or(|next| pair < next.first);
+        if chunks.get(*chunk).is_none_or(|guess| pair < guess.first) || !first_after(*chunk + 1) {
+            *chunk = self.index.chunks.find(pair).ok_or_else(missing)?;
         }
-        self.pages[&chunk].get(pair).ok_or_else(missing)?;
-        Ok(chunk)
+        let page = match &mut self.pages[*chunk] {
+            Some(page) => page,
+            none => none.insert(self.symbols.page(self.file, *chunk)?),
+        };
+        page.get(pair).map(|_| ()).ok_or_else(missing)
     }
 
     /// The value of `pair` on page `chunk`, both from [`Resolver::ensure`].
     pub(super) fn get(&self, chunk: usize, pair: u32) -> &str {
-        self.pages.get(&chunk).and_then(|page| page.get(pair)).unwrap_or_default()
+        self.pages.get(chunk).and_then(Option::as_ref).and_then(|page| page.get(pair)).unwrap_or_default()
     }
 }
