@@ -301,6 +301,13 @@ impl Series {
         let start_times = start_times.iter().any(|start| *start != 0).then(|| start_times.into());
         Column { times: times.into(), values, histograms, start_times }
     }
+
+    fn histogram_start_times(&self, start_ms: i64, end_ms: i64) -> Option<Vec<i64>> {
+        let histograms =
+            self.between(start_ms, end_ms).filter(|(_, s)| matches!(s.value, Value::Histogram(_)));
+        let starts: Vec<i64> = histograms.map(|(_, stored)| stored.start_ms).collect();
+        starts.iter().any(|start| *start != 0).then_some(starts)
+    }
 }
 
 impl Appender for MemoryStore {
@@ -351,7 +358,7 @@ impl Appender for MemoryStore {
 
 /// A copy of what was selected.
 #[derive(Debug)]
-struct Copied(Vec<(Labels, Column)>);
+struct Copied(Vec<(Labels, Column, Option<Vec<i64>>)>);
 
 impl SeriesSet for Copied {
     fn len(&self) -> usize {
@@ -363,8 +370,12 @@ impl SeriesSet for Copied {
     }
 
     fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError> {
-        out.extend(self.0[range].iter().map(|(_, column)| column.clone()));
+        out.extend(self.0[range].iter().map(|(_, column, _)| column.clone()));
         Ok(())
+    }
+
+    fn histogram_start_times(&self, at: usize) -> Option<Vec<i64>> {
+        self.0[at].2.clone()
     }
 }
 
@@ -372,7 +383,8 @@ impl Queryable for MemoryStore {
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
         let inner = self.inner.read();
         let copy = |(labels, series): (&Labels, &Series)| {
-            (labels.clone(), series.column(select.start_ms, select.end_ms))
+            let (start, end) = (select.start_ms, select.end_ms);
+            (labels.clone(), series.column(start, end), series.histogram_start_times(start, end))
         };
         Ok(Box::new(Copied(inner.selected(select).map(copy).collect())))
     }

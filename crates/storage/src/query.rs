@@ -73,6 +73,12 @@ pub trait SeriesSet: Send + Sync + fmt::Debug {
     /// [`QueryError::Corrupt`] names the file and place that could not be read.
     fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError>;
 
+    /// The start timestamps of the histograms of series `at`, as many as its column has, 0 where
+    /// unknown; `None` when all are unknown. Few have any, so they are asked for apart.
+    fn histogram_start_times(&self, _at: usize) -> Option<Vec<i64>> {
+        None
+    }
+
     /// What the user should know about the selection (unreadable pages, incomplete sources).
     fn warnings(&self) -> Vec<String> {
         Vec::new()
