@@ -168,6 +168,23 @@ fn a_job_is_equal_to_itself_until_something_changes() {
 }
 
 #[test]
+fn damaged_files_are_read_or_refused_at_a_place_within() {
+    for file in fixtures("good") {
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{e}"));
+        for end in (0..text.len()).step_by(7).filter(|end| text.is_char_boundary(*end)) {
+            let damages = [text[..end].to_owned(), format!("{}[{}", &text[..end], &text[end..])];
+            for damaged in damages {
+                if let Err(e) = Config::parse(&damaged, &file.display().to_string())
+                    && let Some((line, _)) = e.place
+                {
+                    assert!(line <= damaged.lines().count() + 1, "line {line} of {damaged}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn examples_are_good() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut seen = 0;

@@ -41,6 +41,9 @@ const REDIRECTS_MAX: usize = 10;
 const BODY_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of an HTTP/1 connection's read buffer: small, because every target has one.
 const READ_BUFFER_BYTES: usize = 4096;
+/// A target with a body above this gets a connection with a larger buffer: reading would take too
+/// many calls.
+const SMALL_BODY_BYTES: usize = 64 << 10;
 /// How we introduce ourselves.
 const USER_AGENT: &str = concat!("marigraph/", env!("CARGO_PKG_VERSION"));
 
@@ -58,6 +61,8 @@ pub struct HttpClient {
 #[derive(Default)]
 pub struct Slot {
     open: Option<Open>,
+    /// Whether connections get a large read buffer.
+    wide: bool,
 }
 
 /// What to get and within which bounds.
@@ -128,8 +133,8 @@ impl HttpClient {
         Ok((fetched, body))
     }
 
-    /// Opens a connection to `to`, through the proxy where there is one.
-    async fn open(&self, to: &Authority, keep_alive: bool) -> Result<Open, FetchError> {
+    /// Opens a connection to `to`, through the proxy where there is one; `wide` gives it a large buffer.
+    async fn open(&self, to: &Authority, wide: bool) -> Result<Open, FetchError> {
         let stream = self.stream(to).await?;
         let (stream, http2) = if to.tls {
             let config =
@@ -147,7 +152,7 @@ impl HttpClient {
             Sender::Http2(sender)
         } else {
             let mut builder = http1::Builder::new();
-            if keep_alive {
+            if !wide {
                 builder.read_buf_exact_size(Some(READ_BUFFER_BYTES));
             }
             let (sender, connection) = builder.handshake(io).await.map_err(FetchError::transfer)?;
@@ -266,7 +271,9 @@ impl Slot {
             Ok(outcome) => outcome,
             Err(_) => Err(FetchError::Deadline(fetch.timeout)),
         };
-        if outcome.is_err() || !fetch.keep_alive {
+        let outgrown = !self.wide && body.len() > SMALL_BODY_BYTES;
+        self.wide |= outgrown;
+        if outcome.is_err() || outgrown || !fetch.keep_alive {
             self.open = None;
         }
         outcome
@@ -306,7 +313,8 @@ impl Slot {
         Err(FetchError::Redirects(REDIRECTS_MAX))
     }
 
-    /// Sends one request; on a connection kept from before, twice when that one has been closed.
+    /// Sends one request; again when a connection kept from before has been closed, or its buffer
+    /// is too small for the headers.
     async fn send(
         &mut self,
         client: &HttpClient,
@@ -323,6 +331,11 @@ impl Slot {
                 self.open = None;
                 self.send_once(client, fetch, url, to, same_host).await
             }
+            Err(FetchError::HeadTooLarge) if !self.wide => {
+                self.open = None;
+                self.wide = true;
+                self.send_once(client, fetch, url, to, same_host).await
+            }
             outcome => outcome,
         }
     }
@@ -337,7 +350,7 @@ impl Slot {
     ) -> Result<http::Response<Incoming>, FetchError> {
         let open = match &mut self.open {
             Some(open) => open,
-            empty => empty.insert(client.open(to, fetch.keep_alive).await?),
+            empty => empty.insert(client.open(to, self.wide || !fetch.keep_alive).await?),
         };
         let request = client.request(fetch, url, same_host, matches!(open.sender, Sender::Http2(_)))?;
         match &mut open.sender {

@@ -395,7 +395,7 @@ async fn failures_say_why() {
         ),
         ("not gzip", plain(), packed(b"plain".to_vec())),
         ("cut gzip", plain(), packed(gzip(b"a 1\n")[..12].to_vec())),
-        ("bomb", job(|j, _| size(j, 1000)), packed(gzip(&vec![b'#'; 10 << 20]))),
+        ("bomb", job(|j, _| size(j, 1000)), packed(gzip(&vec![b'#'; 1 << 20]))),
         ("large", job(|j, _| size(j, 3)), Answer::text("a 1\n")),
         ("just right", job(|j, _| size(j, 4)), Answer::text("a 1\n")),
         ("encoding", plain(), text.clone().with("content-encoding", "br")),
@@ -754,6 +754,25 @@ async fn a_kept_connection_that_was_closed_is_opened_again() {
     bench.pass(10).await;
     expect![[r#"Get "http://a:1/metrics": connect to a:1: connection refused"#]]
         .assert_eq(&bench.last_error());
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_answers_get_larger_buffers() {
+    let bench = Bench::new();
+    bench.apply(vec![plain()]);
+    bench.network.set("a:1", Answer::text("a 1\n").with("x-long", &"x".repeat(10_000)));
+    bench.targets("j", &["a:1"]);
+    bench.pass(20).await;
+    assert_eq!(bench.last_error(), "");
+    assert_eq!(*bench.network.connections.lock(), 2, "the first was too small, the second is kept");
+    let mut body = String::new();
+    (0..10_000).for_each(|i| writeln!(body, "series{{i=\"{i}\"}} {i}").expect("writing to a string"));
+    bench.network.set("b:1", Answer::text(&body));
+    bench.targets("j", &["b:1"]);
+    bench.pass(30).await;
+    assert_eq!(*bench.network.connections.lock(), 4);
+    let scraped = bench.samples_of(&["scrape_samples_scraped"]);
+    assert!(scraped.contains("10000@0 10000@10 10000@20"), "{scraped}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -99,6 +99,11 @@ impl GlobalText {
                 "no effect: native histograms come in protobuf, which is not read yet",
             ),
             (
+                "scrape_protocols",
+                self.scrape_protocols.iter().flatten().any(|name| name == "PrometheusProto"),
+                "`PrometheusProto` is left out: protobuf is not read yet",
+            ),
+            (
                 "convert_classic_histograms_to_nhcb",
                 self.convert_classic_histograms_to_nhcb == Some(true),
                 "no effect: classic histograms are not converted yet",

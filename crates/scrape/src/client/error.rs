@@ -24,6 +24,9 @@ pub enum FetchError {
     /// The connection broke, or what came was not HTTP.
     #[error("{0}")]
     Transfer(String),
+    /// More headers than fit the buffer.
+    #[error("the headers of the answer are too large")]
+    HeadTooLarge,
     /// Another status than 200.
     #[error("server returned HTTP status {0}")]
     Status(StatusCode),
@@ -51,6 +54,9 @@ impl FetchError {
     }
 
     pub(super) fn transfer(error: hyper::Error) -> FetchError {
+        if error.is_parse_too_large() {
+            return FetchError::HeadTooLarge;
+        }
         let mut text = error.to_string();
         let mut cause = error.source();
         while let Some(inner) = cause {

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
-use super::{BoxedStream, Connecting, Connector, Fetch, HttpClient, Slot, TlsConfigs};
+use super::{BoxedStream, Connecting, Connector, Fetch, HttpClient, Slot, TcpConnector, TlsConfigs};
 use crate::config::{Auth, HttpClientConfig, HttpClientText, Source, TlsText};
 
 /// One TLS server behind any name, perhaps with a proxy before it.
@@ -222,4 +222,37 @@ async fn credentials_come_from_files_each_time() {
         let header = client.authorization().expect("credentials");
         assert_eq!(header.as_ref().map(|value| value.as_bytes()), Some(want.as_bytes()));
     }
+}
+
+#[tokio::test]
+async fn plain_targets_are_reached_over_tcp() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let at = listener.local_addr().expect("its address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = |_: Request<Incoming>| async {
+                Ok::<_, io::Error>(Response::new(Full::new(Bytes::from_static(b"a 1\n"))))
+            };
+            let served = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service_fn(answer));
+            tokio::spawn(served);
+        }
+    });
+    let client = HttpClient::new(&HttpClientConfig::default(), Arc::new(TcpConnector), Arc::default());
+    let client = client.expect("a client");
+    let url = Url::parse(&format!("http://localhost:{}/", at.port())).expect("a URL");
+    let fetch = Fetch {
+        url: &url,
+        accept: "*/*",
+        gzip: true,
+        timeout: Duration::from_secs(5),
+        announce_timeout: false,
+        body_bytes_max: 0,
+        keep_alive: false,
+    };
+    let (_, body) = client.get(&fetch).await.expect("an answer");
+    assert_eq!(body, b"a 1\n");
+    let nobody = Url::parse("http://127.0.0.1:1/").expect("a URL");
+    let error = client.get(&Fetch { url: &nobody, ..fetch }).await.expect_err("nobody listens on port 1");
+    assert_eq!(error.to_string(), "connect to 127.0.0.1:1: Connection refused (os error 111)");
 }
