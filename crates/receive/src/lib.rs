@@ -6,7 +6,7 @@
 //!
 //! **Finding a series.** A sender repeats itself: the series behind a series is mostly the one that
 //! stood there last time. So a known series remembers its successor, and a repeated request costs
-//! one hash for each series, and neither a decoding of labels nor a look-up in a table ([`known`]).
+//! one hash for each series, and neither a decoding of labels nor a look-up in a table (module `known`).
 //! Only series never seen get their labels decoded.
 //!
 //! **Sources.** Samples of the same `job` and `instance` belong to one source, as if scraped
