@@ -73,6 +73,8 @@ pub(crate) struct Lanes {
     pub(crate) side: Side,
     /// The same of flushes under way, by flush.
     pub(crate) frozen: Vec<(u64, Arc<Side>)>,
+    /// The newest sample in parts.
+    pub(crate) flushed_max_ms: i64,
     /// The newest histogram of series whose histograms have been flushed.
     pub(crate) histogram_floors: FastMap<u32, i64>,
     /// From when on which start timestamp holds, by slot.
@@ -89,7 +91,7 @@ pub(crate) struct Lanes {
 
 impl Lanes {
     pub(crate) fn new() -> Lanes {
-        Lanes { flush: 1, ..Lanes::default() }
+        Lanes { flush: 1, flushed_max_ms: i64::MIN, ..Lanes::default() }
     }
 
     /// Makes room for a series that the index has just added.

@@ -199,6 +199,10 @@ impl Manifest {
         let (fresh, path) = (self.dir.join(filenames::MANIFEST_NEW), self.dir.join(filenames::MANIFEST));
         let bytes = encode(state);
         let write = || -> io::Result<Box<dyn AppendFile>> {
+            self.disk.create_dir_all(&self.dir)?;
+            if let Some(parent) = self.dir.parent() {
+                self.disk.sync_dir(parent)?;
+            }
             if self.disk.exists(&fresh) {
                 self.disk.remove_file(&fresh)?;
             }

@@ -75,6 +75,11 @@ pub struct Version {
 }
 
 impl Version {
+    /// The newest sample's time in parts; `i64::MIN` without parts.
+    pub fn newest_ms(&self) -> i64 {
+        self.parts.iter().map(|entry| entry.part.info().max_ms).max().unwrap_or(i64::MIN)
+    }
+
     /// This version with other parts, in order.
     pub fn with_parts(&self, mut parts: Vec<Arc<PartEntry>>) -> Version {
         parts.sort_by_key(|entry| (entry.part.info().min_ms, entry.part.info().spec.id));

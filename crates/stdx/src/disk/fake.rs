@@ -122,7 +122,11 @@ impl FakeDisk {
     /// All files, sorted, with their lengths.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         let state = self.0.lock();
-        state.files.iter().map(|(path, inode)| (path.clone(), state.inodes[*inode].bytes.len() as u64)).collect()
+        state
+            .files
+            .iter()
+            .map(|(path, inode)| (path.clone(), state.inodes[*inode].bytes.len() as u64))
+            .collect()
     }
 
     /// The disk as another process finds it when this one has been killed: all that was written.
@@ -207,7 +211,10 @@ impl State {
     }
 
     fn inode(&self, path: &Path) -> io::Result<usize> {
-        self.files.get(path).copied().ok_or_else(|| error(io::ErrorKind::NotFound, "no such file or directory"))
+        self.files
+            .get(path)
+            .copied()
+            .ok_or_else(|| error(io::ErrorKind::NotFound, "no such file or directory"))
     }
 
     fn check_directory(&self, path: &Path) -> io::Result<()> {
@@ -370,7 +377,8 @@ impl Disk for FakeDisk {
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
         state.change()?;
-        let inhabited = state.files.keys().chain(&state.directories).any(|other| other.parent() == Some(path));
+        let inhabited =
+            state.files.keys().chain(&state.directories).any(|other| other.parent() == Some(path));
         if inhabited {
             return Err(error(io::ErrorKind::DirectoryNotEmpty, "directory not empty"));
         }
@@ -381,8 +389,13 @@ impl Disk for FakeDisk {
     fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         let state = self.0.lock();
         let inside = |other: &&PathBuf| other.parent() == Some(path);
-        let mut paths: Vec<PathBuf> =
-            state.files.keys().filter(inside).chain(state.directories.iter().filter(inside)).cloned().collect();
+        let mut paths: Vec<PathBuf> = state
+            .files
+            .keys()
+            .filter(inside)
+            .chain(state.directories.iter().filter(inside))
+            .cloned()
+            .collect();
         paths.sort();
         Ok(paths)
     }
@@ -399,7 +412,9 @@ impl Disk for FakeDisk {
         let inside = |other: &Path| other.parent() == Some(path);
         state.durable_files.retain(|other, _| !inside(other));
         state.durable_directories.retain(|other| !inside(other));
-        state.durable_files.extend(state.files.iter().filter(|(p, _)| inside(p)).map(|(p, i)| (p.clone(), *i)));
+        state
+            .durable_files
+            .extend(state.files.iter().filter(|(p, _)| inside(p)).map(|(p, i)| (p.clone(), *i)));
         state.durable_directories.extend(state.directories.iter().filter(|p| inside(p)).cloned());
         Ok(())
     }

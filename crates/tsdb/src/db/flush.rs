@@ -126,7 +126,10 @@ impl Inner {
         let samples = pinned.samples();
         if samples > small {
             self.write_parts(tenant, &pinned, &places, mark)?;
-            tenant.lanes.write().prune(pinned.flush);
+            let newest_ms = tenant.version.load().newest_ms();
+            let mut lanes = tenant.lanes.write();
+            lanes.prune(pinned.flush);
+            lanes.flushed_max_ms = lanes.flushed_max_ms.max(newest_ms);
         } else if samples > 0 {
             self.log_again(tenant, &pinned, &places)?;
             // The rows are in the head still, to be written by a later flush.

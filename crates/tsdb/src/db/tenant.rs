@@ -53,10 +53,12 @@ impl Tenant {
             }
         }
         version = version.with_parts(parts);
+        let mut lanes = Lanes::new();
+        lanes.flushed_max_ms = version.newest_ms();
         let tenant = Tenant {
             id: id.clone(),
             index: RwLock::default(),
-            lanes: RwLock::new(Lanes::new()),
+            lanes: RwLock::new(lanes),
             version: Swap::new(version),
             manifest: Mutex::new(manifest),
             encoder: Mutex::default(),

@@ -279,7 +279,9 @@ impl Lanes {
         let lane = &self.lanes[home.lane as usize];
         let beside = if lane.mixed { self.newest_beside(slot) } else { i64::MIN };
         let newest = lane.newest(home.column).max(beside);
-        if time > newest {
+        // What is in parts is only known to the head by its end; a replacement must hold against it.
+        let may_be_in_parts = at.replaces() && time <= self.flushed_max_ms;
+        if time > newest && !may_be_in_parts {
             let opens = time > lane.last_ms && !lane.retired;
             let row_there = lane.row_at(time);
             let (lane_number, column) = if opens || row_there.is_some() {

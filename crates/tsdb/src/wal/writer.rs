@@ -298,9 +298,15 @@ impl Wal {
         }
         let (number, position) = (*segment + 1, self.queue.lock().end);
         let mut next = self.create(number, position, &checkpoint()).map_err(|source| {
-            // The name may exist by now, whole or in part; it is not used again.
+            // The name is not used again, even if what there is of the file cannot be removed.
             *segment += 1;
-            let attempt = format!("start log segment {}", filenames::segment(&self.dir, number).display());
+            let path = filenames::segment(&self.dir, number);
+            if let Err(error) = self.disk.remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "removing a log segment that could not be started");
+            }
+            let attempt = format!("start log segment {}", path.display());
             StoreError::Io { attempt, source }
         })?;
         self.queue.lock().end = next.written;

@@ -1,0 +1,218 @@
+//! Random work on a store, step by step beside a plain map that follows the same rules.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Labels, MatchOp, Matcher, SourceId, TenantId, is_stale, stale_nan};
+use proptest::prelude::*;
+use stdx::clock::{Clock, FakeClock};
+use stdx::disk::FakeDisk;
+use storage::{Appender, Batch, Conflict, Late, Policy, Queryable, Row, Select, SourceDesc};
+use tsdb::{Config, Db, SyncPolicy};
+
+const SERIES: usize = 10;
+const SOURCES: usize = 3;
+const START_MS: i64 = 1_700_000_000_000;
+
+#[derive(Debug, Clone)]
+enum Act {
+    /// A row of a scrape: after everything before it.
+    Scrape {
+        source: usize,
+        series: Vec<bool>,
+        fill: i32,
+    },
+    /// A pushed row this long ago, milliseconds.
+    Push {
+        source: usize,
+        series: Vec<bool>,
+        back_ms: i64,
+        fill: i32,
+        replace: bool,
+    },
+    Wait(i64),
+    Flush,
+    Compact,
+    Clean,
+    Delete {
+        series: usize,
+        back_ms: i64,
+        len_ms: i64,
+    },
+    Reopen,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let series = || proptest::collection::vec(proptest::bool::weighted(0.7), SERIES);
+    // Few distinct times, so that rows meet.
+    let back =
+        prop_oneof![4 => (0i64..40).prop_map(|n| n * 15_000), 1 => (0i64..100).prop_map(|n| n * 3_600_000)];
+    prop_oneof![
+        12 => (0..SOURCES, series(), 0..4).prop_map(|(source, series, fill)| Act::Scrape { source, series, fill }),
+        8 => (0..SOURCES, series(), back, -1..4, any::<bool>())
+            .prop_map(|(source, series, back_ms, fill, replace)| Act::Push { source, series, back_ms, fill, replace }),
+        2 => (0i64..4).prop_map(|n| Act::Wait(n * 3_600_000)),
+        2 => Just(Act::Flush),
+        1 => Just(Act::Compact),
+        1 => Just(Act::Clean),
+        1 => (0..SERIES, 0i64..40, 0i64..20)
+            .prop_map(|(series, back, len)| Act::Delete { series, back_ms: back * 15_000, len_ms: len * 15_000 }),
+        1 => Just(Act::Reopen),
+    ]
+}
+
+/// What should be there: the value at each time, and whether it came as a replacement.
+type Table = BTreeMap<(usize, i64), (f64, bool)>;
+
+struct Bench {
+    db: Option<Db>,
+    disk: FakeDisk,
+    clock: Arc<FakeClock>,
+    small: usize,
+    table: Table,
+}
+
+impl Bench {
+    fn new(small: usize) -> Bench {
+        let (disk, clock) = (FakeDisk::new("/data".as_ref()), FakeClock::at(START_MS));
+        let mut bench = Bench { db: None, disk, clock, small, table: Table::new() };
+        bench.open();
+        bench
+    }
+
+    fn open(&mut self) {
+        self.db = None;
+        let mut config = Config::new("/data");
+        config.disk = self.disk.shared();
+        config.clock = self.clock.clone();
+        config.lock = false;
+        config.background = false;
+        config.sync = SyncPolicy::Off;
+        config.retention = None;
+        config.segment_bytes_max = 3000;
+        config.small_tenant_samples = self.small;
+        config.late_after = Duration::from_secs(48 * 3600);
+        self.db = Some(Db::open(config).expect("open"));
+    }
+
+    fn db(&self) -> &Db {
+        self.db.as_ref().expect("open")
+    }
+
+    fn append(&mut self, source: usize, wanted: &[usize], timestamp_ms: i64, fill: i32, policy: Policy) {
+        let db = self.db.as_ref().expect("open");
+        let labels = Labels::from_pairs([("job", source.to_string())]);
+        let desc = SourceDesc { tenant: TenantId::default(), id: SourceId(source as u128), labels };
+        let source = db.open_source(&desc).expect("open source");
+        let labels: Vec<Labels> = wanted.iter().map(|series| labels_of(*series)).collect();
+        let series: Vec<_> =
+            db.resolve(source, &labels).expect("resolve").into_iter().map(|s| s.expect("no limit")).collect();
+        let values: Vec<f64> = wanted.iter().map(|series| value(*series, timestamp_ms, fill)).collect();
+        let rows = [Row::floats(source, timestamp_ms, &series, &values)];
+        let appended = db.append(&Batch::rows(&rows, policy)).expect("append");
+        let refused: Vec<_> = appended.rejected.iter().map(|rejection| rejection.series).collect();
+        assert_eq!(appended.samples + refused.len(), wanted.len());
+        for ((number, reference), value) in wanted.iter().zip(&series).zip(values) {
+            if !refused.contains(reference) {
+                put(&mut self.table, (*number, timestamp_ms), value, policy.conflict == Conflict::Replace);
+            }
+        }
+    }
+
+    fn run(&mut self, act: &Act) {
+        let now_ms = self.clock.now_ms();
+        let chosen = |series: &[bool]| (0..SERIES).filter(|n| series[*n]).collect::<Vec<_>>();
+        match act {
+            Act::Scrape { source, series, fill } => {
+                self.clock.advance_ms(15_000);
+                self.append(*source, &chosen(series), self.clock.now_ms(), *fill, Policy::SCRAPE);
+            }
+            Act::Push { source, series, back_ms, fill, replace } => {
+                let policy = if *replace { Policy::LINE_PROTOCOL } else { Policy::REMOTE_WRITE };
+                assert_eq!(policy.late, Late::Accept);
+                self.append(*source, &chosen(series), now_ms - back_ms, *fill, policy);
+            }
+            Act::Wait(ms) => self.clock.advance_ms(*ms),
+            Act::Flush => self.db().flush().expect("flush"),
+            Act::Compact => self.db().compact().expect("compact"),
+            Act::Clean => self.db().clean_tombstones().expect("clean"),
+            Act::Delete { series, back_ms, len_ms } => {
+                let (start, end) = (now_ms - back_ms - len_ms, now_ms - back_ms);
+                let pattern = format!("{series}|none");
+                let matchers = [Matcher::new(MatchOp::Regex, "n", pattern).expect("a pattern")];
+                self.db().delete_series(&TenantId::default(), &matchers, start, end).expect("delete");
+                self.table.retain(|(number, time), _| number != series || !(start..=end).contains(time));
+            }
+            Act::Reopen => {
+                self.disk = self.disk.after_kill();
+                self.open();
+            }
+        }
+    }
+
+    fn check(&self) {
+        let matchers = vec![Matcher::equal("__name__", "m")];
+        let select = Select { tenant: TenantId::default(), start_ms: i64::MIN, end_ms: i64::MAX, matchers };
+        let set = self.db().select(&select).expect("select");
+        let mut columns = Vec::new();
+        set.load(0..set.len(), &mut columns).expect("load");
+        let mut found = BTreeMap::new();
+        for (at, column) in columns.iter().enumerate() {
+            assert!(at == 0 || set.labels(at - 1) < set.labels(at), "series are sorted");
+            assert!(column.times.is_sorted_by(|a, b| a < b), "times ascend");
+            let series: usize = set.labels(at).get("n").and_then(|n| n.parse().ok()).expect("a number");
+            for (time, value) in column.times.iter().zip(&column.values) {
+                found.insert((series, *time), value.to_bits());
+            }
+        }
+        let wanted: BTreeMap<_, _> =
+            self.table.iter().map(|(key, (value, _))| (*key, value.to_bits())).collect();
+        assert_eq!(found, wanted);
+    }
+}
+
+fn labels_of(series: usize) -> Labels {
+    Labels::from_pairs([("__name__", "m"), ("n", &series.to_string())])
+}
+
+/// Mostly the same value at the same time, so that repeats are met; sometimes another, or the end.
+fn value(series: usize, timestamp_ms: i64, fill: i32) -> f64 {
+    match fill {
+        -1 => stale_nan(),
+        3 => (timestamp_ms / 1000) as f64 + 0.5,
+        _ => series as f64,
+    }
+}
+
+/// Decision 5: the later replacement wins over everything; otherwise a real value over the end of the
+/// series, and then the larger bits.
+fn put(table: &mut Table, key: (usize, i64), value: f64, replace: bool) {
+    let strength = |value: f64| (!is_stale(value), value.to_bits());
+    match table.get(&key) {
+        Some((standing, _)) if standing.to_bits() == value.to_bits() => {}
+        Some((_, true)) if !replace => {}
+        Some((standing, false)) if !replace && strength(*standing) > strength(value) => {}
+        _ => {
+            table.insert(key, (value, replace));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 60,
+        max_shrink_iters: 3000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_store_is_a_plain_map(acts in proptest::collection::vec(act(), 1..80), small in prop_oneof![Just(0usize), Just(40)]) {
+        let mut bench = Bench::new(small);
+        for act in &acts {
+            bench.run(act);
+            bench.check();
+        }
+    }
+}
