@@ -20,7 +20,7 @@ pub mod run;
 use model::{Labels, duration};
 
 use crate::parser::literal;
-use crate::series::{SequenceValue, parse_series, parse_start_timestamps};
+use crate::series::{SequenceValue, StartTimestamps, parse_series, parse_start_timestamps};
 
 /// A parsed script.
 #[derive(Debug, Clone)]
@@ -274,7 +274,7 @@ impl<'a> Lines<'a> {
 
     fn load(&mut self, interval: &str, with_nhcb: bool) -> Result<Load, String> {
         let mut load = Load { interval_ms: time(interval)?, with_nhcb, series: Vec::new() };
-        let mut pending: Option<(Labels, Vec<Option<i64>>)> = None;
+        let mut pending: Option<StartTimestamps> = None;
         while let Some(line) = self.detail() {
             if pending.is_none() {
                 pending = parse_start_timestamps(line)?;
@@ -283,15 +283,17 @@ impl<'a> Lines<'a> {
                 }
             }
             let series = parse_series(line)?;
-            let (labels, starts) = pending.take().unwrap_or((series.labels.clone(), Vec::new()));
-            if labels != series.labels {
-                return Err("@st metric does not match the following sample line metric".to_owned());
-            }
-            if !starts.is_empty() && starts.len() != series.values.len() {
-                let (starts, values) = (starts.len(), series.values.len());
-                return Err(format!("@st line has {starts} values but sample line has {values}"));
-            }
-            load.series.push(LoadSeries { labels, values: series.values, starts });
+            let starts = match pending.take() {
+                Some(starts) if starts.labels != series.labels => {
+                    return Err("@st metric does not match the following sample line metric".to_owned());
+                }
+                Some(starts) if starts.offsets_ms.len() != series.values.len() => {
+                    let (starts, values) = (starts.offsets_ms.len(), series.values.len());
+                    return Err(format!("@st line has {starts} values but sample line has {values}"));
+                }
+                starts => starts.map(|starts| starts.offsets_ms).unwrap_or_default(),
+            };
+            load.series.push(LoadSeries { labels: series.labels, values: series.values, starts });
         }
         match pending {
             Some(_) => Err("@st line has no following sample line".to_owned()),

@@ -74,20 +74,32 @@ pub fn parse_series(line: &str) -> Result<SeriesDescription, String> {
     }
 }
 
-/// Reads `metric{...}@st offsets`: milliseconds to add to each sample's time, `None` where omitted.
-/// Says `None` for a line that is no such line.
+/// The start timestamps of a series' samples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartTimestamps {
+    /// The series.
+    pub labels: Labels,
+    /// Milliseconds to add to each sample's time; `None` where it has no start timestamp.
+    pub offsets_ms: Vec<Option<i64>>,
+}
+
+/// Reads `metric{...}@st offsets`. Says `None` for a line that is no such line.
 ///
 /// # Errors
 /// A message that names the word at fault.
-pub fn parse_start_timestamps(line: &str) -> Result<Option<(Labels, Vec<Option<i64>>)>, String> {
+pub fn parse_start_timestamps(line: &str) -> Result<Option<StartTimestamps>, String> {
     let Some((series, offsets)) = line.split_once([' ', '\t']) else { return Ok(None) };
     let Some(series) = series.strip_suffix("@st") else { return Ok(None) };
     let (labels, _) = split_labels(series)?;
-    let mut out = Vec::new();
+    let mut offsets_ms = Vec::new();
     for item in offsets.split_whitespace() {
-        start_item(item, &mut out).map_err(|reason| format!("start timestamp {}: {reason}", quote(item)))?;
+        start_item(item, &mut offsets_ms)
+            .map_err(|reason| format!("start timestamp {}: {reason}", quote(item)))?;
+        if offsets_ms.len() > VALUES_MAX {
+            return Err(format!("more than {VALUES_MAX} values in a series"));
+        }
     }
-    Ok(Some((labels, out)))
+    Ok(Some(StartTimestamps { labels, offsets_ms }))
 }
 
 fn start_item(item: &str, out: &mut Vec<Option<i64>>) -> Result<(), String> {
@@ -104,7 +116,7 @@ fn start_item(item: &str, out: &mut Vec<Option<i64>>) -> Result<(), String> {
     let base_ms = signed_duration(base)?;
     let step_ms = if step.is_empty() { 0 } else { signed_duration(step)? };
     let count = times.map_or(1, |times| times + 1);
-    out.extend((0..count as i64).map(|at| Some(base_ms + at * step_ms)));
+    out.extend((0..count as i64).map(|at| Some(base_ms.saturating_add(step_ms.saturating_mul(at)))));
     Ok(())
 }
 
@@ -479,9 +491,12 @@ mod tests {
     #[test]
     fn start_timestamps_are_offsets() {
         let line = r#"m{a="b"}@st _ -30s-1mx2 1ms _x2"#;
-        let (labels, starts) = parse_start_timestamps(line).expect(line).expect("is such a line");
-        assert_eq!(labels.to_string(), r#"{__name__="m", a="b"}"#);
-        assert_eq!(starts, [None, Some(-30_000), Some(-90_000), Some(-150_000), Some(1), None, None]);
+        let starts = parse_start_timestamps(line).expect(line).expect("is such a line");
+        assert_eq!(starts.labels.to_string(), r#"{__name__="m", a="b"}"#);
+        assert_eq!(
+            starts.offsets_ms,
+            [None, Some(-30_000), Some(-90_000), Some(-150_000), Some(1), None, None]
+        );
         assert_eq!(parse_start_timestamps("m 1 2"), Ok(None));
     }
 

@@ -42,8 +42,10 @@ fn integer(plain: &str) -> Option<i64> {
 
 /// Whether every underscore has a digit (or the `0x`) before it and a digit behind it.
 fn underscores_between_digits(text: &str) -> bool {
-    let hexadecimal = text.len() > 1 && text[..2].eq_ignore_ascii_case("0x");
-    let number = if hexadecimal { &text[2..] } else { text };
+    let (hexadecimal, number) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(number) => (true, number),
+        None => (false, text),
+    };
     let digit = |b: &u8| b.is_ascii_digit() || (hexadecimal && b.is_ascii_hexdigit());
     let bytes = number.as_bytes();
     bytes.iter().enumerate().filter(|(_, b)| **b == b'_').all(|(at, _)| {

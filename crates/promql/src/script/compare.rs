@@ -145,7 +145,7 @@ fn matrix(expected: &Expected, steps: Steps, series: &[MatrixSeries]) -> Result<
         let mut floats = one.floats.iter();
         let mut histograms = one.histograms.iter();
         for (at, wanted) in wanted.iter().enumerate() {
-            let t_ms = steps.start_ms + at as i64 * steps.step_ms;
+            let t_ms = steps.start_ms.saturating_add(steps.step_ms.saturating_mul(at as i64));
             if t_ms > steps.end_ms {
                 return Err(format!("more values expected for {} than the range has steps", one.labels));
             }

@@ -108,7 +108,7 @@ fn append(store: &dyn Store, load: &Load) -> Result<(), String> {
         }
         let mut previous: Option<FloatHistogram> = None;
         for (step, value) in series.values.iter().enumerate() {
-            let t_ms = step as i64 * load.interval_ms;
+            let t_ms = load.interval_ms.saturating_mul(step as i64);
             let row = rows.entry(t_ms).or_default();
             match value {
                 SequenceValue::Omitted => continue,
@@ -128,12 +128,12 @@ fn append(store: &dyn Store, load: &Load) -> Result<(), String> {
                 }
             }
             if let Some(Some(offset_ms)) = series.starts.get(step) {
-                row.starts.push((refs[at], t_ms + offset_ms));
+                row.starts.push((refs[at], t_ms.saturating_add(*offset_ms)));
             }
         }
     }
     for (at, (_, step, histogram)) in native.iter().enumerate() {
-        let row = rows.entry(*step as i64 * load.interval_ms).or_default();
+        let row = rows.entry(load.interval_ms.saturating_mul(*step as i64)).or_default();
         row.histograms.push((refs[load.series.len() + at], stored(histogram)));
     }
     let rows: Vec<Row<'_>> = rows
