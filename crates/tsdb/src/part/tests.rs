@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use model::histogram::{Buckets, CounterResetHint, Span};
 use model::{Histogram, LabelsBuilder, MatchOp, Matcher, Metadata};
 use proptest::prelude::*;
-use roaring::RoaringBitmap;
 use stdx::disk::RealDisk;
 use storage::Column;
 
 use super::*;
+
+mod faults;
 
 /// Series in part order.
 pub(crate) type Model = Vec<(Labels, Column)>;
@@ -458,58 +459,6 @@ fn newer_versions_are_refused_by_name() {
     assert!(refused.ends_with("section 99 version 1 is required and not known to this program"), "{refused}");
     let cut = edit(&|bytes| bytes.truncate(bytes.len() - 1)).unwrap_err().to_string();
     assert!(cut.contains("section footer") && cut.ends_with("no magic at its end"), "{cut}");
-}
-
-/// Everything a part can be asked.
-#[derive(Debug, PartialEq)]
-struct Dump {
-    info: PartInfo,
-    labels: Vec<Labels>,
-    columns: Vec<Bits>,
-    selected: RoaringBitmap,
-    texts: [Vec<String>; 2],
-    metadata: Vec<(String, Vec<Metadata>)>,
-}
-
-/// Asks everything, or gives the first error.
-fn dump(part: &Part) -> Result<Dump, PartError> {
-    let all: Vec<u32> = part.select(&[])?.iter().collect();
-    let (mut labels, mut columns) = (Vec::new(), Vec::new());
-    part.labels_of(&all, &mut labels)?;
-    part.load(&all, i64::MIN, i64::MAX, &mut columns)?;
-    let matchers = [Matcher::equal("job", "node"), Matcher::new(MatchOp::NotRegex, "cpu", "1.*").unwrap()];
-    Ok(Dump {
-        info: part.info().clone(),
-        labels,
-        columns: columns.iter().map(bits).collect(),
-        selected: part.select(&matchers)?,
-        texts: [part.label_names(&[])?, part.label_values("instance", &[])?],
-        metadata: part.metadata()?,
-    })
-}
-
-#[test]
-fn any_flipped_byte_is_an_error_or_changes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let (series, metadata) = sample();
-    let (path, _) = write(dir.path(), spec(6), &series, &metadata);
-    let sound = std::fs::read(&path).unwrap();
-    let truth = dump(&Part::open(&RealDisk, &path).unwrap()).unwrap();
-    let mut errors = 0;
-    for at in 0..sound.len() {
-        let mut bytes = sound.clone();
-        bytes[at] ^= 1 << (at % 8);
-        std::fs::write(&path, &bytes).unwrap();
-        match Part::open(&RealDisk, &path).and_then(|part| dump(&part)) {
-            Ok(answer) => assert!(answer == truth, "byte {at} changes the answer"),
-            Err(error) => {
-                errors += 1;
-                assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-            }
-        }
-    }
-    // All bytes are covered by some checksum.
-    assert_eq!(errors, sound.len());
 }
 
 #[test]

@@ -81,7 +81,10 @@ impl<'a> PartWriter<'a> {
             source: Arc::new(source),
         };
         let file = disk.create(&temporary).map_err(io)?;
-        let mut out = SectionsWriter::new(file, &encode_header(&spec)).map_err(io)?;
+        let mut out = SectionsWriter::new(file, &encode_header(&spec)).map_err(|source| {
+            Spool::discard(disk, &temporary);
+            io(source)
+        })?;
         out.begin(SectionId::Values);
         Ok(PartWriter {
             disk,
@@ -219,7 +222,10 @@ impl<'a> PartWriter<'a> {
         }
         let (from, to) = (self.temporary(), self.dir.join(file_name(self.info.spec.id)));
         self.disk.rename(&from, &to).map_err(|source| self.io("name part", source))?;
-        self.disk.sync_dir(&self.dir).map_err(|source| self.io("sync directory of part", source))?;
+        self.disk.sync_dir(&self.dir).map_err(|source| {
+            Spool::discard(self.disk, &to);
+            self.io("sync directory of part", source)
+        })?;
         Ok(self.info.clone())
     }
 
