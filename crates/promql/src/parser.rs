@@ -2,7 +2,7 @@
 //!
 //! Errors are worded and placed as Prometheus 3.14 words and places them, because people search for
 //! these sentences. There the parser is generated from a grammar whose rules name what they expected
-//! where ("in aggregation", "in grouping opts, expected label"); here every such rule is a [`Context`]
+//! where ("in aggregation", "in grouping opts, expected label"); here every such rule is a `Context`
 //! that is in force while its part of the text is read, the innermost one speaking. The first error
 //! ends the reading.
 //!

@@ -1,4 +1,4 @@
-//! Tree to text: on one line ([`Display`](fmt::Display) of [`Expr`]) and laid out on several
+//! Tree to text: on one line ([`Display`] of [`Expr`]) and laid out on several
 //! ([`pretty`]). Both parse back to the same tree, but for durations, which come out in one notation
 //! (`[300]` as `[5m]`). Comments are lost.
 //!
