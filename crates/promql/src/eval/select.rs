@@ -40,6 +40,15 @@ struct Outcome {
     read: u64,
 }
 
+/// Where the newest samples of a series stand.
+struct Newest<'c> {
+    column: &'c Column,
+    floats: &'c Bounds,
+    histograms: &'c Bounds,
+    /// As many as the column has histograms, or none.
+    histogram_starts: Vec<i64>,
+}
+
 /// A series with its samples, stored or computed by a subquery.
 pub(crate) struct Series {
     pub(crate) labels: Labels,
@@ -117,7 +126,7 @@ impl Evaluator<'_> {
         &self,
         set: &dyn SeriesSet,
         batch: Range<usize>,
-        make: impl Fn(&Labels, Column, &mut Outcome) -> Option<Row>,
+        make: impl Fn(usize, Column, &mut Outcome) -> Option<Row>,
     ) -> Result<Outcome, EvalError> {
         let mut columns = Vec::with_capacity(batch.len());
         set.load(batch.clone(), &mut columns)?;
@@ -126,7 +135,7 @@ impl Evaluator<'_> {
         let mut outcome = Outcome { rows: Vec::with_capacity(batch.len()), ..Outcome::default() };
         for (at, column) in batch.zip(columns) {
             if !column.is_empty() {
-                let row = make(set.labels(at), column, &mut outcome);
+                let row = make(at, column, &mut outcome);
                 outcome.rows.extend(row);
             }
         }
@@ -148,8 +157,8 @@ impl Evaluator<'_> {
         let set = self.select(&selector.matchers, selector.when, steps, self.lookback_ms, 0)?;
         let cache = BoundsCache::new(steps, selector.when, self.lookback_ms, 0);
         let work = |batch| {
-            self.load_batch(&*set, batch, |labels, column, outcome| {
-                let row = newest(labels, &column, &cache, steps, selector.statistics);
+            self.load_batch(&*set, batch, |at, column, outcome| {
+                let row = newest(set.labels(at), &column, &cache, steps, selector.statistics);
                 let seen = (0..steps.count).filter(|step| row.has(*step)).count() as u64;
                 outcome.looked_at += seen;
                 outcome.read += seen;
@@ -170,14 +179,13 @@ impl Evaluator<'_> {
         if start && !self.start_timestamps {
             return Ok(());
         }
-        self.stream_newest_as(selector, steps, sink, |column, row, step, floats, histograms| {
-            let histogram = row.histogram(step).is_some();
-            let time = match (start, histogram) {
-                (false, true) => column.histograms[histograms.at(step).1 - 1].0,
-                (false, false) => column.times[floats.at(step).1 - 1],
-                // Start timestamps of histograms are not kept.
-                (true, true) => 0,
-                (true, false) => column.start_times.as_ref().map_or(0, |s| s[floats.at(step).1 - 1]),
+        self.stream_newest_as(selector, steps, sink, |of, row, step| {
+            let (float, histogram) = (of.floats.at(step).1, of.histograms.at(step).1);
+            let time = match (start, row.histogram(step).is_some()) {
+                (false, true) => of.column.histograms[histogram - 1].0,
+                (false, false) => of.column.times[float - 1],
+                (true, true) => of.histogram_starts.get(histogram - 1).copied().unwrap_or_default(),
+                (true, false) => of.column.start_times.as_ref().map_or(0, |s| s[float - 1]),
             };
             row.set(step, Cell::Float(time as f64 / 1000.0));
         })
@@ -190,9 +198,9 @@ impl Evaluator<'_> {
         steps: Steps,
         sink: Sink<'_>,
     ) -> Result<(), EvalError> {
-        self.stream_newest_as(selector, steps, sink, |column, row, step, floats, _| {
+        self.stream_newest_as(selector, steps, sink, |of, row, step| {
             if row.histogram(step).is_none() {
-                row.floats[step] = column.times[floats.at(step).1 - 1] as f64;
+                row.floats[step] = of.column.times[of.floats.at(step).1 - 1] as f64;
             }
         })
     }
@@ -203,20 +211,24 @@ impl Evaluator<'_> {
         selector: &Selector,
         steps: Steps,
         sink: Sink<'_>,
-        change: impl Fn(&Column, &mut Row, usize, &Bounds, &Bounds) + Sync,
+        change: impl Fn(&Newest<'_>, &mut Row, usize) + Sync,
     ) -> Result<(), EvalError> {
         let set = self.select(&selector.matchers, selector.when, steps, self.lookback_ms, 0)?;
         let cache = BoundsCache::new(steps, selector.when, self.lookback_ms, 0);
         let work = |batch| {
-            self.load_batch(&*set, batch, |labels, column, outcome| {
-                let mut row = newest(labels, &column, &cache, steps, selector.statistics);
-                let floats = cache.of(&column.times);
-                let histograms = cache.of_slice(&histogram_times(&column).unwrap_or_default());
+            self.load_batch(&*set, batch, |at, column, outcome| {
+                let mut row = newest(set.labels(at), &column, &cache, steps, selector.statistics);
+                let of = Newest {
+                    floats: &cache.of(&column.times),
+                    histograms: &cache.of_slice(&histogram_times(&column).unwrap_or_default()),
+                    histogram_starts: set.histogram_start_times(at).unwrap_or_default(),
+                    column: &column,
+                };
                 for step in 0..steps.count {
                     if row.has(step) {
                         outcome.looked_at += 1;
                         outcome.read += 1;
-                        change(&column, &mut row, step, &floats, &histograms);
+                        change(&of, &mut row, step);
                     }
                 }
                 (!row.is_empty()).then_some(row)
@@ -237,9 +249,9 @@ impl Evaluator<'_> {
         let set = self.select(&selector.matchers, selector.when, steps, lookback, lookback)?;
         let cache = BoundsCache::new(steps, selector.when, lookback, lookback);
         let work = |batch| {
-            self.load_batch(&*set, batch, |labels, column, outcome| {
+            self.load_batch(&*set, batch, |at, column, outcome| {
                 let samples = Samples::from_column(column, false, selector.statistics);
-                let mut row = Row::empty(labels.clone(), steps.count);
+                let mut row = Row::empty(set.labels(at).clone(), steps.count);
                 mixed::smooth(&mut row, &samples, &cache, span, &mut outcome.notes);
                 outcome.looked_at += samples.weight();
                 outcome.read += samples.weight();
@@ -267,7 +279,8 @@ impl Evaluator<'_> {
         let (before, after) = self.reach(window);
         let cache = BoundsCache::new(steps, call.when, before, after);
         let use_starts = self.start_timestamps && over.function.uses_start_times();
-        let drops_name = !over.function.keeps_name() && !self.delayed_names;
+        let drops_name =
+            !over.function.keeps_name() && !self.delayed_names && over.function != OverTime::Absent;
         let mut seen: HashSet<Labels, foldhash::fast::RandomState> = HashSet::default();
         let mut unique = |rows: Vec<Row>| {
             if drops_name && !rows.iter().all(|r| seen.insert(r.labels.clone())) {
@@ -279,10 +292,15 @@ impl Evaluator<'_> {
             WindowSource::Select(selector) => {
                 let set = self.select(&selector.matchers, call.when, steps, before, after)?;
                 let work = |batch| {
-                    self.load_batch(&*set, batch, |labels, column, outcome| {
-                        let samples = Samples::from_column(column, use_starts, selector.statistics);
+                    self.load_batch(&*set, batch, |at, column, outcome| {
+                        let stale: Vec<bool> = column.histograms.iter().map(|(_, h)| h.is_stale()).collect();
+                        let mut samples = Samples::from_column(column, use_starts, selector.statistics);
+                        if use_starts && let Some(starts) = set.histogram_start_times(at) {
+                            let kept = starts.into_iter().zip(stale).filter(|(_, stale)| !stale);
+                            samples.histogram_starts = kept.map(|(start, _)| start).collect();
+                        }
                         outcome.read += samples.weight();
-                        let series = Series { labels: labels.clone(), drop_name: false, samples };
+                        let series = Series { labels: set.labels(at).clone(), drop_name: false, samples };
                         self.over_row(&call, &series, &cache, outcome)
                     })
                 };
@@ -497,8 +515,14 @@ fn computed(row: Row, all: &Arc<[i64]>) -> Series {
         }
         Some((*t, h))
     });
-    let samples =
-        Samples { times, values, histograms: histograms.collect(), start_times: None, shared_times: gapless };
+    let samples = Samples {
+        times,
+        values,
+        histograms: histograms.collect(),
+        histogram_starts: Vec::new(),
+        start_times: None,
+        shared_times: gapless,
+    };
     Series { labels: row.labels, drop_name: row.drop_name, samples }
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Samples {
     pub(crate) times: Arc<[i64]>,
     pub(crate) values: Vec<f64>,
     pub(crate) histograms: Vec<(i64, Arc<FloatHistogram>)>,
+    /// As long as `histograms`, or empty.
+    pub(crate) histogram_starts: Vec<i64>,
     /// As long as `times`; present only when the query uses them.
     pub(crate) start_times: Option<Arc<[i64]>>,
     /// Whether other series have the very same `times`.
@@ -27,7 +29,7 @@ pub(crate) struct Samples {
 impl Samples {
     /// Takes over a column; `start_times` says whether start timestamps matter.
     pub(crate) fn from_column(column: Column, start_times: bool, statistics: bool) -> Samples {
-        let histograms = computed_histograms(&column, statistics)
+        let histograms: Vec<_> = computed_histograms(&column, statistics)
             .into_iter()
             .zip(&column.histograms)
             .filter_map(|(computed, (t, _))| Some((*t, computed?)))
@@ -44,7 +46,7 @@ impl Samples {
             let mut at = 0..;
             values.retain(|_| at.next().is_some_and(|i| keep[i]));
         }
-        Samples { times, values, histograms, start_times: starts, shared_times }
+        Samples { times, values, histograms, histogram_starts: Vec::new(), start_times: starts, shared_times }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

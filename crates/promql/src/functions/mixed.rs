@@ -20,12 +20,14 @@ use crate::histogram::{FloatHistogram, HistogramSum, Incompatible, Reconciled};
 /// A histogram and its time.
 pub(crate) type Point = (i64, Arc<FloatHistogram>);
 
-/// The floats of a window.
-struct Floats<'w> {
+/// What a window holds beside its histograms.
+struct Beside<'w> {
     times: &'w [i64],
     values: &'w [f64],
     /// As long as `times`, or empty.
     starts: &'w [i64],
+    /// The start timestamps of the histograms, as many as these, or none.
+    point_starts: &'w [i64],
 }
 
 /// Where annotations about a window go.
@@ -91,7 +93,7 @@ pub(crate) fn row(
         let points = &samples.histograms[lo..hi];
         looked_at += points.iter().map(|(_, h)| h.weight()).sum::<u64>();
         let (float_lo, float_hi) = bounds.at(step);
-        let floats = Floats {
+        let beside = Beside {
             times: &samples.times[float_lo..float_hi],
             values: &samples.values[float_lo..float_hi],
             starts: samples
@@ -99,8 +101,9 @@ pub(crate) fn row(
                 .as_deref()
                 .and_then(|s| s.get(float_lo..float_hi))
                 .unwrap_or_default(),
+            point_starts: samples.histogram_starts.get(lo..hi).unwrap_or_default(),
         };
-        put_right(call, row, step, points, &floats, &mut notes);
+        put_right(call, row, step, points, &beside, &mut notes);
     }
     looked_at
 }
@@ -110,11 +113,11 @@ fn put_right(
     row: &mut Row,
     step: usize,
     points: &[Point],
-    floats: &Floats<'_>,
+    beside: &Beside<'_>,
     notes: &mut Notes<'_>,
 ) {
     use OverTime::*;
-    let Floats { times, values, .. } = *floats;
+    let Beside { times, values, .. } = *beside;
     let has_floats = !values.is_empty();
     match call.function {
         Rate | Increase | Delta | Sum | Avg if has_floats => {
@@ -123,7 +126,7 @@ fn put_right(
         }
         Rate | Increase | Delta => {
             let result = if call.mode == RangeMode::Plain {
-                extrapolated(call, step, points, notes)
+                extrapolated(call, step, points, beside.point_starts, notes)
             } else {
                 extended(call, step, points, notes)
             };
@@ -131,7 +134,7 @@ fn put_right(
         }
         Sum | Avg => set(row, step, summed(points, call.function == Avg, notes)),
         Irate | Idelta => {
-            let result = instant(call.function == Irate, points, floats, notes);
+            let result = instant(call.function == Irate, points, beside, notes);
             match result {
                 Some(Ok(histogram)) => row.set_histogram(step, Arc::new(histogram)),
                 Some(Err(float)) => row.set(step, Cell::Float(float)),
@@ -159,7 +162,7 @@ fn put_right(
             let last = points[points.len() - 1].0;
             row.floats[step] = times.last().map_or(last, |t| last.max(*t)) as f64 / 1000.0;
         }
-        Changes | Resets => row.floats[step] = count_pairs(call, step, points, floats),
+        Changes | Resets => row.floats[step] = count_pairs(call, step, points, beside),
         Deriv | DoubleExponential | Mad | Max | Min | PredictLinear | Quantile | Stddev | Stdvar
         | TsOfMax | TsOfMin => {
             if has_floats {
@@ -182,24 +185,40 @@ fn extrapolated(
     call: &OverCall<'_>,
     step: usize,
     points: &[Point],
+    starts: &[i64],
     notes: &mut Notes<'_>,
 ) -> Option<FloatHistogram> {
-    if points.len() < 2 {
-        return None;
-    }
     let mut e = call.extrapolation(step);
     e.is_counter = call.function != OverTime::Delta;
-    let mut result = increase(points, e.is_counter, notes)?;
+    let (first_t, first) = &points[0];
+    let mut result = None;
+    if points.len() > 1 {
+        result = Some(increase(points, starts, e.is_counter, notes)?);
+    }
     let scaling = e.scaling(Sampled {
-        first_t: points[0].0,
+        first_t: *first_t,
         last_t: points[points.len() - 1].0,
         count: points.len(),
-        first_start: 0,
-        first: points[0].1.count,
-        increase: result.count,
+        first_start: starts.first().copied().unwrap_or_default(),
+        first: first.count,
+        increase: result.as_ref().map_or(0.0, |r| r.count),
     })?;
+    let mut result = match result {
+        Some(mut result) if scaling.add_first => {
+            notes.reconciled(result.add(first), Operation::Addition).then_some(result)?
+        }
+        Some(result) => result,
+        None => (**first).clone(),
+    };
     result.multiply(scaling.factor);
     Some(result)
+}
+
+/// Whether a counter started anew between two neighbouring points; `at` is the later one's index.
+fn is_reset(points: &[Point], starts: &[i64], at: usize, previous: &FloatHistogram) -> bool {
+    let by_start =
+        !starts.is_empty() && rate::starts_anew(starts[at - 1], points[at - 1].0, starts[at], points[at].0);
+    by_start || points[at].1.is_reset_after(previous)
 }
 
 fn is_gauge(h: &FloatHistogram) -> bool {
@@ -207,7 +226,12 @@ fn is_gauge(h: &FloatHistogram) -> bool {
 }
 
 /// The last histogram less the first, resets made good.
-fn increase(points: &[Point], is_counter: bool, notes: &mut Notes<'_>) -> Option<FloatHistogram> {
+fn increase(
+    points: &[Point],
+    starts: &[i64],
+    is_counter: bool,
+    notes: &mut Notes<'_>,
+) -> Option<FloatHistogram> {
     let (first, last) = (&points[0].1, &points[points.len() - 1].1);
     let inner = &points[1..points.len() - 1];
     if is_counter && points.iter().any(|(_, h)| is_gauge(h)) {
@@ -215,7 +239,7 @@ fn increase(points: &[Point], is_counter: bool, notes: &mut Notes<'_>) -> Option
         notes.add(&Note::HistogramNotCounter(name));
     }
     // After a reset right behind the first sample nothing of it counts, its layout neither.
-    let reset_first = is_counter && points[1].1.is_reset_after(first);
+    let reset_first = is_counter && is_reset(points, starts, 1, first);
     let first = if reset_first { Arc::new(FloatHistogram::empty_like(&points[1].1)) } else { first.clone() };
     let custom = first.uses_custom_buckets();
     let mut schema = last.schema.min(first.schema);
@@ -240,11 +264,18 @@ fn increase(points: &[Point], is_counter: bool, notes: &mut Notes<'_>) -> Option
     }
     if is_counter {
         let mut previous: &FloatHistogram = &first;
-        for (_, h) in &points[1..] {
-            if h.is_reset_after(previous) && !notes.reconciled(result.add(previous), Operation::Addition) {
+        for at in 1..points.len() {
+            if is_reset(points, starts, at, previous)
+                && !notes.reconciled(result.add(previous), Operation::Addition)
+            {
                 return None;
             }
-            previous = h;
+            previous = &points[at].1;
+        }
+        let overlaps = |at: usize| rate::starts_overlapping(starts[at - 1], points[at - 1].0, starts[at]);
+        if (1..starts.len()).any(overlaps) {
+            let name = notes.name;
+            notes.add(&Note::StartTimeOverlap(name));
         }
     } else if !is_gauge(&points[0].1) || !is_gauge(last) {
         let name = notes.name;
@@ -284,10 +315,10 @@ fn summed(points: &[Point], mean: bool, notes: &mut Notes<'_>) -> Option<FloatHi
 fn instant(
     is_rate: bool,
     points: &[Point],
-    floats: &Floats<'_>,
+    beside: &Beside<'_>,
     notes: &mut Notes<'_>,
 ) -> Option<Result<FloatHistogram, f64>> {
-    let Floats { times, values, starts } = *floats;
+    let Beside { times, values, starts, point_starts } = *beside;
     if points.len() + values.len() < 2 {
         return None;
     }
@@ -312,7 +343,7 @@ fn instant(
             if !is_rate && (!is_gauge(h0) || !is_gauge(h1)) {
                 notes.add(&Note::HistogramNotGauge(name));
             }
-            if (!is_rate || !h1.is_reset_after(h0))
+            if (!is_rate || !is_reset(points, point_starts, points.len() - 1, h0))
                 && !notes.reconciled(result.subtract(h0), Operation::Subtraction)
             {
                 return None;
@@ -328,14 +359,17 @@ fn instant(
 }
 
 /// `changes` and `resets` over samples of both kinds.
-fn count_pairs(call: &OverCall<'_>, step: usize, points: &[Point], floats: &Floats<'_>) -> f64 {
-    let Floats { times, values, starts } = *floats;
-    let mut merged: Vec<(i64, Cell<'_>, i64)> = times
-        .iter()
-        .enumerate()
-        .map(|(i, t)| (*t, Cell::Float(values[i]), starts.get(i).copied().unwrap_or_default()))
-        .chain(points.iter().map(|(t, h)| (*t, Cell::Histogram(h), 0)))
-        .collect();
+fn count_pairs(call: &OverCall<'_>, step: usize, points: &[Point], beside: &Beside<'_>) -> f64 {
+    let Beside { times, values, starts, point_starts } = *beside;
+    let mut merged: Vec<(i64, Cell<'_>, i64)> =
+        times
+            .iter()
+            .enumerate()
+            .map(|(i, t)| (*t, Cell::Float(values[i]), starts.get(i).copied().unwrap_or_default()))
+            .chain(points.iter().enumerate().map(|(i, (t, h))| {
+                (*t, Cell::Histogram(h), point_starts.get(i).copied().unwrap_or_default())
+            }))
+            .collect();
     merged.sort_by_key(|(t, ..)| *t);
     let mut from = 0;
     if call.mode == RangeMode::Anchored {
@@ -354,9 +388,9 @@ fn count_pairs(call: &OverCall<'_>, step: usize, points: &[Point], floats: &Floa
                 a != b && !(a.is_nan() && b.is_nan())
             }
         }
-        ((_, Cell::Histogram(a), _), (_, Cell::Histogram(b), _)) => {
+        ((t0, Cell::Histogram(a), s0), (t1, Cell::Histogram(b), s1)) => {
             if resets {
-                b.is_reset_after(a)
+                rate::starts_anew(*s0, *t0, *s1, *t1) || b.is_reset_after(a)
             } else {
                 !b.same_data(a)
             }
