@@ -120,6 +120,8 @@ impl Evaluator<'_> {
             return Ok(Vec::new());
         }
         let mark = self.budget.mark();
+        // Columns of this many steps are about to be made.
+        self.budget.take(rows::row_weight(steps))?;
         let rows = self.vector_unsettled(node, steps)?;
         self.budget.settle(mark, rows::weight(&rows, steps))?;
         Ok(rows)

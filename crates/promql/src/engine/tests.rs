@@ -248,3 +248,21 @@ fn names_go_at_once_unless_delayed() {
     assert!(range(&engine(|_| {}), &store, absolute, &none).is_err());
     assert!(range(&engine(|_| {}), &store, "count(abs(other_total))", &none).is_ok());
 }
+
+#[test]
+fn steps_without_number_are_refused_before_memory_is_taken() {
+    let store = Grid::new(1, 3, 5);
+    let engine = engine(|_| {});
+    let (tenant, none) = (TenantId::default(), QueryOptions::default());
+    for query in [
+        "requests_total",
+        "rate(requests_total[5m])",
+        "1",
+        "vector(1)",
+        "sum(requests_total) + 1",
+        "absent(x)",
+    ] {
+        let error = engine.range(&store, &tenant, query, 0, i64::MAX / 4, 1, &none).expect_err(query);
+        assert!(matches!(error, EvalError::TooManySamples), "{query}: {error}");
+    }
+}

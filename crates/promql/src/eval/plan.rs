@@ -70,7 +70,7 @@ pub(crate) struct When {
 impl When {
     /// The time that stands for the evaluation time `t_ms`.
     pub(crate) fn reference(self, t_ms: i64) -> i64 {
-        self.at_ms.unwrap_or(t_ms) - self.offset_ms
+        self.at_ms.unwrap_or(t_ms).saturating_sub(self.offset_ms)
     }
 }
 

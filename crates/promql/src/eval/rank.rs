@@ -82,6 +82,7 @@ impl Evaluator<'_> {
         let mut order = Vec::new();
         let mut kept = vec![false; rows.len()];
         for (step, k) in params.iter().enumerate() {
+            self.budget.check()?;
             // An instant query has one step, and its result the order of the ranking.
             order.clear();
             kept.fill(false);
@@ -192,6 +193,7 @@ impl Evaluator<'_> {
         let mut out: Vec<Row> = Vec::new();
         let mut groups = Groups::new(&grouping);
         self.stream(&aggregate.input, steps, &mut |rows| {
+            self.budget.check()?;
             for row in &rows {
                 let mut last: Option<(u64, usize)> = None;
                 for step in 0..steps.count {

@@ -84,7 +84,7 @@ impl Evaluator<'_> {
     /// Samples as they are stored, or computed by a subquery.
     fn matrix(&self, window: &Window, steps: Steps) -> Result<Value, EvalError> {
         let end = window.when().reference(steps.start_ms);
-        let start = end - window.range_ms;
+        let start = end.saturating_sub(window.range_ms);
         let mut series: Vec<MatrixSeries> = Vec::new();
         for Series { labels, drop_name, samples } in self.raw_windows(window, steps)? {
             let labels = if drop_name { without_metadata(&labels) } else { labels };

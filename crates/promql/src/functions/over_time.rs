@@ -114,7 +114,7 @@ impl OverCall<'_> {
     pub(crate) fn extrapolation(&self, step: usize) -> Extrapolation {
         let range_end = self.when.reference(self.steps.at(step));
         Extrapolation {
-            range_start: range_end - self.range_ms,
+            range_start: range_end.saturating_sub(self.range_ms),
             range_end,
             range_ms: self.range_ms,
             is_counter: self.function.is_counter(),
