@@ -54,5 +54,9 @@ fn cpu_time_is_in_seconds() {
     let cpu = families.iter().find(|f| f.name == "node_cpu_seconds_total").expect("cpu seconds");
     let idle_of_first = cpu.samples.iter().find(|s| s.labels.iter().any(|(_, v)| v == "idle")).expect("idle");
     // Ticks would be a hundred times too many, milliseconds a thousand times.
-    assert!(idle_of_first.value > 0.0 && idle_of_first.value < uptime * 2.0, "{} s idle", idle_of_first.value);
+    assert!(
+        idle_of_first.value > 0.0 && idle_of_first.value < uptime * 2.0,
+        "{} s idle",
+        idle_of_first.value
+    );
 }

@@ -67,14 +67,12 @@ impl Program {
             "When the configuration in force was loaded",
             reload_time_gauge.clone(),
         );
-        let build = build_info();
         registry.register(
             "marigraph_build",
             "What was built, value always 1",
             Info::new(vec![
-                ("version", build.version),
-                ("revision", build.revision),
-                ("compiler", build.compiler),
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("compiler", env!("CARGO_PKG_RUST_VERSION")),
             ]),
         );
         let program = Program {
@@ -190,15 +188,15 @@ impl StoreAdmin for Store {
     }
 }
 
-/// What was built.
+/// The Prometheus whose API this is. Grafana and others decide by this number what they may ask.
+const API_VERSION: &str = "3.14.0";
+
+/// What `/api/v1/status/buildinfo` says: the version is that of the API, the revision is ours.
 pub(crate) fn build_info() -> BuildInfo {
-    let text = |value: Option<&str>| value.unwrap_or("unknown").to_owned();
     BuildInfo {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        revision: text(option_env!("MARIGRAPH_REVISION")),
-        branch: text(option_env!("MARIGRAPH_BRANCH")),
-        build_user: String::new(),
-        build_date: String::new(),
+        version: API_VERSION.to_owned(),
+        revision: concat!("marigraph-", env!("CARGO_PKG_VERSION")).to_owned(),
         compiler: concat!("rust ", env!("CARGO_PKG_RUST_VERSION")).to_owned(),
+        ..BuildInfo::default()
     }
 }

@@ -65,7 +65,8 @@ pub(crate) fn series() -> Vec<DataSeries> {
             _ => None,
         });
         for path in ["/api/foo", "/api/bar"] {
-            let mut cumulative = [0.0; 6];
+            // Far from zero, as a histogram that has run for long.
+            let mut cumulative = [1e5, 2e5, 3e5, 4e5, 5e5, 6e5];
             let bounds = ["0.01", "0.05", "0.1", "0.5", "1", "+Inf"];
             let rows: Vec<[f64; 6]> = (0..ROWS)
                 .map(|_| {

@@ -31,8 +31,16 @@ async fn answers_agree_with_prometheus() -> Result<()> {
     let data = directory.path().join("marigraph");
     let config = directory.path().join("marigraph.yml");
     std::fs::write(&config, "global: {}\n")?;
-    let words =
-        ["--data", &data.to_string_lossy(), "--config", &config.to_string_lossy(), "--listen", "127.0.0.1:0"];
+    let words = [
+        "--data",
+        &data.to_string_lossy(),
+        "--config",
+        &config.to_string_lossy(),
+        "--listen",
+        "127.0.0.1:0",
+        "--retention.time",
+        "0",
+    ];
     let hub = Hub::start(HubArgs::parse(words)?).await?;
     for addr in [prometheus.addr, hub.addr()] {
         write(addr).await.with_context(|| format!("write to {addr}"))?;

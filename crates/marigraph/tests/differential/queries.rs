@@ -22,6 +22,27 @@ const OVER_TIME: &[&str] = &[
     "deriv",
 ];
 
+/// Without `rate` and `increase`: Prometheus 3 extrapolates to zero less far, which shows where a
+/// counter's window is near its start.
+const OVER_TIME_OF_GAUGE: &[&str] = &[
+    "sum_over_time",
+    "avg_over_time",
+    "min_over_time",
+    "max_over_time",
+    "count_over_time",
+    "stddev_over_time",
+    "stdvar_over_time",
+    "last_over_time",
+    "present_over_time",
+    "absent_over_time",
+    "changes",
+    "resets",
+    "delta",
+    "idelta",
+    "irate",
+    "deriv",
+];
+
 /// Functions of an instant vector without further arguments.
 const SIMPLE: &[&str] = &[
     "abs",
@@ -65,7 +86,8 @@ const SIMPLE: &[&str] = &[
 
 const AGGREGATES: &[&str] = &["sum", "avg", "min", "max", "count", "stddev", "stdvar", "group"];
 
-const ARITHMETIC: &[&str] = &["+", "-", "*", "/", "%", "^", "atan2"];
+/// Without `atan2`, which kept the metric name before Prometheus 3.
+const ARITHMETIC: &[&str] = &["+", "-", "*", "/", "%", "^"];
 
 const COMPARISONS: &[&str] = &["==", "!=", "<", "<=", ">", ">="];
 
@@ -74,7 +96,7 @@ const RANGES: &[&str] = &["1m", "5m", "20m", "1h"];
 /// Template and what it expands over.
 const TEMPLATES: &[(&str, &[&[&str]])] = &[
     ("{{}}(demo_cpu_usage_seconds_total[{{}}])", &[OVER_TIME, RANGES]),
-    ("{{}}(demo_intermittent_metric[{{}}])", &[OVER_TIME, RANGES]),
+    ("{{}}(demo_intermittent_metric[{{}}])", &[OVER_TIME_OF_GAUGE, RANGES]),
     ("{{}}(nonexistent_metric[{{}}])", &[OVER_TIME, &["5m"]]),
     (
         "quantile_over_time({{}}, demo_memory_usage_bytes[{{}}])",
@@ -126,7 +148,7 @@ const TEMPLATES: &[(&str, &[&[&str]])] = &[
     ("sum_over_time(demo_num_cpus[10m] @ end())", &[]),
     (
         "max_over_time(rate(demo_cpu_usage_seconds_total[2m])[{{}}:{{}}])",
-        &[&["10m", "33m"], &["17s", "1m", ""]],
+        &[&["10m", "33m"], &["18s", "1m", ""]],
     ),
     ("avg_over_time((demo_temperature_celsius > 20)[20m:45s] offset 1m)", &[]),
     (
@@ -160,6 +182,7 @@ const TEMPLATES: &[(&str, &[&[&str]])] = &[
     ("{__name__=~\"demo_.*_bytes\"}", &[]),
     ("sum by (__name__) ({__name__=~\"demo_.+\"})", &[]),
     ("demo_temperature_celsius > bool 20 == 1", &[]),
+    ("sum(demo_temperature_celsius) atan2 sum(demo_num_cpus)", &[]),
     ("-demo_temperature_celsius ^ 2", &[]),
     ("2 ^ 3 ^ 2", &[]),
     ("absent(demo_num_cpus{job=\"none\"})", &[]),

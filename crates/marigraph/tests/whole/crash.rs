@@ -22,6 +22,7 @@ async fn start(data: &Path) -> Result<Peer> {
         format!("--data={}", data.display()),
         format!("--config={}", config.display()),
         format!("--listen={addr}"),
+        "--retention.time=0".to_owned(),
         "--log.level=warn".to_owned(),
     ];
     Peer::start(Path::new(env!("CARGO_BIN_EXE_marigraph")), &args, addr, "/-/ready").await

@@ -26,7 +26,11 @@ async fn start_hub(directory: &Path, config: Option<&str>) -> Result<Hub> {
 
 async fn start_hub_at(directory: &Path, config: Option<&str>, listen: &str) -> Result<Hub> {
     let data = directory.join("data");
-    let mut words = vec![format!("--data={}", data.display()), format!("--listen={listen}")];
+    let mut words = vec![
+        format!("--data={}", data.display()),
+        format!("--listen={listen}"),
+        "--retention.time=0".to_owned(),
+    ];
     if let Some(config) = config {
         let file = directory.join("prometheus.yml");
         std::fs::write(&file, config)?;

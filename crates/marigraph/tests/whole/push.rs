@@ -52,7 +52,7 @@ async fn garbage_is_refused_with_a_reason() -> Result<()> {
         ("application/x-protobuf", b"not snappy", 400),
         ("text/plain", b"", 415),
         ("application/x-protobuf;proto=io.prometheus.write.v3.Request", b"", 415),
-        ("application/x-protobuf", b"\xff\xff\xff\xff\x0f", 400),
+        ("application/x-protobuf", b"\xff\xff\xff\xff\x0f", 413),
     ];
     for (content_type, body, status) in cases {
         let answer = http::post(hub.addr(), "/api/v1/write", content_type, body.to_vec()).await?;
