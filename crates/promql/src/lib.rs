@@ -1,7 +1,8 @@
 //! PromQL: text to tree ([`parser`]), tree to text ([`printer`]), tree and store to answer
 //! ([`engine`]).
 //!
-//! No I/O and no clock: samples come through `storage::Queryable`, times as arguments.
+//! No I/O and no clock but the stopwatch of a query's timeout: samples come through
+//! `storage::Queryable`, times as arguments.
 
 mod annotations;
 pub mod answer;
