@@ -117,3 +117,64 @@ pub fn clip(column: &mut Column, start_ms: i64, end_ms: i64, cache: &mut TimeCon
     keep_rows(column, std::slice::from_ref(&(from..to)), cache);
     column.histograms.retain(|(time, _)| (start_ms..=end_ms).contains(time));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn deleted(ranges: &[(i64, i64)]) -> Deleted {
+        let mut deleted = Deleted::default();
+        ranges.iter().for_each(|&(start, end)| deleted.add(start, end));
+        deleted
+    }
+
+    #[test]
+    fn ranges_that_touch_become_one() {
+        for (ranges, joined) in [
+            (vec![], vec![]),
+            (vec![(5, 4)], vec![]),
+            (vec![(5, 9), (1, 2)], vec![(1, 2), (5, 9)]),
+            (vec![(5, 9), (1, 4)], vec![(1, 9)]),
+            (vec![(1, 2), (8, 9), (3, 7)], vec![(1, 9)]),
+            (vec![(i64::MIN, 0), (1, i64::MAX)], vec![(i64::MIN, i64::MAX)]),
+            (vec![(2, 8), (3, 4)], vec![(2, 8)]),
+        ] {
+            assert_eq!(deleted(&ranges).ranges(), joined, "{ranges:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_deleted_goes_and_the_rest_keeps_its_times() {
+        let times: Arc<[i64]> = (0..10).collect();
+        let column = || Column {
+            times: times.clone(),
+            values: vec![0.5; 10],
+            start_times: Some(times.clone()),
+            ..Column::default()
+        };
+        let mut cache = TimeConcatCache::default();
+        let mut apply = |ranges: &[(i64, i64)]| {
+            let mut column = column();
+            deleted(ranges).apply(&mut column, &mut cache);
+            assert_eq!(column.values.len(), column.times.len());
+            column
+        };
+        assert!(Arc::ptr_eq(&apply(&[(20, 30)]).times, &times));
+        let (one, two) = (apply(&[(2, 3), (7, 100)]), apply(&[(2, 3), (7, 100)]));
+        assert_eq!(*one.times, [0, 1, 4, 5, 6]);
+        assert_eq!(one.start_times.as_deref(), Some(&[0, 1, 4, 5, 6][..]));
+        assert!(Arc::ptr_eq(&one.times, &two.times));
+        let none = apply(&[(i64::MIN, i64::MAX)]);
+        assert!(none.is_empty() && none.start_times.is_none());
+    }
+
+    #[test]
+    fn a_tombstone_means_series_with_all_its_labels() {
+        let tombstone = |matchers| Tombstone { matchers, start_ms: 0, end_ms: 1, position: 0 };
+        let labels = Labels::from_pairs([("job", "a"), ("x", "1")]);
+        assert!(tombstone(vec![Matcher::equal("job", "a"), Matcher::equal("y", "")]).matches(&labels));
+        assert!(!tombstone(vec![Matcher::equal("job", "a"), Matcher::equal("x", "2")]).matches(&labels));
+    }
+}

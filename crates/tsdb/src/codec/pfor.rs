@@ -31,9 +31,10 @@ impl Widths {
     /// The cheapest width and what the chunk then costs, in bits, about.
     pub(super) fn best(&self) -> (usize, u64) {
         let count: u64 = self.0.iter().map(|&n| u64::from(n)).sum();
-        let (mut best, mut best_cost) = (64, u64::MAX);
+        let widest = self.0.iter().rposition(|&n| n > 0).unwrap_or(0);
+        let (mut best, mut best_cost) = (widest, u64::MAX);
         let (mut exceptions, mut exception_bits) = (0u64, 0u64);
-        for width in (0..=64usize).rev() {
+        for width in (0..=widest).rev() {
             // An exception costs its position, and a varint of the bits above the width.
             let high_bits = exception_bits - exceptions * width as u64;
             let cost = count * width as u64 + exceptions * 12 + high_bits * 8 / 7;
