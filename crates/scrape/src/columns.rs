@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use model::{Exemplar, Labels, LabelsBuilder};
 use storage::SeriesRef;
-use wire::exposition::ScrapedRow;
+use wire::exposition::{ScrapedExemplar, ScrapedRow};
 
 use crate::config::ScrapeConfig;
 
@@ -36,6 +36,9 @@ pub(crate) struct Columns {
     tracked: Bits,
     /// All series of the last successful scrape.
     known: Bits,
+    /// Exemplars of the last scrape: column and fingerprint, sorted. A target repeats its exemplars
+    /// from scrape to scrape, and the store is told of each once.
+    exemplars: Vec<(u32, u64)>,
     plan: Plan,
 }
 
@@ -100,6 +103,8 @@ pub(crate) struct Assembled {
     track: Bits,
     /// Own timestamp, local number, cell.
     laned: Vec<(i64, u32, u32)>,
+    /// Column and fingerprint of every exemplar, those left out because they are known included.
+    exemplar_marks: Vec<(u32, u64)>,
 }
 
 /// Samples of one own timestamp: ranges of what belongs to all lanes.
@@ -154,6 +159,7 @@ impl Columns {
     /// Forgets what all columns mean, but not which series are alive.
     pub(crate) fn forget_columns(&mut self) {
         self.local_of.clear();
+        self.exemplars.clear();
         self.plan = Plan::default();
     }
 
@@ -190,6 +196,8 @@ impl Columns {
             std::mem::swap(&mut self.known, &mut out.seen);
             std::mem::swap(&mut self.tracked, &mut out.track);
         }
+        out.exemplar_marks.sort_unstable();
+        std::mem::swap(&mut self.exemplars, &mut out.exemplar_marks);
         self.renumber();
     }
 
@@ -282,8 +290,13 @@ impl Columns {
         let lanes = reading.has_lanes();
         let mut laned: Vec<(i64, SeriesRef, Exemplar)> = Vec::new();
         for (cell, given) in &scraped.exemplars {
-            let column = scraped.columns.get(*cell as usize);
-            let Some(series) = column.and_then(|column| self.series_of(*column)) else { continue };
+            let Some(&column) = scraped.columns.get(*cell as usize) else { continue };
+            let Some(series) = self.series_of(column) else { continue };
+            let mark = (column, fingerprint(given));
+            out.exemplar_marks.push(mark);
+            if self.exemplars.binary_search(&mark).is_ok() {
+                continue;
+            }
             let own_time = match lanes {
                 true => scraped.timestamps.binary_search_by_key(cell, |(at, _)| *at).ok(),
                 false => None,
@@ -354,6 +367,7 @@ impl Assembled {
         self.lane_values.clear();
         self.lane_exemplars.clear();
         self.laned.clear();
+        self.exemplar_marks.clear();
         self.planned = false;
         self.exemplars.clear();
         self.start_timestamps.clear();
@@ -363,6 +377,13 @@ impl Assembled {
         self.row.clear();
         self.track.clear();
     }
+}
+
+/// A hash of what an exemplar says.
+fn fingerprint(exemplar: &ScrapedExemplar) -> u64 {
+    let seed =
+        exemplar.value.to_bits() ^ exemplar.timestamp_ms.unwrap_or_default().unsigned_abs().rotate_left(32);
+    xxhash_rust::xxh3::xxh3_64_with_seed(exemplar.labels.as_bytes(), seed)
 }
 
 /// The labels under which a scraped series is stored; `None` when metric relabelling drops it.

@@ -797,15 +797,24 @@ async fn series_the_store_has_forgotten_are_resolved_again() {
 #[tokio::test(start_paused = true)]
 async fn openmetrics_brings_exemplars_metadata_and_start_times() {
     let body = "# TYPE c counter\n# HELP c Some help.\nc_total 5 # {trace_id=\"abc\"} 3\nc_created 1000000000\n# EOF\n";
-    let answer = Answer::text(body).with("content-type", "application/openmetrics-text; version=1.0.0");
-    let (bench, samples) = once(plain(), answer, &["c"]).await;
+    let answer_of =
+        |body: &str| Answer::text(body).with("content-type", "application/openmetrics-text; version=1.0.0");
+    let (bench, samples) = once(plain(), answer_of(body), &["c"]).await;
     expect![[r#"
         {__name__="c_total", instance="a:1", job="j"} 5@0
     "#]]
     .assert_eq(&samples);
-    let exemplars = bench.store.exemplars(&TenantId::default());
-    assert_eq!(exemplars.len(), 1);
-    assert_eq!(exemplars[0].1[0].labels.get("trace_id"), Some("abc"));
+    let traces = || {
+        let exemplars = bench.store.exemplars(&TenantId::default());
+        let all = exemplars.iter().flat_map(|(_, exemplars)| exemplars);
+        all.map(|e| e.labels.get("trace_id").unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    bench.pass(20).await;
+    assert_eq!(traces(), ["abc"], "an exemplar is told once, however often it is scraped");
+    let next = answer_of(&body.replace("abc", "def"));
+    bench.network.set("a:1", next);
+    bench.pass(20).await;
+    assert_eq!(traces(), ["abc", "def"]);
     let metadata = bench.manager.target_metadata(Some("c"));
     assert_eq!(metadata.len(), 1);
     assert_eq!(metadata[0].metadata.help, "Some help.");
