@@ -1,8 +1,8 @@
 //! Blocks of samples as bytes: exact decimals as integers, patched bit packing, lossless to the bit.
 //!
-//! The values of a block become integers that lose nothing ([`decimal`]), those become small residuals
-//! ([`ints`]), and those are bit-packed in chunks of 128 with the few that stick out patched
-//! ([`pfor`]). Blocks carry neither their length nor their count: the directory that points at them
+//! The values of a block become integers that lose nothing (`decimal`), those become small residuals
+//! (`ints`), and those are bit-packed in chunks of 128 with the few that stick out patched
+//! (`pfor`). Blocks carry neither their length nor their count: the directory that points at them
 //! does. The bytes are drawn in `docs/formats/codec.md`; the first byte of a value block is its codec:
 //!
 //! | id | codec | for |

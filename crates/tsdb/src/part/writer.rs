@@ -18,6 +18,7 @@ use super::labels::LabelsWriter;
 use super::layout::{SectionId, encode_footer, encode_header, encode_toc};
 use super::sections::{SectionsWriter, Spool};
 use super::{PartError, PartInfo, PartSpec, file_name, part_order};
+use crate::codec::varint::{put, put_text};
 use crate::codec::{encode_values, is_const};
 
 /// Stored blocks remembered to store equal ones once.
@@ -338,7 +339,6 @@ impl ValuesWriter {
 /// chunk:  n × (name │ statements varint │ statements × (type u8 │ unit │ help)), texts length-prefixed
 /// ```
 fn write_metadata(metadata: &BTreeMap<String, Vec<Metadata>>, out: &mut SectionsWriter) -> io::Result<()> {
-    use crate::codec::varint::{put, put_text};
     if metadata.is_empty() {
         return Ok(());
     }
