@@ -29,6 +29,8 @@ use model::TenantId;
 use parking_lot::{Condvar, Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
+pub use self::compact::CompactError;
+pub use self::flush::FlushError;
 pub use self::open::OpenError;
 pub use self::query::StoredExemplar;
 pub use self::stats::{HeadStats, LabelCount, PartStats, Stats};

@@ -25,4 +25,7 @@ pub mod version;
 pub mod wal;
 
 pub use config::{Config, SyncPolicy};
-pub use db::{Db, HeadStats, LabelCount, NotReady, OpenError, PartStats, Stats, StoredExemplar};
+pub use db::{
+    CompactError, Db, FlushError, HeadStats, LabelCount, NotReady, OpenError, PartStats, Stats,
+    StoredExemplar,
+};

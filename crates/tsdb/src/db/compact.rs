@@ -259,14 +259,15 @@ fn splitting(entry: &Arc<PartEntry>) -> Option<Job> {
     Some(Job { inputs: vec![entry.clone()], level: 0, cuts_ms, tombstones: Vec::new() })
 }
 
-/// The parts of one unit of time, all of them within it.
-fn by_unit(version: &Version, unit_ms: i64) -> BTreeMap<i64, Vec<Arc<PartEntry>>> {
-    let mut units: BTreeMap<i64, Vec<Arc<PartEntry>>> = BTreeMap::new();
+/// The parts of one unit of time, all of them within it. Replacements stay among themselves: merged with
+/// other samples they would lend these their rank.
+fn by_unit(version: &Version, unit_ms: i64) -> BTreeMap<(i64, bool), Vec<Arc<PartEntry>>> {
+    let mut units: BTreeMap<(i64, bool), Vec<Arc<PartEntry>>> = BTreeMap::new();
     for entry in &version.parts {
         let info = entry.part.info();
         let unit = info.min_ms.div_euclid(unit_ms);
         if unit == info.max_ms.div_euclid(unit_ms) {
-            units.entry(unit).or_default().push(entry.clone());
+            units.entry((unit, info.spec.replace)).or_default().push(entry.clone());
         }
     }
     units
@@ -277,7 +278,7 @@ fn is_over(unit: i64, unit_ms: i64, now_ms: i64) -> bool {
 }
 
 fn spans_due(version: &Version, now_ms: i64) -> Option<Job> {
-    by_unit(version, SPAN_MS).into_iter().find_map(|(unit, entries)| {
+    by_unit(version, SPAN_MS).into_iter().find_map(|((unit, _), entries)| {
         let inputs: Vec<_> = entries.into_iter().filter(|entry| entry.part.info().spec.level == 0).collect();
         let due = inputs.len() > 1 && is_over(unit, SPAN_MS, now_ms);
         due.then(|| Job { inputs, level: 1, cuts_ms: Vec::new(), tombstones: Vec::new() })
@@ -285,7 +286,7 @@ fn spans_due(version: &Version, now_ms: i64) -> Option<Job> {
 }
 
 fn day_due(version: &Version, now_ms: i64) -> Option<Job> {
-    by_unit(version, DAY_MS).into_iter().find_map(|(unit, inputs)| {
+    by_unit(version, DAY_MS).into_iter().find_map(|((unit, _), inputs)| {
         if inputs.len() < 2 || !is_over(unit, DAY_MS, now_ms) {
             return None;
         }

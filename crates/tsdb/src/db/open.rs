@@ -117,7 +117,12 @@ pub(super) fn open(config: Config) -> Result<Inner, OpenError> {
 fn prepare(config: &Config, lock: &mut Option<File>) -> Result<(), OpenError> {
     let (disk, dir) = (&config.disk, &config.dir);
     let io = |attempt: String| move |source| OpenError::Io { attempt, source };
+    let fresh = !disk.exists(dir);
     disk.create_dir_all(dir).map_err(io(format!("create data directory {}", dir.display())))?;
+    if fresh && let Some(parent) = dir.parent() {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        disk.sync_dir(parent).map_err(io(format!("sync {}", parent.display())))?;
+    }
     if config.lock {
         *lock = Some(take_lock(dir)?);
     }
@@ -125,6 +130,8 @@ fn prepare(config: &Config, lock: &mut Option<File>) -> Result<(), OpenError> {
     disk.create_dir_all(&wal).map_err(io(format!("create {}", wal.display())))?;
     let tenants = filenames::tenants_dir(dir);
     disk.create_dir_all(&tenants).map_err(io(format!("create {}", tenants.display())))?;
+    // Whoever made these may not have lived to make their names durable.
+    disk.sync_dir(dir).map_err(io(format!("sync {}", dir.display())))?;
     let format = dir.join(filenames::FORMAT);
     if !disk.exists(&format) {
         let write = || -> io::Result<()> {

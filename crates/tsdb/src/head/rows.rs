@@ -364,7 +364,12 @@ impl Lanes {
         row: usize,
         at: &mut Appending<'_>,
     ) -> bool {
-        let standing = self.standing(series, time);
+        let standing = if at.replaces() && time <= self.flushed_max_ms {
+            // Something else may stand in parts, and win there unless this is kept as a replacement.
+            self.side.points(slot_of(series), true).and_then(|points| points.get(time)).cloned()
+        } else {
+            self.standing(series, time)
+        };
         if standing.as_ref().is_some_and(|standing| standing.same(point))
             && (time == newest || at.policy.late == Late::Accept || at.replay)
         {

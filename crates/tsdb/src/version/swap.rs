@@ -31,7 +31,9 @@ mod imp {
 /// The same contract in terms that the model checker sees.
 #[cfg(loom)]
 mod imp {
-    use loom::sync::{Arc, Mutex};
+    use std::sync::Arc;
+
+    use loom::sync::Mutex;
 
     /// A shared value that is replaced as a whole.
     #[derive(Debug)]
