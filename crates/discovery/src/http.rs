@@ -38,7 +38,7 @@ pub trait HttpFetch: Send + Sync {
 pub struct HttpRequest<'a> {
     /// The URL.
     pub url: &'a str,
-    /// Headers to send beside the client's own.
+    /// Headers to send beside the client's own; names in lower case.
     pub headers: &'a [(&'static str, String)],
     /// How long all of it may take.
     pub timeout: Duration,
@@ -85,7 +85,7 @@ impl HttpDiscoverer {
         let HttpConfig { url, refresh_interval, fetch } = config;
         let seconds = model::number::format_float(refresh_interval.as_secs_f64());
         let headers =
-            [("Accept", "application/json".to_owned()), ("X-Prometheus-Refresh-Interval-Seconds", seconds)];
+            [("accept", "application/json".to_owned()), ("x-prometheus-refresh-interval-seconds", seconds)];
         HttpDiscoverer { url, refresh_interval, fetch, headers }
     }
 

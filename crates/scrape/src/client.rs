@@ -78,6 +78,8 @@ pub struct Fetch<'a> {
     pub timeout: Duration,
     /// Told to the target in `X-Prometheus-Scrape-Timeout-Seconds`.
     pub announce_timeout: bool,
+    /// Headers to send beside those of the configuration and of these fields; names in lower case.
+    pub headers: &'a [(&'static str, String)],
     /// The largest unpacked body, bytes; 0 for the built-in limit of 1 GiB.
     pub body_bytes_max: u64,
     /// Whether the connection is kept for the next request.
@@ -225,6 +227,9 @@ impl HttpClient {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(encoding));
         if fetch.announce_timeout {
             headers.insert(SCRAPE_TIMEOUT_HEADER, value(&fetch.timeout.as_secs_f64().to_string())?);
+        }
+        for (name, text) in fetch.headers {
+            headers.insert(header::HeaderName::from_static(name), value(text)?);
         }
         for (name, sources) in &self.config.headers {
             for source in sources {

@@ -164,6 +164,7 @@ impl Scraper {
             gzip: self.config.enable_compression,
             timeout: self.target.timeout,
             announce_timeout: true,
+            headers: &[],
             body_bytes_max: self.config.limits.body_bytes,
             keep_alive: self.target.interval <= KEEP_ALIVE_INTERVAL_MAX,
         };

@@ -25,7 +25,7 @@ async fn targets_are_read() {
     let asked = fetch.asked.lock().join("\n");
     assert_eq!(
         asked,
-        r#"http://sd/targets 1.5s [("Accept", "application/json"), ("X-Prometheus-Refresh-Interval-Seconds", "1.5")]"#
+        r#"http://sd/targets 1.5s [("accept", "application/json"), ("x-prometheus-refresh-interval-seconds", "1.5")]"#
     );
 }
 

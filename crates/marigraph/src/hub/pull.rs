@@ -167,14 +167,13 @@ impl HttpFetch for DiscoveryClient {
     fn fetch<'a>(&'a self, request: HttpRequest<'a>) -> BoxFuture<'a, Result<HttpResponse, String>> {
         Box::pin(async move {
             let url = Url::parse(request.url).map_err(|error| error.to_string())?;
-            let accept =
-                request.headers.iter().find(|(name, _)| *name == "Accept").map_or("*/*", |(_, value)| value);
             let fetch = Fetch {
                 url: &url,
-                accept,
+                accept: "*/*",
                 gzip: true,
                 timeout: request.timeout,
                 announce_timeout: false,
+                headers: request.headers,
                 body_bytes_max: request.body_bytes_max,
                 keep_alive: false,
             };

@@ -117,6 +117,7 @@ async fn get(client: &HttpClient, slot: &mut Slot) -> Result<String, String> {
         gzip: true,
         timeout: Duration::from_secs(5),
         announce_timeout: false,
+        headers: &[],
         body_bytes_max: 0,
         keep_alive: true,
     };
@@ -247,6 +248,7 @@ async fn plain_targets_are_reached_over_tcp() {
         gzip: true,
         timeout: Duration::from_secs(5),
         announce_timeout: false,
+        headers: &[],
         body_bytes_max: 0,
         keep_alive: false,
     };
