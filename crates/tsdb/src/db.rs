@@ -1,12 +1,12 @@
 //! The store as its users see it.
 //!
-//! - [`open`]: the directory, its lock and its version, and how the log brings the head back;
-//! - [`append`]: batches into log and head;
-//! - [`query`]: head and parts as one;
-//! - [`flush`]: the head into parts, and the log cut behind it;
-//! - [`compact`]: parts into larger ones, retention, deletions made true;
-//! - [`delete`]: deletions;
-//! - [`stats`]: figures for the status page.
+//! - `open`: the directory, its lock and its version, and how the log brings the head back;
+//! - `append`: batches into log and head;
+//! - `query`: head and parts as one;
+//! - `flush`: the head into parts, and the log cut behind it;
+//! - `compact`: parts into larger ones, retention, deletions made true;
+//! - `delete`: deletions;
+//! - `stats`: figures for the status page.
 
 mod append;
 mod compact;

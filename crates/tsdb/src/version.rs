@@ -19,6 +19,9 @@ mod swap;
 
 pub use swap::Swap;
 
+/// What is deleted in a part: by series, ascending.
+pub type DeletedSeries = Arc<[(u32, Deleted)]>;
+
 /// An open part, as part of a version.
 #[derive(Debug)]
 pub struct PartEntry {
@@ -27,7 +30,7 @@ pub struct PartEntry {
     /// Tombstones up to this log position have been made true in it.
     pub cleaned: u64,
     /// What the tombstones of a version delete here: worked out once for each set of tombstones.
-    deleted: OnceLock<(u64, Arc<[(u32, Deleted)]>)>,
+    deleted: OnceLock<(u64, DeletedSeries)>,
 }
 
 impl PartEntry {
@@ -47,7 +50,7 @@ impl PartEntry {
     ///
     /// # Errors
     /// The part's index cannot be read.
-    pub fn deleted(&self, tombstones: &[Tombstone]) -> Result<Arc<[(u32, Deleted)]>, crate::part::PartError> {
+    pub fn deleted(&self, tombstones: &[Tombstone]) -> Result<DeletedSeries, crate::part::PartError> {
         let concerning: Vec<Tombstone> =
             tombstones.iter().filter(|t| self.is_concerned(t)).cloned().collect();
         let Some(newest) = concerning.iter().map(|t| t.position).max() else { return Ok(Arc::from([])) };
@@ -56,7 +59,7 @@ impl PartEntry {
         {
             return Ok(deleted.clone());
         }
-        let deleted: Arc<[(u32, Deleted)]> = self.part.resolve(&concerning)?.into();
+        let deleted: DeletedSeries = self.part.resolve(&concerning)?.into();
         // Later sets of tombstones are worked out each time, until a merge makes them true.
         let _ = self.deleted.set((newest, deleted.clone()));
         Ok(deleted)

@@ -178,7 +178,7 @@ fn run(seed: u64) {
     let clock = FakeClock::at(START_MS);
     let mut disk = FakeDisk::new(Path::new(ROOT));
     let mut known = Known::default();
-    let small_tenants = seed % 2 == 0;
+    let small_tenants = seed.is_multiple_of(2);
     for _ in 0..LIVES {
         let steps = random.random_range(1..60);
         if random.random_range(0..3) > 0 {

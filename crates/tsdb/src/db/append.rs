@@ -255,7 +255,6 @@ impl Inner {
         encoder.begin(tenant.id.as_str(), batch.key);
         let mut at = Appending::new(batch.policy, self.wal.position() + 1, segment.number(), &mut encoder);
         at.oldest_ms = self.retention_start_ms();
-        let mut extras = Extras::default();
         for (number, (row, source)) in batch.rows.iter().zip(sources).enumerate() {
             if row.series.len() == row.values.len() {
                 let (timestamp_ms, series, values) = (row.timestamp_ms, row.series, row.values);
@@ -289,14 +288,14 @@ impl Inner {
                     });
                 }
             }
-            extras.collect(row, number, &lanes, &mut at);
+            collect_extras(row, number, &lanes, &mut at);
         }
         for entry in batch.metadata {
-            if entry.metric.len() < 1 << 16 && lanes.is_news(entry.metric, entry.metadata) {
+            if lanes.is_news(entry.metric, entry.metadata) {
                 at.encoder.metadata(entry.metric, entry.metadata);
             }
         }
-        self.commit(tenant, batch, lanes, segment, at, extras)
+        self.commit(tenant, batch, lanes, segment, at)
     }
 
     fn commit(
@@ -306,7 +305,6 @@ impl Inner {
         mut lanes: parking_lot::RwLockWriteGuard<'_, crate::head::Lanes>,
         segment: crate::wal::writer::SegmentGuard<'_>,
         mut at: Appending<'_>,
-        extras: Extras,
     ) -> Result<(Appended, bool), StoreError> {
         let mut position = self.wal.position();
         if !at.encoder.is_empty() {
@@ -326,10 +324,10 @@ impl Inner {
                 }
             }
         }
-        for (series, timestamp_ms, start_ms) in extras.starts {
+        for (series, timestamp_ms, start_ms) in std::mem::take(&mut at.starts) {
             lanes.keep_start(slot_of(series), timestamp_ms, start_ms);
         }
-        for (series, exemplar) in extras.exemplars {
+        for (series, exemplar) in std::mem::take(&mut at.exemplars) {
             lanes.keep_exemplar(series, exemplar, self.config.exemplars_max);
         }
         for entry in batch.metadata {
@@ -354,37 +352,28 @@ impl Inner {
     }
 }
 
-/// What belongs to rows and takes effect once the log has the batch.
-#[derive(Default)]
-struct Extras {
-    starts: Vec<(SeriesRef, i64, i64)>,
-    exemplars: Vec<(SeriesRef, model::Exemplar)>,
-}
-
-impl Extras {
-    fn collect(&mut self, row: &Row<'_>, number: usize, lanes: &crate::head::Lanes, at: &mut Appending<'_>) {
-        for (series, start_ms) in row.start_timestamps {
-            let known = lanes.home(*series).is_some();
-            if known && lanes.start_at(slot_of(*series), row.timestamp_ms) != Some(*start_ms) {
-                at.encoder.start(series.0, row.timestamp_ms, *start_ms);
-                self.starts.push((*series, row.timestamp_ms, *start_ms));
-            }
+/// Puts what belongs to a row, besides its samples, into the record, to take effect once the log has it.
+fn collect_extras(row: &Row<'_>, number: usize, lanes: &crate::head::Lanes, at: &mut Appending<'_>) {
+    for (series, start_ms) in row.start_timestamps {
+        let known = lanes.home(*series).is_some();
+        if known && lanes.start_at(slot_of(*series), row.timestamp_ms) != Some(*start_ms) {
+            at.encoder.start(series.0, row.timestamp_ms, *start_ms);
+            at.starts.push((*series, row.timestamp_ms, *start_ms));
         }
-        for (series, exemplar) in row.exemplars {
-            let chars =
-                exemplar.labels.iter().map(|(name, value)| name.chars().count() + value.chars().count());
-            let reason = if lanes.home(*series).is_none() {
-                RejectReason::UnknownSeries
-            } else if chars.sum::<usize>() > EXEMPLAR_CHARS_MAX {
-                RejectReason::Invalid
-            } else {
-                at.encoder.exemplar(series.0, exemplar);
-                at.done.exemplars += 1;
-                self.exemplars.push((*series, exemplar.clone()));
-                continue;
-            };
-            at.done.rejected.push(Rejection { row: number, series: *series, reason });
-        }
+    }
+    for (series, exemplar) in row.exemplars {
+        let chars = exemplar.labels.iter().map(|(name, value)| name.chars().count() + value.chars().count());
+        let reason = if lanes.home(*series).is_none() {
+            RejectReason::UnknownSeries
+        } else if chars.sum::<usize>() > EXEMPLAR_CHARS_MAX {
+            RejectReason::Invalid
+        } else {
+            at.encoder.exemplar(series.0, exemplar);
+            at.done.exemplars += 1;
+            at.exemplars.push((*series, exemplar.clone()));
+            continue;
+        };
+        at.done.rejected.push(Rejection { row: number, series: *series, reason });
     }
 }
 

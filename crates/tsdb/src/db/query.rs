@@ -15,8 +15,8 @@ use super::{Db, Inner, Tenant};
 use crate::head::index::reference;
 use crate::head::snapshot::{HeadSnapshot, read_pieces};
 use crate::merge::{Piece, TimeConcatCache, combine};
-use crate::tombstone::{Deleted, clip};
-use crate::version::{PartEntry, Version};
+use crate::tombstone::clip;
+use crate::version::{DeletedSeries, PartEntry, Version};
 
 /// An exemplar with the labels of its series.
 #[derive(Debug, Clone)]
@@ -148,7 +148,7 @@ struct Selection {
     head: HeadSnapshot,
     version: Arc<Version>,
     /// The parts in the selected time, with what is deleted in each.
-    parts: Vec<(Arc<PartEntry>, Arc<[(u32, Deleted)]>)>,
+    parts: Vec<(Arc<PartEntry>, DeletedSeries)>,
     start_ms: i64,
     end_ms: i64,
     warnings: Vec<String>,

@@ -71,14 +71,14 @@ impl Inner {
         let tenant = self.tenants.read().get(tenant).cloned()?;
         let index = tenant.index.read();
         let figures = index.figures();
-        let mut stats = Stats::default();
-        stats.head = HeadStats {
+        let head = HeadStats {
             series: index.len() as u64,
             label_pairs: figures.pair_count,
             min_ms: i64::MAX,
             max_ms: i64::MIN,
             ..HeadStats::default()
         };
+        let mut stats = Stats { head, ..Stats::default() };
         drop(index);
         {
             let lanes = tenant.lanes.read();

@@ -9,7 +9,10 @@ use crate::wal::record::TakenBlocks;
 
 /// Interval sets of block numbers, by tenant, queue and incarnation.
 #[derive(Debug, Default)]
-pub(crate) struct Taken(BTreeMap<(TenantId, u128, u128), Vec<(u64, u64)>>);
+pub(crate) struct Taken(BTreeMap<Key, Vec<(u64, u64)>>);
+
+/// Tenant, queue, incarnation.
+type Key = (TenantId, u128, u128);
 
 impl Taken {
     /// Notes a block; false when it had been taken before.
@@ -52,15 +55,11 @@ impl Taken {
 
     /// All of it, for a checkpoint.
     pub(crate) fn blocks(&self) -> Vec<TakenBlocks> {
-        let entry =
-            |((tenant, queue_id, incarnation), blocks): (&(TenantId, u128, u128), &Vec<(u64, u64)>)| {
-                TakenBlocks {
-                    tenant: tenant.as_str().to_owned(),
-                    queue_id: *queue_id,
-                    incarnation: *incarnation,
-                    blocks: blocks.clone(),
-                }
-            };
+        let entry = |(key, blocks): (&Key, &Vec<(u64, u64)>)| {
+            let (tenant, queue_id, incarnation) = key;
+            let (queue_id, incarnation, blocks) = (*queue_id, *incarnation, blocks.clone());
+            TakenBlocks { tenant: tenant.as_str().to_owned(), queue_id, incarnation, blocks }
+        };
         self.0.iter().map(entry).collect()
     }
 }

@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use model::Histogram;
+use model::{Exemplar, Histogram};
 use smallvec::SmallVec;
 use storage::{Appended, Conflict, Late, Policy, RejectReason, Rejection, SeriesRef};
 
@@ -50,6 +50,10 @@ pub(crate) struct Appending<'a> {
     pub(crate) encoder: &'a mut BatchEncoder,
     pub(crate) done: Appended,
     pub(crate) late: usize,
+    /// Start timestamps (series, from when, start), in effect once the log has the batch.
+    pub(crate) starts: Vec<(SeriesRef, i64, i64)>,
+    /// Exemplars, kept once the log has the batch.
+    pub(crate) exemplars: Vec<(SeriesRef, Exemplar)>,
     undo: Vec<Undo>,
     /// Lanes whose differences in the log are only good if the record gets there.
     logged: SmallVec<[u32; 4]>,
@@ -71,6 +75,8 @@ impl<'a> Appending<'a> {
             encoder,
             done: Appended::default(),
             late: 0,
+            starts: Vec::new(),
+            exemplars: Vec::new(),
             undo: Vec::new(),
             logged: SmallVec::new(),
         }
@@ -100,24 +106,31 @@ pub(crate) struct FloatRow<'a> {
 /// What a slow row has accepted, for the log: by lane, and what is beside the lanes.
 #[derive(Debug, Default)]
 struct Accepted {
-    lanes: Vec<(u32, bool, Vec<SeriesRef>, Vec<f64>, Vec<u32>)>,
+    lanes: Vec<AcceptedInLane>,
+}
+
+#[derive(Debug, Default)]
+struct AcceptedInLane {
+    lane: u32,
+    replace: bool,
+    series: Vec<SeriesRef>,
+    values: Vec<f64>,
+    columns: Vec<u32>,
 }
 
 impl Accepted {
     fn add(&mut self, lane: u32, replace: bool, series: SeriesRef, value: f64, column: u32) {
-        let same =
-            |entry: &(u32, bool, Vec<SeriesRef>, Vec<f64>, Vec<u32>)| entry.0 == lane && entry.1 == replace;
-        let at = match self.lanes.iter().rposition(same) {
+        let at = match self.lanes.iter().rposition(|entry| entry.lane == lane && entry.replace == replace) {
             Some(at) => at,
             None => {
-                self.lanes.push((lane, replace, Vec::new(), Vec::new(), Vec::new()));
+                self.lanes.push(AcceptedInLane { lane, replace, ..AcceptedInLane::default() });
                 self.lanes.len() - 1
             }
         };
         let entry = &mut self.lanes[at];
-        entry.2.push(series);
-        entry.3.push(value);
-        entry.4.push(column);
+        entry.series.push(series);
+        entry.values.push(value);
+        entry.columns.push(column);
     }
 }
 
@@ -223,7 +236,7 @@ impl Lanes {
 
     /// A row that went to one lane as a new row is the shape to expect next.
     fn remember_shape(&mut self, row: &FloatRow<'_>, accepted: &Accepted) {
-        if let [(lane, false, series, _, columns)] = accepted.lanes.as_slice()
+        if let [AcceptedInLane { lane, replace: false, series, columns, .. }] = accepted.lanes.as_slice()
             && *lane != NO_LANE
             && series.len() == row.series.len()
             && self.lanes[*lane as usize].source == row.source
@@ -241,7 +254,7 @@ impl Lanes {
             self.sources[row.source as usize].log_once(at);
         }
         let source = self.sources[row.source as usize].reference;
-        for (number, replace, series, values, _) in &accepted.lanes {
+        for AcceptedInLane { lane: number, replace, series, values, .. } in &accepted.lanes {
             let mut to_log = RowToLog {
                 source,
                 lane: *number,
@@ -295,7 +308,7 @@ impl Lanes {
             return true;
         }
         let point = Point::Float(value.to_bits());
-        if !self.judge_old(series, time, newest, &point, row.number, at) {
+        if !self.judge_old(&Old { row: row.number, series, time, newest, point: &point }, at) {
             return false;
         }
         at.late += usize::from(time < newest);
@@ -355,15 +368,8 @@ impl Lanes {
 
     /// Judges a sample that is not after its series' newest: whether it is to be kept. Repeats count
     /// as taken, and are not kept again.
-    fn judge_old(
-        &self,
-        series: SeriesRef,
-        time: i64,
-        newest: i64,
-        point: &Point,
-        row: usize,
-        at: &mut Appending<'_>,
-    ) -> bool {
+    fn judge_old(&self, old: &Old<'_>, at: &mut Appending<'_>) -> bool {
+        let Old { row, series, time, newest, point } = *old;
         let standing = if at.replaces() && time <= self.flushed_max_ms {
             // Something else may stand in parts, and win there unless this is kept as a replacement.
             self.side.points(slot_of(series), true).and_then(|points| points.get(time)).cloned()
@@ -440,7 +446,7 @@ impl Lanes {
         let histogram = Arc::new(histogram.clone());
         let point = Point::Histogram(histogram.clone());
         let newest = self.newest(series);
-        if time <= newest && !self.judge_old(series, time, newest, &point, row, at) {
+        if time <= newest && !self.judge_old(&Old { row, series, time, newest, point: &point }, at) {
             return;
         }
         at.late += usize::from(time < newest);
@@ -496,6 +502,17 @@ impl Lanes {
             }
         }
     }
+}
+
+/// A sample that is not after its series' newest.
+#[derive(Debug, Clone, Copy)]
+struct Old<'a> {
+    /// Index of its row in the batch.
+    row: usize,
+    series: SeriesRef,
+    time: i64,
+    newest: i64,
+    point: &'a Point,
 }
 
 /// A histogram of one series.

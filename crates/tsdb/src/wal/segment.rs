@@ -223,7 +223,7 @@ pub(crate) fn frame_at(bytes: &[u8], at: usize) -> Result<Range<usize>, &'static
     let head = bytes[at..].first_chunk::<FRAME_LEN>().ok_or("incomplete record header")?;
     let len_bytes = [head[0], head[1], head[2], head[3]];
     let len = u32::from_le_bytes(len_bytes) as usize;
-    if len < 2 || len > RECORD_BYTES_MAX {
+    if !(2..=RECORD_BYTES_MAX).contains(&len) {
         return Err("impossible record length");
     }
     let start = at + FRAME_LEN;

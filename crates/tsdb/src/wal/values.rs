@@ -192,7 +192,8 @@ mod tests {
         let row: Vec<f64> = (0..500).map(f64::from).collect();
         encode_changes(&row, &mut previous, &mut changed, &mut out);
         out.clear();
-        let next: Vec<f64> = row.iter().map(|v| if *v as u64 % 3 == 0 { v + 1.0 } else { *v }).collect();
+        let next: Vec<f64> =
+            row.iter().map(|v| if (*v as u64).is_multiple_of(3) { v + 1.0 } else { *v }).collect();
         encode_changes(&next, &mut previous, &mut changed, &mut out);
         assert_eq!(out.len(), 1 + 63 + 167, "a bitmap and one byte for each change");
         out.clear();
