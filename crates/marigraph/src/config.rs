@@ -255,7 +255,15 @@ impl<'a> Reader<'a> {
                 other if SECTIONS.contains(&other) => self.without_effect(other, node)?,
                 other => {
                     let mut error = yaml::Error::at(key.at, format!("unknown section `{other}`"));
-                    error.hint = yaml::nearest(other, SECTIONS).map(|near| format!("did you mean `{near}`?"));
+                    error.hint = match other {
+                        "scrape_interval" | "scrape_timeout" | "evaluation_interval" | "external_labels" => {
+                            Some(format!("`{other}` stands below `global`"))
+                        }
+                        "job_name" | "static_configs" => {
+                            Some(format!("`{other}` stands in an entry of `scrape_configs`"))
+                        }
+                        _ => yaml::nearest(other, SECTIONS).map(|near| format!("did you mean `{near}`?")),
+                    };
                     return Err(error.into());
                 }
             }
@@ -265,6 +273,8 @@ impl<'a> Reader<'a> {
             self.job_files(node, &mut config, &mut first_seen)?;
         }
         config.warnings = std::mem::take(&mut self.warnings);
+        // In the order of the files.
+        config.warnings.sort_by_cached_key(|w| (w.file != self.name, w.file.clone(), w.line));
         Ok(config)
     }
 
@@ -290,7 +300,9 @@ impl<'a> Reader<'a> {
         let (sections, rest) = entry.split(discovery::is_discovery_key)?;
         let (http, rest) = rest.split(|key| HTTP_CLIENT_FIELDS.contains(&key))?;
         let offers = [HTTP_CLIENT_FIELDS, &discovery::AVAILABLE].concat();
-        let written: ScrapeConfigText = rest.read().map_err(|e| discovery::hint_from(e, &offers))?;
+        let written: ScrapeConfigText = rest
+            .read()
+            .map_err(|e| discovery::hint_from(below(e, &["targets", "labels"], "static_configs"), &offers))?;
         let http: HttpClientText = http.read()?;
         let mut notices = Vec::new();
         let scrape =
@@ -399,12 +411,18 @@ impl<'a> Reader<'a> {
     }
 
     fn machine(&self, node: &Node) -> Result<MachineConfig, yaml::Error> {
-        let written: MachineText = node.read()?;
+        let written: MachineText = node.read().map_err(|mut e| {
+            if matches!(node.value, Value::Scalar { .. }) {
+                e.hint = Some("`machine: {}` switches it on; without the section it is off".to_owned());
+            }
+            e
+        })?;
         written.validate().map_err(|e| place(node, &e))
     }
 
     fn web(&self, node: &Node) -> Result<WebAuth, yaml::Error> {
-        let written: WebText = node.read()?;
+        let credentials = ["bearer_tokens", "bearer_token_file", "basic_auth_users"];
+        let written: WebText = node.read().map_err(|e| below(e, &credentials, "auth"))?;
         written.validate(&self.dir).map_err(|e| place(node, &e))
     }
 
@@ -468,6 +486,14 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
+}
+
+/// Hints at where an unknown field belongs, when it is one of `fields`.
+fn below(mut error: yaml::Error, fields: &[&str], section: &str) -> yaml::Error {
+    if let Some(field) = fields.iter().find(|field| error.message == format!("unknown field `{field}`")) {
+        error.hint = Some(format!("`{field}` stands below `{section}`"));
+    }
+    error
 }
 
 fn place(node: &Node, error: &FieldError) -> yaml::Error {

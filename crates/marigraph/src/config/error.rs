@@ -31,14 +31,15 @@ impl ConfigError {
     pub(crate) fn in_text(file: &str, text: &str, error: yaml::Error) -> ConfigError {
         let place = error.at.map(|at| (at.line, at.column));
         let line = place.and_then(|(line, _)| text.lines().nth(line - 1));
-        // A misspelt key may be one of a secret.
-        let unknown = error.message.starts_with("unknown field");
+        // A misspelt key may be one of a secret, and so may text where something else was expected.
+        let withheld = error.message.starts_with("unknown field")
+            || error.message.ends_with(&format!(", found {}", yaml::TEXT_WITHHELD));
         ConfigError {
             file: file.to_owned(),
             place,
             message: error.message,
             hint: error.hint,
-            snippet: line.map(|line| hide_secret(line.trim_end(), unknown)),
+            snippet: line.map(|line| hide_secret(line.trim_end(), withheld)),
         }
     }
 
@@ -54,10 +55,15 @@ impl ConfigError {
 fn hide_secret(line: &str, always: bool) -> String {
     let lower = line.to_ascii_lowercase();
     let suspicious = always
-        || ["pass", "secret", "token", "credential", "key:", "://"].iter().any(|word| lower.contains(word));
+        || ["pass", "secret", "token", "credential", "auth", "key:", "://"]
+            .iter()
+            .any(|word| lower.contains(word));
     match line.find(": ") {
         Some(end) if suspicious => format!("{}: ...", &line[..end]),
-        None if suspicious && !line.ends_with(':') => "...".to_owned(),
+        None if suspicious && !line.ends_with(':') => {
+            let margin = line.len() - line.trim_start_matches([' ', '-']).len();
+            format!("{}...", &line[..margin])
+        }
         _ => line.chars().take(200).collect(),
     }
 }

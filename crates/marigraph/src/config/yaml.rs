@@ -22,6 +22,9 @@ const NODES_MAX: usize = 1_000_000;
 /// How deep nodes may nest.
 const DEPTH_MAX: usize = 100;
 
+/// Ends the message of an error about text that may be a secret.
+pub(crate) const TEXT_WITHHELD: &str = "text";
+
 /// A place in a file; both count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
@@ -111,7 +114,7 @@ impl Node {
         match &self.value {
             Value::Map(entries) => Ok(entries),
             Value::Null => Ok(&[]),
-            other => Err(Error::at(self.at, format!("expected a mapping, found {}", other.describe()))),
+            other => Err(self.misshapen("a mapping", other)),
         }
     }
 
@@ -120,8 +123,28 @@ impl Node {
         match &self.value {
             Value::List(items) => Ok(items),
             Value::Null => Ok(&[]),
-            other => Err(Error::at(self.at, format!("expected a list, found {}", other.describe()))),
+            other => Err(self.misshapen("a list", other)),
         }
+    }
+
+    /// This is not the mapping or list it should be. Text is not shown: where a credential was written
+    /// without its key, it is the credential.
+    fn misshapen(&self, expected: &str, found: &Value) -> Error {
+        let hint = match (expected, found) {
+            ("a list", Value::Scalar { .. }) => {
+                Some("a list is written `[a, b]`, or as lines that begin with `- `")
+            }
+            ("a list", _) => Some("each entry of a list begins with `- `"),
+            (_, Value::List(_)) => Some("leave the `- ` out"),
+            _ => None,
+        };
+        let found = match found {
+            Value::Scalar { .. } => TEXT_WITHHELD.to_owned(),
+            other => other.describe(),
+        };
+        let mut error = Error::at(self.at, format!("expected {expected}, found {found}"));
+        error.hint = hint.map(str::to_owned);
+        error
     }
 
     /// The value of `key`, when this is a mapping that has it.
@@ -225,7 +248,9 @@ impl<'a> Builder<'a> {
             Some(Ok((event, span))) => Ok((event, span.into())),
             Some(Err(e)) => {
                 let at = Mark { line: e.marker().line().max(1), column: e.marker().col() + 1 };
-                Err(Error::at(at, format!("not valid YAML: {}", e.info())))
+                let mut error = Error::at(at, format!("not valid YAML: {}", e.info()));
+                error.hint = hint_on_syntax(&e.info()).map(str::to_owned);
+                Err(error)
             }
             None => Ok((Event::StreamEnd, Mark { line: 1, column: 1 })),
         }
@@ -362,6 +387,20 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// What usually lies behind a complaint of the YAML parser.
+fn hint_on_syntax(complaint: &str) -> Option<&'static str> {
+    [
+        ("tab", "indent with spaces"),
+        (
+            "mapping values are not allowed",
+            "is a `:` missing on the line above, or quotes around a text with `: ` in it?",
+        ),
+        ("did not find expected", "is the line indented as its neighbours are?"),
+    ]
+    .into_iter()
+    .find_map(|(word, hint)| complaint.contains(word).then_some(hint))
+}
+
 fn size(node: &Node) -> usize {
     match &node.value {
         Value::Null | Value::Scalar { .. } => 1,
@@ -370,9 +409,16 @@ fn size(node: &Node) -> usize {
     }
 }
 
-/// The candidate closest to `word`, when one is close enough to have been meant.
+/// The candidate closest to `word`, when one is close enough to have been meant, or the only one that
+/// is `word` with something before it (`name`: `job_name`).
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let far = (word.len() / 3).clamp(1, 5);
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    let longer = |candidate: &&&str| candidate.strip_suffix(word).is_some_and(|before| before.ends_with('_'));
+    let mut longer = candidates.iter().filter(longer);
+    if let (Some(only), None) = (longer.next(), longer.next()) {
+        return Some(only);
+    }
     candidates
         .into_iter()
         .map(|candidate| (distance(word, candidate), candidate))

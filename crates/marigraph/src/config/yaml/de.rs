@@ -7,7 +7,10 @@ use super::{Error, Key, Node, Value, nearest};
 
 impl de::Error for Error {
     fn custom<T: std::fmt::Display>(message: T) -> Error {
-        Error { message: message.to_string(), at: None, hint: None }
+        let message = message.to_string();
+        let duration = message.contains("duration string") || message.contains(" in duration ");
+        let hint = duration.then(|| "a duration is written 15s, 1m30s or 7d".to_owned());
+        Error { message, at: None, hint }
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Error {
