@@ -36,7 +36,7 @@ pub struct Cli {
 pub enum Command {
     /// Scrape, receive, store and answer
     Hub(HubArgs),
-    /// Say what is wrong without starting anything
+    /// Say what is wrong, without starting anything
     Check {
         /// What to check.
         #[command(subcommand)]
@@ -69,6 +69,7 @@ pub struct HubArgs {
         long = "listen",
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:9190",
+        value_parser = parse_listen,
         env = "MARIGRAPH_LISTEN"
     )]
     pub listen: String,
@@ -234,9 +235,17 @@ impl HubArgs {
     }
 }
 
+/// `host:port`, both there.
+fn parse_listen(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("write HOST:PORT, such as 127.0.0.1:9190, or 0.0.0.0:9190 for all addresses".to_owned()),
+    }
+}
+
 /// Prometheus' durations: `15d`, `1h30m`, `0`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let ms = model::duration::parse(text).map_err(|error| error.to_string())?;
+    let ms = model::duration::parse(text).map_err(|error| format!("{error}; write it as 15d or 1h30m"))?;
     let ms = u64::try_from(ms).map_err(|_| "a duration cannot be negative".to_owned())?;
     Ok(Duration::from_millis(ms))
 }
@@ -281,6 +290,21 @@ mod tests {
         check("1.5GiB", Ok(3 << 29));
         check("5XB", Err("unknown unit \"XB\"; use B, KB, MB, GB, TB or PB"));
         check("MB", Err("\"\" is not a number"));
+    }
+
+    #[test]
+    fn an_address_has_host_and_port() {
+        for (text, good) in [
+            ("127.0.0.1:0", true),
+            ("[::1]:9190", true),
+            ("localhost:9190", true),
+            (":9190", false),
+            ("9190", false),
+            ("localhost", false),
+            ("localhost:http", false),
+        ] {
+            assert_eq!(parse_listen(text).is_ok(), good, "{text}");
+        }
     }
 
     #[test]

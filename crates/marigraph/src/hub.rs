@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use model::TenantId;
 use prometheus_client::registry::Registry;
 use promql::engine::{Engine, EngineOptions};
@@ -145,9 +145,13 @@ impl Hub {
         self.stages.front.addr
     }
 
-    /// Tells a person where to look and what to try.
+    /// Tells where to look, and, without a configuration file, what to try.
     pub fn greet(&self) {
         let addr = self.addr();
+        tracing::info!("ready at http://{addr}");
+        if matches!(self.stages.program.source, ConfigSource::File(_)) {
+            return;
+        }
         eprintln!(
             "\n  marigraph is at http://{addr}\n\n  try\n    \
              sum by (mode) (rate(node_cpu_seconds_total{{mode!=\"idle\"}}[1m]))\n    \
@@ -160,7 +164,9 @@ impl Hub {
     pub async fn reload(&self) {
         match self.stages.reload().await {
             Ok(()) => tracing::info!("configuration reloaded"),
-            Err(error) => tracing::error!("reload: {error:#}; the last good configuration stays in force"),
+            Err(error) => {
+                tracing::error!("reload failed, the last good configuration stays in force: {error:#}")
+            }
         }
     }
 
@@ -233,13 +239,13 @@ async fn open_store(args: &HubArgs, config: &Config) -> Result<Db> {
         store.exemplars_max = exemplars;
     }
     let directory = args.data.display().to_string();
-    tokio::task::spawn_blocking(move || Db::open(store))
-        .await?
-        .with_context(|| format!("open the store in {directory}"))
+    // The store's errors say what lies behind them themselves.
+    let opened = tokio::task::spawn_blocking(move || Db::open(store)).await?;
+    opened.map_err(|error| anyhow!("open the store in {directory}: {error}"))
 }
 
 /// The credentials of the configuration, files read.
-fn auth(written: &WebAuth) -> Result<Auth> {
+pub(crate) fn auth(written: &WebAuth) -> Result<Auth> {
     let administrator = || Caller { tenant: TenantId::default(), role: Role::Admin };
     let mut accepted = Vec::new();
     for token in &written.bearer_tokens {
@@ -260,8 +266,8 @@ fn require_credential(addr: SocketAddr, auth: &Auth) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "{addr} can be reached from elsewhere and nobody needs a credential; listen on 127.0.0.1, or add to the \
-         configuration\n\n  web: auth: {{bearer_token_file: FILE}}\n"
+        "{addr} can be reached from elsewhere and nobody needs a credential; listen on 127.0.0.1, or add \
+         `web: {{auth: {{bearer_token_file: FILE}}}}` to the configuration"
     );
 }
 

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::{LogArgs, LogFormat};
 
@@ -12,9 +13,17 @@ use crate::cli::{LogArgs, LogFormat};
 /// # Errors
 /// The level is not a level or a filter.
 pub fn start(args: &LogArgs) -> Result<()> {
-    let filter = EnvFilter::try_new(&args.level).with_context(|| {
-        format!("--log.level {:?}: use error, warn, info, debug, trace or a filter", args.level)
-    })?;
+    let use_these = || {
+        format!(
+            "--log.level {:?}: use error, warn, info, debug, trace, off or a filter like info,tsdb=debug",
+            args.level
+        )
+    };
+    // A filter takes a word that is no level for the name of a module, and all others fall silent.
+    for part in args.level.split(',').filter(|part| !part.contains(['=', '['])) {
+        part.trim().parse::<LevelFilter>().with_context(use_these)?;
+    }
+    let filter = EnvFilter::try_new(&args.level).with_context(use_these)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let outcome = match args.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
