@@ -13,6 +13,7 @@ run: ui
 # Everything: unit, property, data-driven and whole-program tests, also those against real peers.
 test: ui peers
 	$(CARGO) test --workspace --locked
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test --locked -p tsdb --test loom_version
 
 # Formatting, lints, tidiness.
 check:
