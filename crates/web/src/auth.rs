@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use model::TenantId;
@@ -73,9 +73,16 @@ impl Caller {
 /// Whether a browser sends this for a page of somebody else: it adds the user's credentials to such
 /// requests unasked. What changes things refuses them.
 ///
-/// Source: W3C Fetch Metadata, `Sec-Fetch-Site`.
+/// Browsers say so outright only to addresses they trust (HTTPS, loopback); to others they send the
+/// page's origin, which is then compared with our name.
+///
+/// Source: W3C Fetch Metadata, `Sec-Fetch-Site`; RFC 6454.
 pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
-    headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
+    if let Some(site) = headers.get("sec-fetch-site") {
+        return site == "cross-site";
+    }
+    let (Some(origin), Some(host)) = (headers.get(ORIGIN), headers.get(HOST)) else { return false };
+    origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_none_or(|(_, from)| host != from)
 }
 
 /// Forbidden when the request did not come through [`authenticate`].
@@ -261,6 +268,25 @@ mod tests {
             assert_eq!(caller.as_ref().map(|c| c.tenant.as_str()), expected, "{header}");
         }
         assert_eq!(auth().caller(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_known() {
+        for (site, origin, cross) in [
+            (None, None, false),
+            (None, Some("http://hub:9190"), false),
+            (None, Some("http://hub"), true),
+            (None, Some("http://elsewhere"), true),
+            (None, Some("null"), true),
+            (Some("same-origin"), Some("https://front"), false),
+            (Some("cross-site"), Some("http://hub:9190"), true),
+            (Some("none"), None, false),
+        ] {
+            let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("hub:9190"))]);
+            site.map(|site| headers.insert("sec-fetch-site", HeaderValue::from_static(site)));
+            origin.map(|origin| headers.insert(ORIGIN, HeaderValue::from_static(origin)));
+            assert_eq!(is_cross_site(&headers), cross, "{site:?} {origin:?}");
+        }
     }
 
     #[test]
