@@ -199,17 +199,6 @@ impl HubArgs {
         Flags::try_parse_from(words).map(|flags| flags.hub)
     }
 
-    /// Retention for people: `15d`, `15d or 10GiB`, `for ever`.
-    pub fn retention_shown(&self) -> String {
-        let time = i64::try_from(self.retention_time.as_millis()).unwrap_or(i64::MAX);
-        let parts = [
-            (time > 0).then(|| model::duration::format(time)),
-            (self.retention_size > 0).then(|| format!("{}MiB", self.retention_size >> 20)),
-        ];
-        let parts: Vec<String> = parts.into_iter().flatten().collect();
-        if parts.is_empty() { "for ever".to_owned() } else { parts.join(" or ") }
-    }
-
     /// The flags by name, as `/api/v1/status/flags` shows them.
     pub fn shown(&self) -> Vec<(String, String)> {
         let duration =

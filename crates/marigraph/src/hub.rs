@@ -17,6 +17,7 @@ use model::TenantId;
 use prometheus_client::registry::Registry;
 use promql::engine::{Engine, EngineOptions};
 use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
+use scrape::config::ConfigDuration;
 use stdx::clock::{Clock, SystemClock};
 use storage::{Appender, Queryable};
 use tokio::task::JoinHandle;
@@ -24,7 +25,7 @@ use tsdb::Db;
 use web::{Auth, Caller, Credential, Role, WebMetrics, WebState};
 
 use crate::cli::HubArgs;
-use crate::config::{Config, WebAuth};
+use crate::config::{Config, StorageConfig, WebAuth};
 use front::{Bound, Front};
 use pull::Pull;
 use status::{Program, Reloads, Store};
@@ -41,6 +42,8 @@ struct Stages {
     front: Front,
     pull: Arc<Pull>,
     store: Arc<Db>,
+    /// What the store was opened with.
+    storage: StorageConfig,
     program: Arc<Program>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
@@ -97,7 +100,8 @@ impl Hub {
         require_credential(addr, &auth)?;
         let front = bound.serve(doors::starting());
 
-        let store = Arc::new(open_store(&args, &config).await?);
+        let retention = Retention::of(&args, &config.storage);
+        let store = Arc::new(open_store(&args, &retention, &config.storage).await?);
         for problem in store.problems() {
             tracing::error!("{problem}");
         }
@@ -110,7 +114,7 @@ impl Hub {
         let appender: Arc<dyn Appender> = store.clone();
         let pull = Arc::new(Pull::new(Arc::clone(&appender), tenant, Arc::clone(&clock), &mut registry));
         let (program, reloads) =
-            Program::new(&args, source, Arc::clone(&store), Arc::clone(&clock), &mut registry);
+            Program::new(source, Arc::clone(&store), retention.shown(), Arc::clone(&clock), &mut registry);
 
         let engine = Engine::new(EngineOptions {
             lookback_ms: i64::try_from(args.query_lookback.as_millis())?,
@@ -134,7 +138,8 @@ impl Hub {
         let receive =
             ReceiveState { appender, clock, config: ReceiveConfig::default(), metrics: receive_metrics };
         let reloading = tokio::sync::Mutex::new(());
-        let stages = Arc::new(Stages { front, pull, store, program, reloading, web, receive });
+        let storage = config.storage.clone();
+        let stages = Arc::new(Stages { front, pull, store, storage, program, reloading, web, receive });
         stages.apply(&config, auth)?;
         let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
         Ok(Hub { stages, reloader })
@@ -145,12 +150,11 @@ impl Hub {
         self.stages.front.addr
     }
 
-    /// Tells where to look, and, without a configuration file, what to try.
+    /// Tells where to look: in the log, and, without a configuration file, a person with what to try.
     pub fn greet(&self) {
         let addr = self.addr();
-        tracing::info!("ready at http://{addr}");
         if matches!(self.stages.program.source, ConfigSource::File(_)) {
-            return;
+            return tracing::info!("ready at http://{addr}");
         }
         eprintln!(
             "\n  marigraph is at http://{addr}\n\n  try\n    \
@@ -209,6 +213,9 @@ impl Stages {
             let config = self.program.source.load()?;
             let auth = auth(&config.web_auth)?;
             require_credential(self.front.addr, &auth)?;
+            if config.storage != self.storage {
+                tracing::warn!("storage: what has changed takes effect with the next start");
+            }
             self.apply(&config, auth)
         };
         let outcome = read();
@@ -225,17 +232,39 @@ async fn serve_reloads(stages: Arc<Stages>, mut reloads: Reloads) {
     }
 }
 
-async fn open_store(args: &HubArgs, config: &Config) -> Result<Db> {
+/// What is kept; without a bound where there is none.
+struct Retention {
+    time: Option<Duration>,
+    bytes: Option<u64>,
+}
+
+impl Retention {
+    /// The configuration wins over the flags; zero is no bound.
+    fn of(args: &HubArgs, storage: &StorageConfig) -> Retention {
+        Retention {
+            time: storage.retention_time.or(Some(args.retention_time)).filter(|time| !time.is_zero()),
+            bytes: storage.retention_bytes.or(Some(args.retention_size)).filter(|bytes| *bytes > 0),
+        }
+    }
+
+    /// For people: `15d`, `15d or 10240MiB`, `for ever`.
+    fn shown(&self) -> String {
+        let time = self.time.map(|time| ConfigDuration(time).to_string());
+        let size = self.bytes.map(|bytes| format!("{}MiB", bytes >> 20));
+        let parts: Vec<String> = time.into_iter().chain(size).collect();
+        if parts.is_empty() { "for ever".to_owned() } else { parts.join(" or ") }
+    }
+}
+
+async fn open_store(args: &HubArgs, retention: &Retention, storage: &StorageConfig) -> Result<Db> {
     let mut store = tsdb::Config::new(&args.data);
-    store.retention =
-        config.storage.retention_time.or(Some(args.retention_time)).filter(|time| !time.is_zero());
-    store.retention_bytes =
-        config.storage.retention_bytes.or(Some(args.retention_size)).filter(|bytes| *bytes > 0);
+    store.retention = retention.time;
+    store.retention_bytes = retention.bytes;
     store.sync = match args.commit_interval {
         Duration::ZERO => tsdb::SyncPolicy::Always,
         interval => tsdb::SyncPolicy::Every(interval),
     };
-    if let Some(exemplars) = config.storage.max_exemplars {
+    if let Some(exemplars) = storage.max_exemplars {
         store.exemplars_max = exemplars;
     }
     let directory = args.data.display().to_string();

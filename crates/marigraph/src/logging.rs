@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -21,7 +21,7 @@ pub fn start(args: &LogArgs) -> Result<()> {
     };
     // A filter takes a word that is no level for the name of a module, and all others fall silent.
     for part in args.level.split(',').filter(|part| !part.contains(['=', '['])) {
-        part.trim().parse::<LevelFilter>().with_context(use_these)?;
+        part.trim().parse::<LevelFilter>().map_err(|_| anyhow!(use_these()))?;
     }
     let filter = EnvFilter::try_new(&args.level).with_context(use_these)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -49,7 +49,7 @@ impl Pull {
         };
         let scraper = Arc::new(Manager::new(parts, registry));
         let metrics = discovery::Metrics::register(registry);
-        let resolver = Arc::new(SystemResolver::default());
+        let resolver = Arc::new(SystemResolver);
         let stop = CancellationToken::new();
         let (discovery, found) =
             discovery::Manager::new(discovery::Options::default(), metrics, resolver, stop);

@@ -15,7 +15,6 @@ use tsdb::Db;
 use web::{BuildInfo, Lifecycle, Readiness, RuntimeInfo, StoreAdmin, TsdbStatus};
 
 use super::ConfigSource;
-use crate::cli::HubArgs;
 use crate::config::Config;
 
 /// Where the outcome of a reload goes.
@@ -48,9 +47,9 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn new(
-        args: &HubArgs,
         source: ConfigSource,
         store: Arc<Db>,
+        retention: String,
         clock: Arc<dyn Clock>,
         registry: &mut Registry,
     ) -> (Arc<Program>, Reloads) {
@@ -81,7 +80,7 @@ impl Program {
             store,
             clock,
             start_ms: now,
-            retention: args.retention_shown(),
+            retention,
             config_yaml: RwLock::default(),
             reload_succeeded: AtomicBool::new(true),
             last_config_ms: AtomicI64::new(now),
