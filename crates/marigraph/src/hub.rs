@@ -102,9 +102,6 @@ impl Hub {
 
         let retention = Retention::of(&args, &config.storage);
         let store = Arc::new(open_store(&args, &retention, &config.storage).await?);
-        for problem in store.problems() {
-            tracing::error!("{problem}");
-        }
         let mut registry = Registry::default();
         store.register_metrics(&mut registry);
         let receive_metrics = ReceiveMetrics::default();
@@ -166,12 +163,8 @@ impl Hub {
 
     /// Reads the configuration again, all or nothing; the log says what became of it.
     pub async fn reload(&self) {
-        match self.stages.reload().await {
-            Ok(()) => tracing::info!("configuration reloaded"),
-            Err(error) => {
-                tracing::error!("reload failed, the last good configuration stays in force: {error:#}")
-            }
-        }
+        // The log has told what became of it.
+        let _ = self.stages.reload().await;
     }
 
     /// Waits until somebody asks the program to end over HTTP.
@@ -220,6 +213,12 @@ impl Stages {
         };
         let outcome = read();
         self.program.reloaded(outcome.is_ok());
+        match &outcome {
+            Ok(()) => tracing::info!("configuration reloaded"),
+            Err(error) => {
+                tracing::error!("reload failed, the last good configuration stays in force: {error:#}")
+            }
+        }
         outcome
     }
 }
