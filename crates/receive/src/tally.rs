@@ -87,6 +87,18 @@ impl Refusal {
     }
 }
 
+/// Most bytes of a refusal's words: the labels of a series may have megabytes.
+const WORDS_BYTES_MAX: usize = 1024;
+
+/// `words`, or their beginning.
+fn shortened(mut words: String) -> String {
+    if words.len() > WORDS_BYTES_MAX {
+        words.truncate(words.floor_char_boundary(WORDS_BYTES_MAX));
+        words.push_str("...");
+    }
+    words
+}
+
 /// Counts of refusals, and the first of them in words.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -101,7 +113,7 @@ impl Tally {
     pub(crate) fn refuse(&mut self, refusal: Refusal, count: usize, words: impl FnOnce() -> String) {
         self.counts[refusal as usize] += count;
         if self.first.is_none() || (self.first_loud.is_none() && !refusal.is_quiet_in_v1()) {
-            let words = words();
+            let words = shortened(words());
             if !refusal.is_quiet_in_v1() {
                 self.first_loud.get_or_insert_with(|| words.clone());
             }
@@ -136,5 +148,18 @@ impl Tally {
             let reason = crate::metrics::Reason { reason: refusal.name() };
             metrics.refused.get_or_create(&reason).inc_by(self.count(refusal) as u64);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_have_an_end() {
+        let mut tally = Tally::default();
+        tally.refuse(Refusal::Invalid, 2, || "\u{e4}".repeat(1 << 20));
+        let text = tally.answer(true).expect("an answer");
+        assert_eq!(text, format!("{}...; not taken: 2 invalid", "\u{e4}".repeat(512)));
     }
 }

@@ -19,6 +19,8 @@ use crate::tally::Refusal;
 
 /// Names the door among the doors of a source's identity.
 const DOOR: &str = "remote-write";
+/// Most labels of a series: more is a mistake of the sender, and costs the index dearly.
+const LABELS_MAX: usize = 4096;
 /// Families whose metadata is remembered; with more, all are forgotten (and told to the store again).
 const FAMILIES_MAX: usize = 100_000;
 
@@ -95,6 +97,11 @@ impl TenantDoor {
             }
             match decode_labels(&intake.label_bytes(slot)) {
                 Ok(_) if !slot.has_points => {}
+                Ok(labels) if labels.len() > LABELS_MAX => {
+                    intake.slots[at].state = SlotState::Refused;
+                    let words = || format!("the series has {} labels, more than {LABELS_MAX}", labels.len());
+                    intake.tally.refuse(Refusal::SeriesLimit, 1, words);
+                }
                 Ok(labels) => {
                     let source = labels.only(|name| name == "job" || name == "instance");
                     by_source.entry(source).or_default().push((at, labels));
