@@ -13,6 +13,8 @@ use crate::reply::{ApiError, ErrorKind};
 const LOOKUPS_MAX: usize = 32;
 /// How long a look-up waits for its turn.
 const LOOKUP_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a look-up of many selectors may take.
+const SEARCH_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// The places for blocking work.
 #[derive(Debug, Clone)]
@@ -44,6 +46,16 @@ impl Work {
         on_thread(place, move || run(left, cancel)).await
     }
 
+    /// Runs a look-up that consists of many: `run` asks its [`Patience`] before each.
+    pub(crate) async fn search<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Patience) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let patience = Patience { cancel: CancelFlag::default(), deadline: Instant::now() + SEARCH_TIME_MAX };
+        let _cancel_on_drop = CancelOnDrop(patience.cancel.clone());
+        self.lookup(move || run(&patience)).await
+    }
+
     /// Runs a look-up.
     pub(crate) async fn lookup<T: Send + 'static>(
         &self,
@@ -53,6 +65,27 @@ impl Work {
             place(&self.lookups, LOOKUP_WAIT_MAX, "too many look-ups at once: this one waited too long")
                 .await?;
         on_thread(place, run).await
+    }
+}
+
+/// How long somebody waits for a look-up: until it takes too long, or the client has gone.
+#[derive(Debug, Clone)]
+pub(crate) struct Patience {
+    cancel: CancelFlag,
+    deadline: Instant,
+}
+
+impl Patience {
+    /// Whether anybody still waits.
+    pub(crate) fn check(&self) -> Result<(), ApiError> {
+        if self.cancel.is_cancelled() {
+            return Err(ApiError::new(ErrorKind::Canceled, "the client has gone"));
+        }
+        if Instant::now() >= self.deadline {
+            let late = format!("the look-up took more than {SEARCH_TIME_MAX:?}");
+            return Err(ApiError::new(ErrorKind::Timeout, late));
+        }
+        Ok(())
     }
 }
 
@@ -120,6 +153,30 @@ mod tests {
         let second = work.query(Duration::from_secs(60), |_, _| Ok("next")).await;
         assert_eq!(second, Ok("next"), "the place is free once the first has ended");
         assert_eq!(reports.recv(), Ok("cancelled"));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_search_ends_at_its_next_look_at_patience() {
+        let work = Work::new(1);
+        let (report, reports) = mpsc::channel();
+        let asked = work.clone();
+        let waiting = tokio::spawn(async move {
+            let run = move |patience: &Patience| {
+                report.send(Ok(())).expect("the test listens");
+                while patience.check().is_ok() {
+                    std::thread::yield_now();
+                }
+                report.send(patience.check()).expect("the test listens");
+                Ok(())
+            };
+            asked.search(run).await
+        });
+        let (first, reports) =
+            tokio::task::spawn_blocking(move || (reports.recv(), reports)).await.expect("no panic");
+        assert_eq!(first, Ok(Ok(())));
+        waiting.abort();
+        let ended = tokio::task::spawn_blocking(move || reports.recv()).await.expect("no panic");
+        assert_eq!(ended, Ok(Err(ApiError::new(ErrorKind::Canceled, "the client has gone"))));
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use crate::App;
 use crate::auth::Caller;
 use crate::form::{Form, TIME_MAX_MS, TIME_MIN_MS, go_quoted};
 use crate::json;
+use crate::work::Patience;
 
 /// `limit`, `start` and `end` of a look-up.
 struct Bounds {
@@ -35,8 +36,7 @@ impl Bounds {
 /// `/labels`
 pub(super) async fn names(State(app): State<App>, caller: Caller, form: Form) -> ApiResult {
     let bounds = Bounds::read(&form)?;
-    let sets = language::selectors(form.all("match[]")).map_err(ApiError::bad_data)?;
-    list(app, caller, bounds, sets, |store, select| store.label_names(select)).await
+    list(app, caller, bounds, form, |store, select| store.label_names(select)).await
 }
 
 /// `/label/<name>/values`
@@ -51,32 +51,33 @@ pub(super) async fn values(
         return Err(ApiError::bad_data(format_args!("invalid label name: {}", go_quoted(&name))));
     }
     let bounds = Bounds::read(&form)?;
-    let sets = language::selectors(form.all("match[]")).map_err(ApiError::bad_data)?;
-    list(app, caller, bounds, sets, move |store, select| store.label_values(&name, select)).await
+    list(app, caller, bounds, form, move |store, select| store.label_values(&name, select)).await
 }
 
-/// The union of what `find` gives for each of `sets`, or for everything.
+/// The union of what `find` gives for each selector of the form, or for everything.
 async fn list(
     app: App,
     caller: Caller,
     bounds: Bounds,
-    mut sets: Vec<Vec<Matcher>>,
+    form: Form,
     find: impl Fn(&dyn storage::Queryable, &Select) -> Result<ListedLabels, QueryError> + Send + 'static,
 ) -> ApiResult {
-    if sets.is_empty() {
-        sets.push(Vec::new());
-    }
     let store = app.state.store.clone();
-    let run = move || {
+    let run = move |patience: &Patience| {
+        let mut sets = language::selectors(&form, patience, |why| ApiError::bad_data(why))?;
+        if sets.is_empty() {
+            sets.push(Vec::new());
+        }
         let mut found = Vec::with_capacity(sets.len());
         for matchers in sets {
+            patience.check()?;
             found.push(find(&*store, &bounds.select(&caller, matchers))?);
         }
         let ListedLabels { mut values, mut warnings } = union(found);
         truncate(&mut values, bounds.limit, &mut warnings);
         Ok(Reply::new(|out| json::texts(out, &values)).annotated(warnings, Vec::new()))
     };
-    app.work.lookup(run).await
+    app.work.search(run).await
 }
 
 fn union(mut found: Vec<ListedLabels>) -> ListedLabels {
@@ -101,13 +102,14 @@ pub(super) async fn series(State(app): State<App>, caller: Caller, form: Form) -
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
     let bounds = Bounds::read(&form)?;
-    let sets = language::selectors(form.all("match[]")).map_err(|why| ApiError::parameter("match[]", why))?;
     let store = app.state.store.clone();
-    let run = move || {
+    let run = move |patience: &Patience| {
+        let sets = language::selectors(&form, patience, |why| ApiError::parameter("match[]", why))?;
         let many = sets.len() > 1;
         let mut found: Vec<Labels> = Vec::new();
         let mut warnings = BTreeSet::new();
         for matchers in sets {
+            patience.check()?;
             let set = store.select(&bounds.select(&caller, matchers))?;
             found.extend((0..set.len()).map(|at| set.labels(at).clone()));
             warnings.extend(set.warnings());
@@ -120,7 +122,7 @@ pub(super) async fn series(State(app): State<App>, caller: Caller, form: Form) -
         truncate(&mut found, bounds.limit, &mut warnings);
         Ok(Reply::new(|out| json::array(out, &found, json::labels)).annotated(warnings, Vec::new()))
     };
-    app.work.lookup(run).await
+    app.work.search(run).await
 }
 
 /// The name that `U__...` stands for: `__` is an underscore, `_xx_` the character of that number, and

@@ -1,24 +1,39 @@
 //! The parts of a request that are PromQL.
 
+use std::fmt::Display;
+
 use model::Matcher;
 use promql::ast::{Expr, ExprKind};
 use promql::parser::{self, ParseError};
 
 use crate::App;
+use crate::form::Form;
+use crate::reply::ApiError;
+use crate::work::Patience;
 
 /// A selector, as `match[]` has it.
 pub(super) fn selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
     parser::parse_matchers(text)
 }
 
-/// Several selectors, each with at least one condition that an absent label does not meet.
+/// The selectors `match[]` of a form, each with at least one condition that an absent label does not
+/// meet. Regular expressions take their time to compile: not for threads that must not block.
+///
+/// `refuse` words the error of a selector that cannot be taken.
 ///
 /// Source: Prometheus `web/api/v1/api.go`, `parseMatchersParam`.
-pub(super) fn selectors<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<Vec<Matcher>>, String> {
-    let sets: Vec<Vec<Matcher>> =
-        texts.map(selector).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+pub(super) fn selectors(
+    form: &Form,
+    patience: &Patience,
+    refuse: impl Fn(&dyn Display) -> ApiError,
+) -> Result<Vec<Vec<Matcher>>, ApiError> {
+    let mut sets = Vec::new();
+    for text in form.all("match[]") {
+        patience.check()?;
+        sets.push(selector(text).map_err(|error| refuse(&error))?);
+    }
     if sets.iter().any(|set| set.iter().all(Matcher::matches_empty)) {
-        return Err("match[] must contain at least one non-empty matcher".into());
+        return Err(refuse(&"match[] must contain at least one non-empty matcher"));
     }
     Ok(sets)
 }

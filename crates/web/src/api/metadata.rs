@@ -38,13 +38,15 @@ pub(super) async fn by_metric(State(app): State<App>, caller: Caller, form: Form
 /// `/targets/metadata`
 pub(super) async fn by_target(State(app): State<App>, caller: Caller, form: Form) -> ApiResult {
     let limit = optional_count(&form, "limit")?.unwrap_or(usize::MAX);
-    let matchers = match form.get("match_target") {
-        "" => Vec::new(),
-        selector => language::selector(selector).map_err(|why| ApiError::parameter("match_target", why))?,
-    };
     let metric = Some(form.get("metric").to_owned()).filter(|metric| !metric.is_empty());
     let targets = app.state.targets.clone();
     let run = move || {
+        let matchers = match form.get("match_target") {
+            "" => Vec::new(),
+            selector => {
+                language::selector(selector).map_err(|why| ApiError::parameter("match_target", why))?
+            }
+        };
         let mut found = targets.metadata(&caller.tenant, metric.as_deref());
         found.retain(|entry| {
             matchers.iter().all(|m| m.matches(entry.target.get(&m.name).unwrap_or_default()))

@@ -153,16 +153,24 @@ fn write_stats(out: &mut Vec<u8>, stats: &Stats, queued: Duration) {
 
 /// `/format_query`
 pub(super) async fn format(State(app): State<App>, form: Form) -> ApiResult {
-    let expr =
-        language::expression(&app, form.get("query")).map_err(|why| ApiError::parameter("query", why))?;
-    Ok(Reply::new(|out| json::text(out, &promql::printer::pretty(&expr))))
+    let shared = app.clone();
+    let run = move || {
+        let expr = language::expression(&shared, form.get("query"))
+            .map_err(|why| ApiError::parameter("query", why))?;
+        Ok(Reply::new(|out| json::text(out, &promql::printer::pretty(&expr))))
+    };
+    app.work.lookup(run).await
 }
 
 /// `/parse_query`
 pub(super) async fn parse(State(app): State<App>, form: Form) -> ApiResult {
-    let expr =
-        language::expression(&app, form.get("query")).map_err(|why| ApiError::parameter("query", why))?;
-    Ok(Reply::new(|out| tree::write(out, &expr)))
+    let shared = app.clone();
+    let run = move || {
+        let expr = language::expression(&shared, form.get("query"))
+            .map_err(|why| ApiError::parameter("query", why))?;
+        Ok(Reply::new(|out| tree::write(out, &expr)))
+    };
+    app.work.lookup(run).await
 }
 
 /// `/query_exemplars`: reads the request as Prometheus does; the store keeps no exemplars to give yet.
@@ -172,8 +180,12 @@ pub(super) async fn exemplars(State(app): State<App>, form: Form) -> Result<Resp
     if end_ms < start_ms {
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
-    let expr = language::expression(&app, form.get("query")).map_err(ApiError::bad_data)?;
-    if !language::reads_series(&expr) {
+    let shared = app.clone();
+    let run = move || {
+        let expr = language::expression(&shared, form.get("query")).map_err(ApiError::bad_data)?;
+        Ok(language::reads_series(&expr))
+    };
+    if !app.work.lookup(run).await? {
         return Ok(no_content());
     }
     Ok(Reply::new(|out| out.extend_from_slice(b"[]")).into_response())

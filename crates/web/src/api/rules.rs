@@ -1,18 +1,26 @@
 //! Rules and alerts. This program evaluates none yet: requests are read as Prometheus reads them, and
 //! the lists are empty.
 
+use axum::extract::State;
+
 use super::{ApiError, ApiResult, Reply, language};
+use crate::App;
 use crate::form::{Form, go_quoted, parse_integer};
+use crate::work::Patience;
 
 /// `/rules`
-pub(super) async fn rules(form: Form) -> ApiResult {
-    language::selectors(form.strict()?.all("match[]")).map_err(ApiError::bad_data)?;
+pub(super) async fn rules(State(app): State<App>, form: Form) -> ApiResult {
+    app.work.search(move |patience| read(&form, patience)).await
+}
+
+fn read(form: &Form, patience: &Patience) -> ApiResult {
+    language::selectors(form.strict()?, patience, |why| ApiError::bad_data(why))?;
     let kind = form.get("type").to_lowercase();
     if !["", "alert", "record"].contains(&kind.as_str()) {
         return Err(ApiError::parameter("type", format_args!("not supported value {}", go_quoted(&kind))));
     }
-    check_boolean(&form, "exclude_alerts")?;
-    check_paging(&form)?;
+    check_boolean(form, "exclude_alerts")?;
+    check_paging(form)?;
     Ok(Reply::new(|out| out.extend_from_slice(b"{\"groups\":[]}")))
 }
 
