@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use testkit::http as client;
 
 use crate::process::{self, Usage};
 use crate::simulator::Simulator;
@@ -45,14 +46,15 @@ pub(crate) async fn run(workload: Workload) -> Result<()> {
         workload.measured_seconds
     );
     println!(
-        "{:<18} {:>14} {:>10} {:>10} {:>16}",
-        "system", "CPU s per M", "RSS MiB", "peak MiB", "B written/sample"
+        "{:<18} {:>14} {:>10} {:>10} {:>16} {:>12}",
+        "system", "CPU s per M", "RSS MiB", "peak MiB", "B written/sample", "series found"
     );
     for (at, (system, _)) in running.iter().enumerate() {
         let cpu = after[at].cpu_seconds - before[at].cpu_seconds;
         let written = (after[at].written_mib - before[at].written_mib) * 1048576.0;
+        let series = series_now(running[at].1.peer.addr).await?;
         println!(
-            "{:<18} {:>14.2} {:>10.0} {:>10.0} {:>16.2}",
+            "{:<18} {:>14.2} {:>10.0} {:>10.0} {:>16.2} {series:>12}",
             system.name(),
             cpu / (samples / 1e6),
             after[at].rss_mib,
@@ -61,6 +63,13 @@ pub(crate) async fn run(workload: Workload) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Series that have a sample now: each target's own, and those each system adds (`up`, ...).
+async fn series_now(addr: std::net::SocketAddr) -> Result<String> {
+    let path = format!("/api/v1/query?query={}", client::escape("count({job=\"bench\"})"));
+    let answer = client::get(addr, &path).await?.json()?;
+    Ok(answer["data"]["result"][0]["value"][1].as_str().unwrap_or("none").to_owned())
 }
 
 fn usages(running: &[(System, crate::system::Running)]) -> Result<Vec<Usage>> {
