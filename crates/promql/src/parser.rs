@@ -37,6 +37,10 @@ use quote::quote;
 /// optimisation; tests here and in `tests/scripts.rs` hold it to that.
 pub const DEPTH_MAX: usize = 200;
 
+/// How many regular expressions a text may have in its matchers. Each may take milliseconds to
+/// compile, during which a query cannot be cancelled.
+pub const PATTERNS_MAX: usize = 1000;
+
 /// The longest text that is read, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 
@@ -168,6 +172,8 @@ struct Parser<'a> {
     options: ParseOptions,
     /// How deep the descent is.
     depth: usize,
+    /// Regular expressions compiled so far.
+    patterns: usize,
 }
 
 type Parsed<T> = Result<T, ParseError>;
@@ -234,6 +240,7 @@ impl<'a> Parser<'a> {
             context: None,
             options,
             depth: 0,
+            patterns: 0,
         })
     }
 

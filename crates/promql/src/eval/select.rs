@@ -275,6 +275,7 @@ impl Evaluator<'_> {
             mode: window.mode(),
             params: &params,
             window_span: window.span,
+            budget: &self.budget,
         };
         let (before, after) = self.reach(window);
         let cache = BoundsCache::new(steps, call.when, before, after);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use model::histogram::CounterResetHint;
 
-use super::over_time::{OverCall, OverTime};
+use super::over_time::{OverCall, OverTime, Watch};
 use super::rate::{self, Sampled};
 use crate::annotations::{Annotations, Note, Operation};
 use crate::ast::{RangeMode, Span};
@@ -85,13 +85,18 @@ pub(crate) fn row(
     let of_histograms = cache.of_slice(&times);
     let mut notes = Notes { all: notes, span: call.window_span, name };
     let mut looked_at = 0;
+    let mut watch = Watch::of(call);
     for step in 0..call.steps.count {
         let (lo, hi) = of_histograms.at(step);
         if lo == hi {
             continue;
         }
         let points = &samples.histograms[lo..hi];
-        looked_at += points.iter().map(|(_, h)| h.weight()).sum::<u64>();
+        let weight = points.iter().map(|(_, h)| h.weight()).sum::<u64>();
+        if watch.stops(usize::try_from(weight).unwrap_or(usize::MAX)) {
+            break;
+        }
+        looked_at += weight;
         let (float_lo, float_hi) = bounds.at(step);
         let beside = Beside {
             times: &samples.times[float_lo..float_hi],

@@ -10,6 +10,7 @@ use super::rate::{self, Extrapolation, Sampled};
 use super::{kahan, math};
 use crate::annotations::{Annotations, Note};
 use crate::ast::{RangeMode, Span};
+use crate::eval::budget::Budget;
 use crate::eval::plan::When;
 use crate::eval::window::{Bounds, Samples};
 use crate::eval::{Steps, absent, is_absent};
@@ -108,6 +109,34 @@ pub(crate) struct OverCall<'a> {
     pub(crate) params: &'a [Vec<f64>],
     /// Where the windows stand in the query; annotations point there.
     pub(crate) window_span: Span,
+    pub(crate) budget: &'a Budget,
+}
+
+/// Samples looked at between two looks at the budget: a fraction of a millisecond's work.
+const SAMPLES_UNCHECKED_MAX: usize = 1 << 15;
+
+/// Tells in the middle of a series' windows when the query must not go on. What is there of the row
+/// then does not matter: the query ends with the budget's error.
+pub(crate) struct Watch<'a> {
+    budget: &'a Budget,
+    unchecked: usize,
+}
+
+impl<'a> Watch<'a> {
+    pub(crate) fn of(call: &OverCall<'a>) -> Watch<'a> {
+        Watch { budget: call.budget, unchecked: 0 }
+    }
+
+    /// Whether to stop before a window of `samples`.
+    #[inline]
+    pub(crate) fn stops(&mut self, samples: usize) -> bool {
+        self.unchecked = self.unchecked.saturating_add(samples);
+        if self.unchecked < SAMPLES_UNCHECKED_MAX {
+            return false;
+        }
+        self.unchecked = 0;
+        self.budget.check().is_err()
+    }
 }
 
 impl OverCall<'_> {
@@ -150,7 +179,7 @@ impl OverCall<'_> {
         use OverTime::*;
         let (times, values) = (&samples.times[..], &samples.values[..]);
         let starts = samples.start_times.as_deref().unwrap_or_default();
-        let each = |f: &mut dyn FnMut(usize, usize, usize) -> f64| each_window(self.steps.count, bounds, f);
+        let each = |f: &mut dyn FnMut(usize, usize, usize) -> f64| each_window(self, bounds, f);
         let param = |at: usize, step: usize| self.params.get(at).map_or(f64::NAN, |p| p[step]);
         match self.function {
             Rate | Increase | Delta => self.rates(samples, bounds, name, notes),
@@ -162,8 +191,8 @@ impl OverCall<'_> {
             }
             Sum => each(&mut |_, lo, hi| kahan::sum(&values[lo..hi])),
             Avg => each(&mut |_, lo, hi| mean(&values[lo..hi])),
-            Min => extremes(self.steps.count, bounds, values, |new, best| new < best),
-            Max => extremes(self.steps.count, bounds, values, |new, best| new > best),
+            Min => extremes(self, bounds, values, |new, best| new < best),
+            Max => extremes(self, bounds, values, |new, best| new > best),
             Count => each(&mut |_, lo, hi| (hi - lo) as f64),
             Present | Absent => each(&mut |_, _, _| 1.0),
             First => each(&mut |_, lo, _| values[lo]),
@@ -225,7 +254,7 @@ impl OverCall<'_> {
     fn rates(&self, samples: &Samples, bounds: &Bounds, name: &str, notes: &mut Annotations) -> Vec<f64> {
         let (times, values) = (&samples.times[..], &samples.values[..]);
         if self.mode != RangeMode::Plain {
-            return each_window(self.steps.count, bounds, &mut |step, lo, hi| {
+            return each_window(self, bounds, &mut |step, lo, hi| {
                 let mut e = self.extrapolation(step);
                 e.is_counter = self.function != OverTime::Delta;
                 rate::extended(&times[lo..hi], &values[lo..hi], &e, self.mode == RangeMode::Smoothed)
@@ -235,7 +264,7 @@ impl OverCall<'_> {
         let starts = samples.start_times.as_deref().filter(|_| is_counter);
         let falls = if is_counter && starts.is_none() { rate::falls(values) } else { Vec::new() };
         let mut overlap = false;
-        let out = each_window(self.steps.count, bounds, &mut |step, lo, hi| {
+        let out = each_window(self, bounds, &mut |step, lo, hi| {
             let increase = match starts {
                 Some(starts) => {
                     let (increase, overlaps) =
@@ -271,10 +300,18 @@ fn slice_or_empty(all: &[i64], lo: usize, hi: usize) -> &[i64] {
 }
 
 #[inline]
-fn each_window(steps: usize, bounds: &Bounds, f: &mut dyn FnMut(usize, usize, usize) -> f64) -> Vec<f64> {
-    let mut out = vec![absent(); steps];
+fn each_window(
+    call: &OverCall<'_>,
+    bounds: &Bounds,
+    f: &mut dyn FnMut(usize, usize, usize) -> f64,
+) -> Vec<f64> {
+    let mut out = vec![absent(); call.steps.count];
+    let mut watch = Watch::of(call);
     for (step, cell) in out.iter_mut().enumerate() {
         let (lo, hi) = bounds.at(step);
+        if watch.stops(hi - lo) {
+            break;
+        }
         if lo < hi {
             *cell = f(step, lo, hi);
         }
@@ -294,11 +331,11 @@ fn mean(values: &[f64]) -> f64 {
 const QUEUE_PAYS: u64 = 8;
 
 /// The best value of each window; NaN only where there is nothing else.
-fn extremes(steps: usize, bounds: &Bounds, values: &[f64], better: fn(f64, f64) -> bool) -> Vec<f64> {
-    if bounds.samples() > QUEUE_PAYS * (values.len() + steps) as u64 {
-        return extremes_by_queue(steps, bounds, values, better);
+fn extremes(call: &OverCall<'_>, bounds: &Bounds, values: &[f64], better: fn(f64, f64) -> bool) -> Vec<f64> {
+    if bounds.samples() > QUEUE_PAYS * (values.len() + call.steps.count) as u64 {
+        return extremes_by_queue(call, bounds, values, better);
     }
-    each_window(steps, bounds, &mut |_, lo, hi| best_of(&values[lo..hi], better))
+    each_window(call, bounds, &mut |_, lo, hi| best_of(&values[lo..hi], better))
 }
 
 pub(crate) fn best_of(values: &[f64], better: fn(f64, f64) -> bool) -> f64 {
@@ -314,14 +351,14 @@ pub(crate) fn best_of(values: &[f64], better: fn(f64, f64) -> bool) -> f64 {
 /// Keeps, while the windows move on, the indexes that may still become the best: each better than all
 /// after it. Every sample enters and leaves once.
 fn extremes_by_queue(
-    steps: usize,
+    call: &OverCall<'_>,
     bounds: &Bounds,
     values: &[f64],
     better: fn(f64, f64) -> bool,
 ) -> Vec<f64> {
     let mut queue: std::collections::VecDeque<usize> = std::collections::VecDeque::new();
     let mut next = 0;
-    each_window(steps, bounds, &mut |_, lo, hi| {
+    each_window(call, bounds, &mut |_, lo, hi| {
         next = next.max(lo);
         while next < hi {
             let v = values[next];
@@ -448,6 +485,38 @@ pub(crate) fn any_present(values: &[f64]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::CancelFlag;
+
+    fn call(steps: Steps, budget: &Budget) -> OverCall<'_> {
+        OverCall {
+            function: OverTime::Sum,
+            steps,
+            when: When { offset_ms: 0, at_ms: None },
+            range_ms: 60_000,
+            mode: RangeMode::Plain,
+            params: &[],
+            window_span: Span::default(),
+            budget,
+        }
+    }
+
+    #[test]
+    fn a_cancelled_row_ends_after_a_few_windows() {
+        let cancel = CancelFlag::default();
+        let budget = Budget::new(u64::MAX, None, cancel.clone());
+        let times: Vec<i64> = (0..10_000).map(|i| i * 1000).collect();
+        let steps = Steps { start_ms: 10_000_000, step_ms: 0, count: 1000 };
+        let bounds = Bounds::find(&times, steps, When { offset_ms: 0, at_ms: None }, i64::from(u32::MAX), 0);
+        let mut windows = 0;
+        each_window(&call(steps, &budget), &bounds, &mut |step, _, _| {
+            windows += 1;
+            if step == 9 {
+                cancel.cancel();
+            }
+            0.0
+        });
+        assert!((10..20).contains(&windows), "{windows} windows of 10,000 samples, cancelled in the tenth");
+    }
 
     #[test]
     fn a_queue_of_candidates_finds_the_same_extremes() {
@@ -457,8 +526,10 @@ mod tests {
         let times: Vec<i64> = (0..200).map(|i| i * 1000).collect();
         let steps = Steps { start_ms: -5000, step_ms: 3000, count: 80 };
         let bounds = Bounds::find(&times, steps, When { offset_ms: 0, at_ms: None }, 60_000, 0);
+        let budget = Budget::new(u64::MAX, None, CancelFlag::default());
+        let call = call(steps, &budget);
         for better in [|a: f64, b: f64| a < b, |a: f64, b: f64| a > b] {
-            let by_queue = extremes_by_queue(80, &bounds, &values, better);
+            let by_queue = extremes_by_queue(&call, &bounds, &values, better);
             for (step, found) in by_queue.iter().enumerate() {
                 let (lo, hi) = bounds.at(step);
                 if lo < hi {

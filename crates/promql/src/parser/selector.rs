@@ -3,7 +3,7 @@
 use model::labels::METRIC_NAME;
 use model::{MatchOp, Matcher};
 
-use super::{Parsed, Parser, Tree};
+use super::{PATTERNS_MAX, Parsed, Parser, Tree};
 use crate::ast::{BinaryOp, ExprKind, RangeMode, Shift, Span, VectorSelector};
 use crate::lexer::{Kind, Token};
 
@@ -67,6 +67,12 @@ impl Parser<'_> {
         self.next()?;
         let value = self.within("label matching", "string", Parser::string_literal)?;
         let span = Span { start: name.span.start, end: self.taken_end };
+        if matches!(op, MatchOp::Regex | MatchOp::NotRegex) {
+            self.patterns += 1;
+            if self.patterns > PATTERNS_MAX {
+                return Err(self.error(span, format!("more than {PATTERNS_MAX} regular expressions")));
+            }
+        }
         Matcher::new(op, label, value).map_err(|error| self.error(span, error.to_string()))
     }
 }

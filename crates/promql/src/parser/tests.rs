@@ -635,3 +635,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn regular_expressions_are_counted() {
+    let selector = |patterns: usize| format!("x{{{}}}", "a=~\"b|c\",".repeat(patterns));
+    assert!(parse(&selector(PATTERNS_MAX), &ParseOptions::all()).is_ok());
+    for many in [selector(PATTERNS_MAX + 1), format!("{} + y{{a!~\"b\"}}", selector(PATTERNS_MAX))] {
+        let error = parse(&many, &ParseOptions::all()).expect_err("too many");
+        assert_eq!(error.message, "more than 1000 regular expressions");
+    }
+}
