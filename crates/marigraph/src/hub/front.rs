@@ -5,31 +5,48 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 /// Connections served at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 4096;
 
-/// Longest a client may take over a request's head.
-const HEAD_DEADLINE: Duration = Duration::from_secs(15);
+/// How long clients may take.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    /// For a request's head, and between requests: senders keep connections open over their interval.
+    head: Duration,
+    /// Between two pieces of a body.
+    piece: Duration,
+    /// For a whole body. Source: Prometheus, `--web.read-timeout`.
+    body: Duration,
+}
+
+const DEADLINES: Deadlines = Deadlines {
+    head: Duration::from_secs(90),
+    piece: Duration::from_secs(30),
+    body: Duration::from_secs(300),
+};
 
 /// Longest a stop waits for requests under way.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -54,9 +71,13 @@ impl Bound {
 
     /// Starts serving `router`.
     pub(crate) fn serve(self, router: Router) -> Front {
+        self.serve_within(DEADLINES, router)
+    }
+
+    fn serve_within(self, deadlines: Deadlines, router: Router) -> Front {
         let current = Arc::new(ArcSwap::from_pointee(router));
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(accept(self.listener, Arc::clone(&current), stop.clone()));
+        let serving = tokio::spawn(accept(self.listener, deadlines, Arc::clone(&current), stop.clone()));
         Front { addr: self.addr, current, stop, serving: Mutex::new(Some(serving)) }
     }
 }
@@ -88,11 +109,18 @@ impl Front {
     }
 }
 
-async fn accept(listener: TcpListener, current: Arc<ArcSwap<Router>>, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    deadlines: Deadlines,
+    current: Arc<ArcSwap<Router>>,
+    stop: CancellationToken,
+) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+    // HTTP/1 only, as Prometheus without TLS: one connection is one request at a time, and a limit of
+    // connections a limit of requests.
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(deadlines.head);
     loop {
         let next = async {
             let permit = Arc::clone(&permits).acquire_owned().await;
@@ -112,10 +140,10 @@ async fn accept(listener: TcpListener, current: Arc<ArcSwap<Router>>, stop: Canc
         let current = Arc::clone(&current);
         let service = service_fn(move |request: http::Request<Incoming>| {
             let router = Router::clone(&current.load());
-            answer(router, request)
+            answer(router, request, deadlines)
         });
         set_no_delay(&stream);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let watched = graceful.watch(connection);
         tokio::spawn(async move {
             // A client that breaks off is its own business.
@@ -129,13 +157,115 @@ async fn accept(listener: TcpListener, current: Arc<ArcSwap<Router>>, stop: Canc
     }
 }
 
-async fn answer(router: Router, request: http::Request<Incoming>) -> Result<Response, Infallible> {
-    router.oneshot(request.map(Body::new)).await.map(IntoResponse::into_response)
+async fn answer(
+    router: Router,
+    request: http::Request<Incoming>,
+    deadlines: Deadlines,
+) -> Result<Response, Infallible> {
+    let request = request.map(|body| match body.is_end_stream() {
+        true => Body::empty(),
+        false => Body::new(TimedBody::new(body, deadlines)),
+    });
+    router.oneshot(request).await.map(IntoResponse::into_response)
+}
+
+/// A body that breaks off when it comes too slowly.
+struct TimedBody {
+    body: Incoming,
+    deadlines: Deadlines,
+    end: Instant,
+    /// Runs out at the end of this piece's time.
+    patience: Pin<Box<Sleep>>,
+}
+
+impl TimedBody {
+    fn new(body: Incoming, deadlines: Deadlines) -> TimedBody {
+        let now = Instant::now();
+        let patience = Box::pin(tokio::time::sleep_until(now + deadlines.piece));
+        TimedBody { body, deadlines, end: now + deadlines.body, patience }
+    }
+}
+
+impl hyper::body::Body for TimedBody {
+    type Data = Bytes;
+    type Error = axum::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
+            let until = this.end.min(Instant::now() + this.deadlines.piece);
+            this.patience.as_mut().reset(until);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        this.patience.as_mut().poll(context).map(|()| Some(Err("the body comes too slowly".into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Small answers should not wait for more; a failure only costs time.
 fn set_no_delay(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "set TCP_NODELAY");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Sends the parts with `pause` before each, and gives what comes back until the end.
+    async fn talk(addr: SocketAddr, pause: Duration, parts: &[&str]) -> String {
+        let mut stream = TcpStream::connect(addr).await.expect("a connection");
+        for part in parts {
+            tokio::time::sleep(pause).await;
+            // What comes too late finds the connection closed.
+            if stream.write_all(part.as_bytes()).await.is_err() {
+                break;
+            }
+        }
+        let mut said = Vec::new();
+        _ = stream.read_to_end(&mut said).await;
+        String::from_utf8_lossy(&said).lines().map(str::to_owned).collect::<Vec<_>>().join("|")
+    }
+
+    #[tokio::test]
+    async fn slow_clients_are_let_go() {
+        let router = Router::new().route("/", post(|body: String| async move { body }));
+        let ms = Duration::from_millis;
+        let deadlines = Deadlines { head: ms(300), piece: ms(300), body: ms(600) };
+        let front = Bound::to("127.0.0.1:0").await.expect("a port").serve_within(deadlines, router);
+        let head = "POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 9\r\n\r\n";
+        let slow = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+        let cases: &[(&str, Duration, Vec<&str>, &str)] = &[
+            ("silence", ms(0), vec![], ""),
+            ("one byte", ms(0), vec!["P"], ""),
+            ("half a head", ms(0), vec!["POST / HTTP/1.1\r\nhost:"], ""),
+            ("a body in time", ms(20), [&[head][..], &slow].concat(), "200 abcdefghi"),
+            ("a body that stops", ms(0), vec![head, "abc"], "400"),
+            ("a body drop by drop", ms(150), [&[head][..], &slow].concat(), "400"),
+        ];
+        for (name, pause, parts, expected) in cases {
+            let began = Instant::now();
+            let said = talk(front.addr, *pause, parts).await;
+            let status = said.split(' ').nth(1).unwrap_or_default();
+            let body = said.split("||").nth(1).filter(|_| status == "200");
+            let shown = [Some(status), body].into_iter().flatten().collect::<Vec<_>>().join(" ");
+            assert_eq!(shown, *expected, "{name}: {said}");
+            assert!(began.elapsed() < Duration::from_secs(20), "{name} took {:?}", began.elapsed());
+        }
+        front.stop().await;
     }
 }
