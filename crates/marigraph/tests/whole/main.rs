@@ -2,6 +2,7 @@
 
 mod access;
 mod crash;
+mod hostile;
 mod pull;
 mod push;
 mod tools;
