@@ -210,7 +210,8 @@ impl Inner {
         if let Some(tenant) = tenants.get(id) {
             return Ok(tenant.clone());
         }
-        let tenant = Arc::new(Tenant::open(&self.config, id, &mut Vec::new())?);
+        let tenant =
+            Arc::new(Tenant::open(&self.config, id, self.health.reason().is_none(), &mut Vec::new())?);
         tenants.insert(id.clone(), tenant.clone());
         Ok(tenant)
     }
@@ -221,12 +222,13 @@ impl Inner {
 
     /// Ends the log segment and starts the next. Its number and first position.
     pub(crate) fn roll(&self) -> Result<(u64, u64), storage::StoreError> {
-        self.wal.roll(|| self.checkpoint())
+        self.wal.roll(|failed| self.checkpoint(failed))
     }
 
-    fn checkpoint(&self) -> Vec<u8> {
+    /// The blocks taken, but for those whose records the log has refused.
+    fn checkpoint(&self, failed: &dyn Fn(u64) -> bool) -> Vec<u8> {
         let mut bytes = Vec::new();
-        encode_checkpoint(&self.taken.lock().blocks(), &mut bytes);
+        encode_checkpoint(&self.taken.lock().blocks(failed), &mut bytes);
         bytes
     }
 

@@ -152,6 +152,18 @@ pub enum PartError {
     },
 }
 
+impl PartError {
+    /// The file that could not be written or read.
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            PartError::Io { path, .. }
+            | PartError::Corrupt { path, .. }
+            | PartError::Unsupported { path, .. }
+            | PartError::Invalid { path, .. } => path,
+        }
+    }
+}
+
 impl From<PartError> for QueryError {
     fn from(error: PartError) -> QueryError {
         QueryError::Corrupt(error.to_string())

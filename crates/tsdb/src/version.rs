@@ -10,6 +10,7 @@
 //!
 //! `tests/loom_version.rs` tries every interleaving of this.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use crate::part::Part;
@@ -29,6 +30,8 @@ pub struct PartEntry {
     pub part: Arc<Part>,
     /// Tombstones up to this log position have been made true in it.
     pub cleaned: u64,
+    /// Whether it could not be read in a merge, so that no merge takes it until restart.
+    pub(crate) set_aside: AtomicBool,
     /// What the tombstones of a version delete here: worked out once for each set of tombstones.
     deleted: OnceLock<(u64, DeletedSeries)>,
 }
@@ -36,7 +39,7 @@ pub struct PartEntry {
 impl PartEntry {
     /// A part in which tombstones up to `cleaned` are true.
     pub fn new(part: Arc<Part>, cleaned: u64) -> PartEntry {
-        PartEntry { part, cleaned, deleted: OnceLock::new() }
+        PartEntry { part, cleaned, set_aside: AtomicBool::new(false), deleted: OnceLock::new() }
     }
 
     /// Whether a tombstone concerns samples of this part.
@@ -73,6 +76,8 @@ pub struct Version {
     pub parts: Vec<Arc<PartEntry>>,
     /// Deletions that are not true yet in some part, by log position.
     pub tombstones: Arc<[Tombstone]>,
+    /// Parts that could not be opened, one message each: queries say what they miss.
+    pub unreadable: Arc<[String]>,
     /// Tiles and late samples of flushes up to this number are in parts.
     pub pruned: u64,
 }

@@ -65,3 +65,10 @@ impl storage::Queryable for TemporaryDb {
 fn the_store_keeps_the_contract() {
     storage::conformance::run(TemporaryDb::new);
 }
+
+#[test]
+fn random_work_leads_to_the_answers_of_the_model() {
+    for seed in 1..=6 {
+        storage::conformance::random(TemporaryDb::new, seed, 300);
+    }
+}

@@ -73,7 +73,8 @@ fn figures_of_many_steady_targets() {
     for row in 0..ROWS {
         for (target, (source, series)) in targets.iter().enumerate() {
             // Two in three are constant, the others are counters of several paces.
-            let value = |n: usize| if n % 3 > 0 { n as f64 } else { (row * (1 + (n % 7) as i64)) as f64 };
+            let value =
+                |n: usize| if !n.is_multiple_of(3) { n as f64 } else { (row * (1 + (n % 7) as i64)) as f64 };
             let values: Vec<f64> = (0..SERIES).map(value).collect();
             let row = Row::floats(*source, 1_700_000_000_000 + row * 15_000 + target as i64, series, &values);
             db.append(&Batch::rows(&[row], Policy::SCRAPE)).expect("append");

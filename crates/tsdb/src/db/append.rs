@@ -248,7 +248,7 @@ impl Inner {
         let mut encoder = tenant.encoder.lock();
         let segment = self.wal.segment();
         if let Some(key) = &batch.key
-            && !self.taken.lock().insert(&tenant.id, key)
+            && !self.taken.lock().begin(&tenant.id, key)
         {
             return Ok((self.taken_before(batch), false));
         }
@@ -311,10 +311,19 @@ impl Inner {
             let mut payload = Vec::new();
             at.encoder.finish(&mut payload);
             let submitted = self.wal.submit(&segment, &payload);
+            if let (Some(key), Ok(end)) = (&batch.key, &submitted) {
+                // Whoever starts the next segment has to know whether this record went into the last.
+                self.taken.lock().submitted(&tenant.id, key, *end);
+            }
             drop(segment);
             let written = submitted.and_then(|position| self.wal.commit(position).map(|()| position));
             match written {
-                Ok(end) => position = end,
+                Ok(end) => {
+                    position = end;
+                    if let Some(key) = &batch.key {
+                        self.taken.lock().settle(&tenant.id, key);
+                    }
+                }
                 Err(error) => {
                     lanes.take_back(at);
                     if let Some(key) = &batch.key {

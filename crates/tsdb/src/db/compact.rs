@@ -10,7 +10,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use storage::StoreError;
 use ulid::Ulid;
 
 use super::flush::SPAN_MS;
@@ -36,6 +38,9 @@ const LATE_PARTS_MAX: usize = 6;
 /// A merge that failed; its inputs stay, and it is tried again later.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactError {
+    /// The data directory is read-only.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A part could not be read or written.
     #[error("merge parts of tenant {tenant}: {source}")]
     Part {
@@ -78,12 +83,16 @@ impl Db {
     /// The first failure; deletions stay in effect all the same.
     pub fn clean_tombstones(&self) -> Result<(), CompactError> {
         let _work = self.inner.work.lock();
+        self.inner.health.check()?;
         self.inner.all_tenants().iter().try_for_each(|tenant| self.inner.clean(tenant))
     }
 }
 
 impl Inner {
     pub(super) fn compact_and_log(&self) {
+        if self.health.reason().is_some() {
+            return;
+        }
         if let Err(error) = self.compact() {
             tracing::error!(%error, "compacting; it will be tried again");
         }
@@ -91,9 +100,13 @@ impl Inner {
 
     fn compact(&self) -> Result<(), CompactError> {
         let _work = self.work.lock();
+        // A directory without a lock may be somebody else's, and a disk that failed to sync once is
+        // not trusted with the only copy (decision 14).
+        self.health.check()?;
         let mut first_failure = None;
         for tenant in self.all_tenants() {
             let compacted = self.drop_outlived(&tenant).and_then(|()| self.compact_tenant(&tenant));
+            let compacted = compacted.and_then(|()| self.forget_tombstones(&tenant));
             if let Err(error) = compacted {
                 self.metrics.merge_failures.inc();
                 first_failure.get_or_insert(error);
@@ -107,12 +120,32 @@ impl Inner {
 
     fn compact_tenant(&self, tenant: &Tenant) -> Result<(), CompactError> {
         let now_ms = self.config.clock.now_ms();
+        let mut first_failure = None;
         while !*self.stop.lock()
             && let Some(job) = next_job(&tenant.version.load(), now_ms)
         {
-            self.run(tenant, &job)?;
+            if let Err(error) = self.run_or_set_aside(tenant, &job)? {
+                first_failure.get_or_insert(error);
+            }
         }
-        Ok(())
+        first_failure.map_or(Ok(()), Err)
+    }
+
+    /// Runs a job. If one of its inputs cannot be read, that part is set aside until restart, so that
+    /// damage in one does not stop the others for ever: then gives the failure, and the next job comes
+    /// without it.
+    fn run_or_set_aside(&self, tenant: &Tenant, job: &Job) -> Result<Result<(), CompactError>, CompactError> {
+        let Err(error) = self.run(tenant, job) else { return Ok(Ok(())) };
+        let path = match &error {
+            CompactError::Part { source, .. } => source.path(),
+            CompactError::Store(_) | CompactError::Manifest { .. } => return Err(error),
+        };
+        let Some(entry) = job.inputs.iter().find(|entry| entry.part.path() == path) else {
+            return Err(error);
+        };
+        entry.set_aside.store(true, Ordering::Relaxed);
+        self.report(format!("{error}; the part is answered from as far as possible, and merged no more"));
+        Ok(Err(error))
     }
 
     fn run(&self, tenant: &Tenant, job: &Job) -> Result<(), CompactError> {
@@ -204,23 +237,42 @@ impl Inner {
     }
 
     fn clean(&self, tenant: &Tenant) -> Result<(), CompactError> {
+        let mut first_failure = None;
         loop {
             let version = tenant.version.load();
-            let concerned = version.parts.iter().find_map(|entry| cleaning(&version, entry));
+            let concerned = mergeable(&version).find_map(|entry| cleaning(&version, entry));
             let Some(job) = concerned else { break };
-            self.run(tenant, &job)?;
+            if let Err(error) = self.run_or_set_aside(tenant, &job)? {
+                first_failure.get_or_insert(error);
+            }
         }
-        let newest = tenant.version.load().tombstones.iter().map(|tombstone| tombstone.position).max();
-        let Some(newest) = newest else { return Ok(()) };
+        self.forget_tombstones(tenant)?;
+        first_failure.map_or(Ok(()), Err)
+    }
+
+    /// Forgets the deletions that concern no part any more.
+    fn forget_tombstones(&self, tenant: &Tenant) -> Result<(), CompactError> {
         let mut manifest = tenant.manifest.lock();
+        let version = tenant.version.load();
+        if manifest.state().parts.len() != version.parts.len() {
+            // What a part that cannot be opened has is not known.
+            return Ok(());
+        }
+        let done = |t: &&Tombstone| !version.parts.iter().any(|entry| entry.is_concerned(t));
+        let Some(last) = version.tombstones.iter().take_while(done).last() else { return Ok(()) };
         manifest
-            .edit(Edit::Cleaned(newest))
+            .edit(Edit::Cleaned(last.position))
             .map_err(|source| CompactError::Manifest { tenant: tenant.id.to_string(), source })?;
-        let mut version = (*tenant.version.load()).clone();
+        let mut version = (*version).clone();
         version.tombstones = manifest.state().tombstones.clone().into();
         tenant.version.store(version);
         Ok(())
     }
+}
+
+/// The parts that can be read, as far as is known.
+fn mergeable(version: &Version) -> impl Iterator<Item = &Arc<PartEntry>> {
+    version.parts.iter().filter(|entry| !entry.set_aside.load(Ordering::Relaxed))
 }
 
 /// The rewriting of a part that has deletions in it.
@@ -238,7 +290,7 @@ fn cleaning(version: &Version, entry: &Arc<PartEntry>) -> Option<Job> {
 
 /// What to merge next, if anything is due.
 fn next_job(version: &Version, now_ms: i64) -> Option<Job> {
-    if let Some(job) = version.parts.iter().find_map(splitting) {
+    if let Some(job) = mergeable(version).find_map(splitting) {
         return Some(job);
     }
     let job = spans_due(version, now_ms).or_else(|| day_due(version, now_ms))?;
@@ -263,7 +315,7 @@ fn splitting(entry: &Arc<PartEntry>) -> Option<Job> {
 /// other samples they would lend these their rank.
 fn by_unit(version: &Version, unit_ms: i64) -> BTreeMap<(i64, bool), Vec<Arc<PartEntry>>> {
     let mut units: BTreeMap<(i64, bool), Vec<Arc<PartEntry>>> = BTreeMap::new();
-    for entry in &version.parts {
+    for entry in mergeable(version) {
         let info = entry.part.info();
         let unit = info.min_ms.div_euclid(unit_ms);
         if unit == info.max_ms.div_euclid(unit_ms) {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use model::histogram::Buckets;
 use roaring::RoaringBitmap;
 use storage::{Column, SeriesRef, StoreError};
 use ulid::Ulid;
@@ -33,6 +34,9 @@ pub(super) const SPAN_MS: i64 = 2 * 3600 * 1000;
 const SPANS_MAX: usize = 32;
 /// A record of rows written again is about this long, bytes.
 const RELOG_BYTES: usize = 1 << 20;
+
+/// Start timestamps in a record when they are written again.
+const STARTS_A_RECORD: usize = 1 << 16;
 
 /// Bytes of joined time columns kept to be shared.
 const TIMES_BYTES_MAX: usize = 64 << 20;
@@ -129,6 +133,7 @@ impl Inner {
             let newest_ms = tenant.version.load().newest_ms();
             let mut lanes = tenant.lanes.write();
             lanes.prune(pinned.flush);
+            lanes.forget_starts(&pinned);
             lanes.flushed_max_ms = lanes.flushed_max_ms.max(newest_ms);
         } else if samples > 0 {
             self.log_again(tenant, &pinned, &places)?;
@@ -226,6 +231,8 @@ impl Inner {
     ) -> Result<(), FlushError> {
         let mut rows = Relogged::default();
         let (mut cache, index) = (TimeConcatCache::default(), tenant.index.read());
+        // Until these rows are in the log, nothing that comes later may get there.
+        let lanes = tenant.lanes.read();
         let mut slots: Vec<u32> = places.iter().map(|(slot, _, _)| *slot).collect();
         slots.extend(pinned.sides.iter().flat_map(|side| side.slots()));
         slots.sort_unstable();
@@ -239,29 +246,30 @@ impl Inner {
                 attempt: format!("read a sealed tile of tenant {}", tenant.id),
                 source: std::io::Error::other(error.to_string()),
             })?;
-            for (time, start) in &series_pinned.starts {
-                rows.starts.push((series, *time, *start));
-            }
+            // A replacement that came meanwhile is in the log already, and has to stay the last.
+            let newer = lanes.side.points(slot, true);
+            let replaced = |time| newer.is_some_and(|points| points.get(time).is_some());
             for piece in pieces {
-                rows.add(series, piece.rank.replace, &piece.column);
+                rows.add(series, piece.rank.replace, &piece.column, replaced);
             }
         }
-        drop(index);
-        self.log_rows(tenant, &rows)
+        // Which source the rows are of does not matter to what comes back, only how well it packs.
+        let Some(source) = lanes.sources.first() else { return Ok(()) };
+        self.log_rows(tenant, source, &rows)
     }
 
-    fn log_rows(&self, tenant: &Tenant, rows: &Relogged) -> Result<(), FlushError> {
-        // Which source the rows are of does not matter to what comes back, only how well it packs.
-        let (reference, id, labels) = {
-            let lanes = tenant.lanes.read();
-            let Some(source) = lanes.sources.first() else { return Ok(()) };
-            (source.reference, source.id, source.labels.clone())
-        };
+    fn log_rows(
+        &self,
+        tenant: &Tenant,
+        source: &crate::head::Source,
+        rows: &Relogged,
+    ) -> Result<(), FlushError> {
+        let (reference, id) = (source.reference, source.id);
         let mut encoder = BatchEncoder::default();
         let mut payload = Vec::new();
         let begin = |encoder: &mut BatchEncoder| {
             encoder.begin(tenant.id.as_str(), None);
-            encoder.source(reference, id.0, &labels);
+            encoder.source(reference, id.0, &source.labels);
         };
         begin(&mut encoder);
         let mut bytes = 0;
@@ -293,8 +301,15 @@ impl Inner {
                 histogram,
             };
             encoder.histogram(&sample, None);
+            bytes += weight(histogram);
+            if bytes > RELOG_BYTES {
+                payload.clear();
+                encoder.finish(&mut payload);
+                self.log(&payload)?;
+                begin(&mut encoder);
+                bytes = 0;
+            }
         }
-        rows.starts.iter().for_each(|(series, time, start)| encoder.start(series.0, *time, *start));
         payload.clear();
         encoder.finish(&mut payload);
         self.log(&payload)?;
@@ -333,6 +348,7 @@ impl Inner {
                 series.iter().map(|(s, labels)| (*s, labels)).collect();
             self.log_definitions(tenant, &series)?;
         }
+        self.log_starts(tenant)?;
         let (metadata, exemplars) = {
             let lanes = tenant.lanes.read();
             (lanes.metadata.clone(), lanes.exemplars.clone())
@@ -351,6 +367,37 @@ impl Inner {
         self.log(&payload)?;
         Ok(())
     }
+
+    /// Writes start timestamps to the log again: a row names its start only where that changes.
+    fn log_starts(&self, tenant: &Tenant) -> Result<(), FlushError> {
+        let starts: Vec<(SeriesRef, i64, i64)> = {
+            let lanes = tenant.lanes.read();
+            let of_slot = |(slot, starts): (&u32, &Vec<(i64, i64)>)| {
+                let generation = lanes.homes.get(*slot as usize).map_or(0, |home| home.generation);
+                let series = crate::head::index::reference(*slot, generation);
+                starts.iter().map(|(from, start)| (series, *from, *start)).collect::<Vec<_>>()
+            };
+            lanes.starts.iter().flat_map(of_slot).collect()
+        };
+        for chunk in starts.chunks(STARTS_A_RECORD) {
+            let mut encoder = BatchEncoder::default();
+            encoder.begin(tenant.id.as_str(), None);
+            chunk.iter().for_each(|(series, from, start)| encoder.start(series.0, *from, *start));
+            let mut payload = Vec::new();
+            encoder.finish(&mut payload);
+            self.log(&payload)?;
+        }
+        Ok(())
+    }
+}
+
+/// About as long as a histogram is in the log, bytes.
+fn weight(histogram: &model::Histogram) -> usize {
+    let buckets = match &histogram.buckets {
+        Buckets::Int { positive, negative, .. } => positive.len() + negative.len(),
+        Buckets::Float { positive, negative, .. } => positive.len() + negative.len(),
+    };
+    64 + (buckets + histogram.custom_values.len()) * 8
 }
 
 /// Rows to write to the log again.
@@ -359,17 +406,17 @@ struct Relogged {
     /// By time, and whether they replace.
     floats: BTreeMap<(i64, bool), (Vec<SeriesRef>, Vec<f64>)>,
     histograms: Vec<(SeriesRef, i64, bool, Arc<model::Histogram>)>,
-    starts: Vec<(SeriesRef, i64, i64)>,
 }
 
 impl Relogged {
-    fn add(&mut self, series: SeriesRef, replace: bool, column: &Column) {
-        for (time, value) in column.times.iter().zip(&column.values) {
+    /// Adds a column but for the times that `skip` names.
+    fn add(&mut self, series: SeriesRef, replace: bool, column: &Column, skip: impl Fn(i64) -> bool) {
+        for (time, value) in column.times.iter().zip(&column.values).filter(|(time, _)| !skip(**time)) {
             let row = self.floats.entry((*time, replace)).or_default();
             row.0.push(series);
             row.1.push(*value);
         }
-        let histograms = column.histograms.iter();
+        let histograms = column.histograms.iter().filter(|(time, _)| !skip(*time));
         self.histograms
             .extend(histograms.map(|(time, histogram)| (series, *time, replace, histogram.clone())));
     }

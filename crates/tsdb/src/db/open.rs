@@ -209,7 +209,7 @@ impl Inner {
                 continue;
             };
             let mut problems = Vec::new();
-            let tenant = Tenant::open(&self.config, &id, &mut problems)?;
+            let tenant = Tenant::open(&self.config, &id, self.health.reason().is_none(), &mut problems)?;
             problems.into_iter().for_each(|problem| self.report(problem));
             self.tenants.write().insert(id, Arc::new(tenant));
         }
@@ -280,6 +280,7 @@ impl Inner {
                     self.metrics.wal_damage.inc();
                     self.report(damage.to_string());
                     if damage.torn_tail
+                        && self.health.reason().is_none()
                         && let Err(error) = self.config.disk.remove_file(path)
                     {
                         tracing::warn!(path = %path.display(), %error, "removing an empty log segment");
@@ -296,6 +297,9 @@ impl Inner {
     }
 
     fn cut_tail(&self, path: &Path, len: u64) {
+        if self.health.reason().is_some() {
+            return; // Without the lock, the tail may be another process's record on its way.
+        }
         if let Err(error) = self.config.disk.truncate(path, len) {
             tracing::warn!(path = %path.display(), %error, "cutting the torn tail of the log");
         }
@@ -492,7 +496,7 @@ impl Inner {
         if self.health.reason().is_some() {
             return;
         }
-        if let Err(error) = self.wal.open_first(number, position, retained, &self.checkpoint()) {
+        if let Err(error) = self.wal.open_first(number, position, retained, &self.checkpoint(&|_| false)) {
             let path = filenames::segment(&self.config.dir, number);
             self.health.fail(format!("start log segment {}: {error}", path.display()), &self.metrics);
             return;

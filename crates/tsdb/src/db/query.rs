@@ -118,7 +118,9 @@ impl Inner {
             of_head(&index, selected.as_ref(), &mut listed.values);
         }
         let start_ms = select.start_ms.max(self.retention_start_ms());
-        for entry in &tenant.version.load().parts {
+        let version = tenant.version.load();
+        listed.warnings.extend(version.unreadable.iter().cloned());
+        for entry in &version.parts {
             if entry.part.info().overlaps(start_ms, select.end_ms) {
                 match of_part(entry) {
                     Ok(values) => listed.values.extend(values),
@@ -179,7 +181,8 @@ impl Selection {
         };
         let head = tenant.lanes.read().pin(&references, start_ms, end_ms);
         let version = tenant.version.load();
-        let mut selection = Selection { head, version, start_ms, end_ms, ..Selection::default() };
+        let warnings = version.unreadable.to_vec();
+        let mut selection = Selection { head, version, start_ms, end_ms, warnings, ..Selection::default() };
         let mut listed: Vec<Selected> = Vec::new();
         for entry in
             selection.version.clone().parts.iter().filter(|e| e.part.info().overlaps(start_ms, end_ms))

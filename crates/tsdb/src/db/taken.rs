@@ -9,21 +9,55 @@ use crate::wal::record::TakenBlocks;
 
 /// Interval sets of block numbers, by tenant, queue and incarnation.
 #[derive(Debug, Default)]
-pub(crate) struct Taken(BTreeMap<Key, Vec<(u64, u64)>>);
+pub(crate) struct Taken {
+    ranges: BTreeMap<Key, Vec<(u64, u64)>>,
+    /// Blocks on their way into the log, with where their records end once they are queued.
+    pending: Vec<(TenantId, BlockKey, Option<u64>)>,
+}
 
 /// Tenant, queue, incarnation.
 type Key = (TenantId, u128, u128);
 
 impl Taken {
-    /// Notes a block; false when it had been taken before.
+    /// Notes a block of the log; false when it had been taken before.
     pub(crate) fn insert(&mut self, tenant: &TenantId, key: &BlockKey) -> bool {
-        let ranges = self.0.entry((tenant.clone(), key.queue_id, key.incarnation)).or_default();
+        let ranges = self.ranges.entry((tenant.clone(), key.queue_id, key.incarnation)).or_default();
         insert_in_ranges(ranges, key.block)
+    }
+
+    /// Notes a block that is on its way into the log; false when it had been taken before. Ends with
+    /// [`settle`](Self::settle) or [`remove`](Self::remove).
+    pub(crate) fn begin(&mut self, tenant: &TenantId, key: &BlockKey) -> bool {
+        let fresh = self.insert(tenant, key);
+        if fresh {
+            self.pending.push((tenant.clone(), *key, None));
+        }
+        fresh
+    }
+
+    /// The record of a block on its way is queued, and ends at `position`.
+    pub(crate) fn submitted(&mut self, tenant: &TenantId, key: &BlockKey, position: u64) {
+        let mut pending = self.pending.iter_mut();
+        if let Some((_, _, end)) = pending.find(|(whose, other, _)| whose == tenant && other == key) {
+            *end = Some(position);
+        }
+    }
+
+    /// The log has a block that was on its way.
+    pub(crate) fn settle(&mut self, tenant: &TenantId, key: &BlockKey) {
+        self.pending.retain(|(whose, other, _)| !(whose == tenant && other == key));
     }
 
     /// Forgets a block whose batch the log has refused.
     pub(crate) fn remove(&mut self, tenant: &TenantId, key: &BlockKey) {
-        let Some(ranges) = self.0.get_mut(&(tenant.clone(), key.queue_id, key.incarnation)) else { return };
+        self.settle(tenant, key);
+        self.remove_from_ranges(tenant, key);
+    }
+
+    fn remove_from_ranges(&mut self, tenant: &TenantId, key: &BlockKey) {
+        let Some(ranges) = self.ranges.get_mut(&(tenant.clone(), key.queue_id, key.incarnation)) else {
+            return;
+        };
         let at = ranges.partition_point(|(_, last)| *last < key.block);
         let Some((first, last)) = ranges.get(at).copied().filter(|(first, _)| *first <= key.block) else {
             return;
@@ -40,7 +74,7 @@ impl Taken {
 
     /// Adds what a checkpoint says.
     pub(crate) fn extend(&mut self, tenant: &TenantId, entry: &TakenBlocks) {
-        let ranges = self.0.entry((tenant.clone(), entry.queue_id, entry.incarnation)).or_default();
+        let ranges = self.ranges.entry((tenant.clone(), entry.queue_id, entry.incarnation)).or_default();
         ranges.extend(entry.blocks.iter().copied().filter(|(first, last)| first <= last));
         ranges.sort_unstable();
         let mut joined: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
@@ -53,14 +87,26 @@ impl Taken {
         *ranges = joined;
     }
 
-    /// All of it, for a checkpoint.
-    pub(crate) fn blocks(&self) -> Vec<TakenBlocks> {
+    /// All that the log has, for a checkpoint: a block whose record never was queued, or of which
+    /// `failed` says that it was not written, is not in it, even if nobody has taken it back yet.
+    pub(crate) fn blocks(&self, failed: impl Fn(u64) -> bool) -> Vec<TakenBlocks> {
+        let lost = self.pending.iter().filter(|(_, _, end)| end.is_none_or(&failed));
+        let lost: Vec<_> = lost.map(|(tenant, key, _)| (tenant.clone(), *key)).collect();
+        if lost.is_empty() {
+            return self.listed();
+        }
+        let mut kept = Taken { ranges: self.ranges.clone(), pending: Vec::new() };
+        lost.iter().for_each(|(tenant, key)| kept.remove_from_ranges(tenant, key));
+        kept.listed()
+    }
+
+    fn listed(&self) -> Vec<TakenBlocks> {
         let entry = |(key, blocks): (&Key, &Vec<(u64, u64)>)| {
             let (tenant, queue_id, incarnation) = key;
             let (queue_id, incarnation, blocks) = (*queue_id, *incarnation, blocks.clone());
             TakenBlocks { tenant: tenant.as_str().to_owned(), queue_id, incarnation, blocks }
         };
-        self.0.iter().map(entry).collect()
+        self.ranges.iter().filter(|(_, blocks)| !blocks.is_empty()).map(entry).collect()
     }
 }
 
@@ -98,7 +144,7 @@ mod tests {
             } else {
                 taken.remove(&tenant, &key(block));
             }
-            assert_eq!(taken.blocks()[0].blocks, wanted, "{block}");
+            assert_eq!(taken.blocks(|_| false)[0].blocks, wanted, "{block}");
         };
         check(5, true, true, &[(5, 5)]);
         check(7, true, true, &[(5, 5), (7, 7)]);
@@ -108,5 +154,27 @@ mod tests {
         check(u64::MAX, true, true, &[(0, 0), (5, 7), (u64::MAX, u64::MAX)]);
         check(6, false, true, &[(0, 0), (5, 5), (7, 7), (u64::MAX, u64::MAX)]);
         check(0, false, true, &[(5, 5), (7, 7), (u64::MAX, u64::MAX)]);
+    }
+
+    #[test]
+    fn a_checkpoint_has_what_the_log_has() {
+        let (tenant, mut taken) = (TenantId::default(), Taken::default());
+        let key = |block| BlockKey { queue_id: 1, incarnation: 2, block };
+        for block in 1..=4 {
+            assert!(taken.begin(&tenant, &key(block)));
+        }
+        taken.submitted(&tenant, &key(1), 100);
+        taken.submitted(&tenant, &key(2), 200);
+        taken.submitted(&tenant, &key(3), 300);
+        taken.settle(&tenant, &key(1));
+        // 1 is written, 2 failed, 3 is in what was written meanwhile, 4 is not queued yet.
+        let blocks = |taken: &Taken| taken.blocks(|end| end == 200)[0].blocks.clone();
+        assert_eq!(blocks(&taken), [(1, 1), (3, 3)]);
+        taken.remove(&tenant, &key(2));
+        taken.settle(&tenant, &key(3));
+        taken.settle(&tenant, &key(4));
+        assert_eq!(blocks(&taken), [(1, 1), (3, 4)]);
+        assert!(taken.begin(&tenant, &key(2)), "a refused block is taken when it comes again");
+        assert!(!taken.begin(&tenant, &key(3)));
     }
 }

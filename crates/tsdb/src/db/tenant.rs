@@ -34,10 +34,11 @@ pub(crate) struct Tenant {
 
 impl Tenant {
     /// Opens a tenant's directory, or prepares to make it. Parts that cannot be read are left out and
-    /// added to `problems`; stray files are removed.
+    /// added to `problems`; stray files are removed, if the directory is ours (`writable`).
     pub(crate) fn open(
         config: &Config,
         id: &TenantId,
+        writable: bool,
         problems: &mut Vec<String>,
     ) -> Result<Tenant, ManifestError> {
         let dir = filenames::tenant_dir(&config.dir, id.as_str());
@@ -45,13 +46,15 @@ impl Tenant {
         problems.extend(torn);
         let state = manifest.state();
         let mut version = Version { tombstones: state.tombstones.clone().into(), ..Version::default() };
-        let mut parts = Vec::new();
+        let (mut parts, mut unreadable) = (Vec::new(), Vec::new());
         for (part, cleaned) in &state.parts {
             match Part::open(&*config.disk, &filenames::part(&dir, &file_name(*part))) {
                 Ok(opened) => parts.push(Arc::new(PartEntry::new(Arc::new(opened), *cleaned))),
-                Err(error) => problems.push(error.to_string()),
+                Err(error) => unreadable.push(error.to_string()),
             }
         }
+        problems.extend(unreadable.iter().cloned());
+        version.unreadable = unreadable.into();
         version = version.with_parts(parts);
         let mut lanes = Lanes::new();
         lanes.flushed_max_ms = version.newest_ms();
@@ -65,7 +68,9 @@ impl Tenant {
             flush_failing: AtomicBool::new(false),
             dir,
         };
-        tenant.remove_strays(config);
+        if writable {
+            tenant.remove_strays(config);
+        }
         Ok(tenant)
     }
 

@@ -208,7 +208,20 @@ impl Lane {
         for tile in &mut self.tiles {
             if let Some(Block { times, body: Body::Open(open), .. }) = tile.history.pop() {
                 self.times = times.to_vec();
+                let columns = tile.open.columns();
                 tile.open = open;
+                // Columns that have come since stay, without samples.
+                if tile.open.columns() < columns {
+                    let open = Arc::make_mut(&mut tile.open);
+                    (open.columns()..columns).for_each(|_| open.add_column());
+                }
+            }
+        }
+        for tile in &mut self.tiles {
+            if tile.open.rows() < self.times.len() {
+                // A tile that has come since.
+                let open = Arc::make_mut(&mut tile.open);
+                (open.rows()..self.times.len()).for_each(|_| open.push_absent());
             }
         }
     }

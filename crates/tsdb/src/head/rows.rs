@@ -157,8 +157,13 @@ impl Lanes {
             row.timestamp_ms > lane.last_ms && !lane.mixed && !lane.retired && lane.has_shape(row.series)
         };
         let number = source.last_lane;
+        // A source whose series are scraped elsewhere has a lane for each of those targets.
+        let home = row.series.first().and_then(|series| self.home(*series)).map_or(NOWHERE, |home| home.lane);
+        let own = |lane: u32| lane != NOWHERE && self.lanes[lane as usize].source == row.source;
         let number = if number != NOWHERE && steady(number) {
             number
+        } else if own(home) && steady(home) {
+            home
         } else if let Some(other) = source.lanes.iter().copied().take(16).find(|lane| steady(*lane)) {
             other
         } else {

@@ -118,6 +118,11 @@ impl Side {
         self.plain.keys().chain(self.replaced.keys()).copied()
     }
 
+    /// Whether a slot has points.
+    pub(crate) fn has(&self, slot: u32) -> bool {
+        self.plain.contains_key(&slot) || self.replaced.contains_key(&slot)
+    }
+
     pub(crate) fn points(&self, slot: u32, replace: bool) -> Option<&Points> {
         if replace { self.replaced.get(&slot) } else { self.plain.get(&slot) }
     }

@@ -151,6 +151,19 @@ impl Lanes {
         self.drop_retired();
     }
 
+    /// Forgets start timestamps that only concern samples of a flush: the last of each series then holds
+    /// on for what comes.
+    pub(crate) fn forget_starts(&mut self, pinned: &FlushSnapshot) {
+        for (slot, starts) in &mut self.starts {
+            let last = pinned.starts.get(slot).and_then(|starts| starts.last());
+            if let Some((from, _)) = last {
+                let before = starts.partition_point(|(other, _)| other < from);
+                starts.drain(..before);
+                starts.shrink_to_fit();
+            }
+        }
+    }
+
     /// Forgets former homes whose lanes have nothing left of the series' rows.
     fn drop_former(&mut self) {
         let lanes = &self.lanes;
@@ -164,18 +177,23 @@ impl Lanes {
         let mut inhabited = RoaringBitmap::new();
         inhabited.extend(self.homes.iter().filter(|home| home.lane != NOWHERE).map(|home| home.lane));
         inhabited.extend(self.former.values().flatten().map(|(lane, _)| *lane));
-        for number in 0..self.lanes.len() as u32 {
-            let lane = &self.lanes[number as usize];
-            if lane.columns.is_empty() || !lane.is_drained() || inhabited.contains(number) {
+        let (mut gone, mut of_sources) = (RoaringBitmap::new(), RoaringBitmap::new());
+        for (number, lane) in (0u32..).zip(&mut self.lanes) {
+            if lane.columns.is_empty() || inhabited.contains(number) || !lane.is_drained() {
                 continue;
             }
-            let source = &mut self.sources[lane.source as usize];
-            source.lanes.retain(|lane| *lane != number);
-            if source.last_lane == number {
+            of_sources.insert(lane.source);
+            gone.insert(number);
+            *lane = super::lane::Lane::default();
+            self.free_lanes.push(number);
+        }
+        // Once for each source: it may have as many lanes as series.
+        for source in of_sources {
+            let source = &mut self.sources[source as usize];
+            source.lanes.retain(|lane| !gone.contains(*lane));
+            if gone.contains(source.last_lane) {
                 source.last_lane = NOWHERE;
             }
-            self.lanes[number as usize] = super::lane::Lane::default();
-            self.free_lanes.push(number);
         }
     }
 
@@ -210,8 +228,8 @@ impl Lanes {
         };
         (home.lane != NOWHERE && in_lane(home.lane, home.column))
             || self.former.contains_key(&slot)
-            || self.side.slots().any(|other| other == slot)
-            || self.frozen.iter().any(|(_, side)| side.slots().any(|other| other == slot))
+            || self.side.has(slot)
+            || self.frozen.iter().any(|(_, side)| side.has(slot))
     }
 
     /// Removes the samples of series from `start_ms` to `end_ms`, both inclusive.

@@ -12,6 +12,7 @@
 //! batches are refused with the cause. If the cut fails too, or any sync fails, nothing more is written
 //! until restart (decision 14).
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,9 @@ use storage::StoreError;
 use super::segment::{HEADER_LEN, Header, RECORD_BYTES_MAX, put_frame};
 use crate::filenames;
 use crate::metrics::Metrics;
+
+/// Failed writes remembered for those who wait for their records.
+const FAILURES_MAX: usize = 1024;
 
 /// Whether the store still writes.
 #[derive(Debug, Default)]
@@ -76,8 +80,17 @@ struct Queue {
     bytes: Vec<u8>,
     /// The position behind the last record queued.
     end: u64,
-    /// Where earlier failures ended: records up to here that had not been written are gone.
-    failed: Option<(u64, u64, Arc<io::Error>)>,
+    /// What earlier failures took: records that end behind the first position and not behind the
+    /// second are gone. The latest of them: those who wait for a record hear of it soon.
+    failed: VecDeque<(u64, u64, Arc<io::Error>)>,
+}
+
+impl Queue {
+    /// Why the record that ends at `position` was not written, if so.
+    fn failure(&self, position: u64) -> Option<&io::Error> {
+        let failed = self.failed.iter().find(|(from, to, _)| *from < position && position <= *to);
+        failed.map(|(_, _, error)| &**error)
+    }
 }
 
 #[derive(Debug)]
@@ -219,9 +232,7 @@ impl Wal {
     /// What became of the record at `position`; `None` when it still waits.
     fn outcome(&self, open: &OpenSegment, position: u64) -> Option<Result<(), StoreError>> {
         let queue = self.queue.lock();
-        if let Some((from, to, error)) = &queue.failed
-            && (*from < position && position <= *to)
-        {
+        if let Some(error) = queue.failure(position) {
             let source = io::Error::new(error.kind(), error.to_string());
             let attempt = format!("write log segment {}", open.path.display());
             return Some(Err(StoreError::Io { attempt, source }));
@@ -275,7 +286,11 @@ impl Wal {
     fn refuse_queue(&self, open: &mut OpenSegment, error: io::Error) {
         let mut queue = self.queue.lock();
         queue.bytes.clear();
-        queue.failed = Some((open.written, queue.end, Arc::new(error)));
+        if queue.failed.len() == FAILURES_MAX {
+            queue.failed.pop_front();
+        }
+        let end = queue.end;
+        queue.failed.push_back((open.written, end, Arc::new(error)));
         open.broken = true;
     }
 
@@ -285,8 +300,12 @@ impl Wal {
     }
 
     /// Ends the current segment and starts the next, which begins with the record that `checkpoint`
-    /// makes. The new segment's number and first position.
-    pub(crate) fn roll(&self, checkpoint: impl FnOnce() -> Vec<u8>) -> Result<(u64, u64), StoreError> {
+    /// makes; it is told which positions are those of records that failed. The new segment's number
+    /// and first position.
+    pub(crate) fn roll(
+        &self,
+        checkpoint: impl FnOnce(&dyn Fn(u64) -> bool) -> Vec<u8>,
+    ) -> Result<(u64, u64), StoreError> {
         self.health.check()?;
         let mut segment = self.segment.write();
         let mut file = self.file.lock();
@@ -297,7 +316,8 @@ impl Wal {
             self.write_queue(open);
         }
         let (number, position) = (*segment + 1, self.queue.lock().end);
-        let mut next = self.create(number, position, &checkpoint()).map_err(|source| {
+        let checkpoint = checkpoint(&|position| self.queue.lock().failure(position).is_some());
+        let mut next = self.create(number, position, &checkpoint).map_err(|source| {
             // The name is not used again, even if what there is of the file cannot be removed.
             *segment += 1;
             let path = filenames::segment(&self.dir, number);
