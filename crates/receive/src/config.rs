@@ -18,6 +18,9 @@ pub enum SyncPolicy {
 pub struct ReceiveConfig {
     /// Longest body as sent, bytes.
     pub body_bytes_max: usize,
+    /// Bytes of bodies being received at once, each counted as long as it declares to be, or as long
+    /// as it may be; further requests wait.
+    pub arriving_bytes_max: usize,
     /// Longest body unpacked, bytes. Source: Prometheus, `decodeReadLimit` (32 MiB).
     pub decoded_bytes_max: usize,
     /// Most series, samples, exemplars and metadata entries together in a request.
@@ -36,6 +39,7 @@ impl Default for ReceiveConfig {
     fn default() -> ReceiveConfig {
         ReceiveConfig {
             body_bytes_max: 32 << 20,
+            arriving_bytes_max: 512 << 20,
             decoded_bytes_max: 32 << 20,
             entries_max: 2 << 20,
             ahead_max: Duration::from_secs(600),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
@@ -58,7 +58,10 @@ pub struct ReceiveState {
 /// failed, after which sending again makes sense.
 pub fn router(state: ReceiveState) -> Router {
     let permits = Arc::new(Semaphore::new(state.config.concurrency_max.max(1)));
-    let door = Door { state, tenants: Mutex::default(), buffers: Mutex::default(), permits };
+    let arriving_kib_max = u32::try_from(state.config.arriving_bytes_max >> 10).unwrap_or(u32::MAX).max(1);
+    let arriving = Semaphore::new(arriving_kib_max as usize);
+    let (tenants, buffers) = (Mutex::default(), Mutex::default());
+    let door = Door { state, tenants, buffers, permits, arriving, arriving_kib_max };
     Router::new().route("/api/v1/write", post(write)).with_state(Arc::new(door))
 }
 
@@ -67,6 +70,9 @@ struct Door {
     tenants: Mutex<HashMap<TenantId, Arc<TenantDoor>>>,
     buffers: Mutex<Vec<Vec<u8>>>,
     permits: Arc<Semaphore>,
+    /// KiB of bodies that may arrive.
+    arriving: Semaphore,
+    arriving_kib_max: u32,
 }
 
 /// The two messages.
@@ -150,6 +156,11 @@ impl Door {
     async fn receive(self: &Arc<Self>, version: Version, request: Request<Body>) -> Answer {
         let tenant = request.extensions().get::<TenantId>().cloned().unwrap_or_default();
         let body_bytes_max = self.state.config.body_bytes_max;
+        let declared = request.body().size_hint().upper().unwrap_or(u64::MAX).min(body_bytes_max as u64);
+        let kib = u32::try_from(declared / 1024 + 1).unwrap_or(u32::MAX).min(self.arriving_kib_max);
+        let Ok(_arriving) = self.arriving.acquire_many(kib).await else {
+            return Answer::of(StatusCode::SERVICE_UNAVAILABLE, "the door is closed");
+        };
         let body = match Limited::new(request.into_body(), body_bytes_max).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {

@@ -492,3 +492,21 @@ proptest::proptest! {
         proptest::prop_assert_eq!(bench.stored(&TenantId::default()), expected);
     }
 }
+
+#[tokio::test]
+async fn bodies_that_do_not_end_hold_a_bounded_amount_of_memory() {
+    let bench = bench(ReceiveConfig { arriving_bytes_max: 1024, ..ReceiveConfig::default() });
+    let good = snappy_encode(&floats(&[(&[("__name__", "up")], &[at(0, 1.0)])])[0]).unwrap();
+    let trailers = std::future::pending::<Option<Result<http::HeaderMap, std::convert::Infallible>>>();
+    let endless = http_body_util::Full::from(good.clone()).with_trailers(trailers);
+    let endless = request(V1, Vec::new()).map(|_| Body::new(endless));
+    let first = tokio::spawn(bench.router.clone().oneshot(endless));
+    tokio::task::yield_now().await;
+    let second = tokio::spawn(bench.router.clone().oneshot(request(V1, good)));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!second.is_finished(), "it waits for the first");
+    first.abort();
+    assert_eq!(second.await.expect("no panic").expect("an answer").status(), 204);
+}
