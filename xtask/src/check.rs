@@ -40,7 +40,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("bench", &["model", "testkit"]),
+    ("bench", &["model", "testkit", "tsdb"]),
     ("xtask", &[]),
 ];
 

@@ -1,7 +1,6 @@
 //! Remote write: known series, restart after `kill -9`, bytes on disk.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +16,7 @@ use testkit::recorded::Recorded;
 use tokio::net::TcpStream;
 
 use crate::process::{self, directory_bytes};
-use crate::system::System;
+use crate::system::{Running, System};
 
 const START_MS: i64 = 1_700_000_000_000;
 const INTERVAL_MS: i64 = 15_000;
@@ -249,7 +248,7 @@ pub(crate) async fn disk(targets: usize) -> Result<()> {
 }
 
 /// Flushes and merges as each system does it on demand; the bytes that remain.
-async fn settled_bytes(system: System, running: crate::system::Running) -> Result<u64> {
+async fn settled_bytes(system: System, running: Running) -> Result<u64> {
     let addr = running.peer.addr;
     match system {
         System::Prometheus => {
@@ -264,9 +263,15 @@ async fn settled_bytes(system: System, running: crate::system::Running) -> Resul
             Ok(directory_bytes(&running.data.join("data")) + directory_bytes(&running.data.join("indexdb")))
         }
         System::Marigraph => {
-            let data = running.data.clone();
-            running.peer.terminate()?;
-            Ok(directory_bytes(Path::new(&data)))
+            // There is no request for it yet: end the process, then flush and merge its directory here.
+            let Running { peer, data } = running;
+            peer.terminate()?;
+            let config = tsdb::Config { retention: None, background: false, ..tsdb::Config::new(&data) };
+            let store = tsdb::Db::open(config)?;
+            store.flush().map_err(|error| anyhow::anyhow!("flush: {error}"))?;
+            store.compact().map_err(|error| anyhow::anyhow!("merge: {error}"))?;
+            store.close()?;
+            Ok(directory_bytes(&data))
         }
     }
 }
