@@ -19,7 +19,7 @@ const NO_SCRAPES: &str = "global: {}\n";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Longest an innocent query may take while others misbehave.
-const PROMPT: Duration = Duration::from_secs(5);
+const PROMPT: Duration = Duration::from_secs(10);
 
 /// Starts a hub with further flags.
 async fn start(directory: &Path, config: &str, flags: &[&str]) -> Result<Hub> {

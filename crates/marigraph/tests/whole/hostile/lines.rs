@@ -16,6 +16,9 @@ use super::{NO_SCRAPES, Table, others_are_served, start};
 /// How long a test watches a connection that should be closed at once.
 const SOON: Duration = Duration::from_secs(5);
 
+/// Whom to ask, method, path, headers, and the status and text expected.
+type Case<'a> = (SocketAddr, &'a str, &'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
 async fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<http::Answer> {
     let mut request = Request::builder().method(method).uri(path).header("host", "hub");
     for (name, value) in headers {
@@ -35,7 +38,7 @@ async fn the_life_of_the_program_is_not_in_everybodys_hands() -> Result<()> {
     const ELSEWHERE: &[(&str, &str)] = &[("origin", "http://evil.example"), ("sec-fetch-site", "cross-site")];
     let delete = "/api/v1/admin/tsdb/delete_series?match[]=up";
     let here = hub.addr();
-    let cases: &[(SocketAddr, &str, &str, &[(&str, &str)], u16, &str)] = &[
+    let cases: &[Case<'_>] = &[
         (here, "GET", "/-/reload", &[], 405, POST_ONLY),
         (here, "GET", "/-/quit", &[], 405, POST_ONLY),
         (here, "HEAD", "/-/quit", &[], 405, ""),

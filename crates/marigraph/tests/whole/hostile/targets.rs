@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use testkit::http;
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::{others_are_served, start};
-use crate::{eventually, query};
+use crate::{PATIENCE, eventually, query};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\n";
 
@@ -102,7 +102,7 @@ fn cases() -> Result<Vec<(&'static str, Does, String)>> {
     let ten_megabytes = "x".repeat(10 << 20);
     let get = |text: &str| format!("Get \"http://ADDR/metrics\": {text}");
     Ok(vec![
-        ("bomb", packed(&gzip(&vec![b'#'; 64 << 20])?), "body size limit exceeded".to_owned()),
+        ("bomb", packed(&gzip(&vec![b'#'; 16 << 20])?), "body size limit exceeded".to_owned()),
         ("endless", Does::Endless(format!("{OK}\r\n").into()), "body size limit exceeded".to_owned()),
         ("cut_gzip", packed(&gzip(b"fish 1\n")?[..12]), get("gzip: incomplete deflate stream")),
         ("not_gzip", packed(b"fish{kind=\"cod\"} 1\n"), get("gzip: invalid gzip header")),
@@ -192,13 +192,35 @@ fn cases() -> Result<Vec<(&'static str, Does, String)>> {
     ])
 }
 
+/// The cases whose target is not down with the error that is expected.
+async fn wrong_errors(
+    addr: SocketAddr,
+    cases: &[(&str, Does, String)],
+    liars: &[Liar],
+) -> Result<Vec<String>> {
+    let targets = http::get(addr, "/api/v1/targets").await?.json()?;
+    let active = targets["data"]["activeTargets"].as_array().context("targets")?;
+    let mut differ = Vec::new();
+    for ((name, _, expected), liar) in cases.iter().zip(liars) {
+        let target =
+            active.iter().find(|t| t["labels"]["job"] == *name).with_context(|| (*name).to_owned())?;
+        let said = target["lastError"].as_str().unwrap_or_default().replace(&liar.addr.to_string(), "ADDR");
+        assert_eq!(target["health"], "down", "{name}");
+        assert!(said.len() < 4096, "{name}: an error of {} bytes", said.len());
+        if said != *expected {
+            differ.push(format!("{name}\n  expected {expected}\n  found    {said}"));
+        }
+    }
+    Ok(differ)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn targets_that_answer_badly_are_down_and_say_why() -> Result<()> {
     let good = FakeTarget::start("fish{kind=\"cod\"} 3\n").await?;
     let cases = cases()?;
     let mut liars = Vec::new();
     let mut config = String::from(
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n  - job_name: long_value\n    \
+        "global: {scrape_interval: 3s, scrape_timeout: 3s}\nscrape_configs:\n  - job_name: long_value\n    \
          label_value_length_limit: 100\n    static_configs: [{targets: [",
     );
     let (mut jobs, mut long_value) = (
@@ -211,8 +233,9 @@ async fn targets_that_answer_badly_are_down_and_say_why() -> Result<()> {
             long_value = format!("'{}'", liar.addr);
         } else {
             let size = if ["long_line"].contains(name) { "20MB" } else { "2MB" };
+            let patience = if matches!(does, Does::Hang(_)) { "1s" } else { "3s" };
             jobs.push_str(&format!(
-                "  - job_name: {name}\n    body_size_limit: {size}\n    label_limit: 50\n    static_configs: \
+                "  - job_name: {name}\n    scrape_timeout: {patience}\n    body_size_limit: {size}\n    label_limit: 50\n    static_configs: \
                  [{{targets: ['{}']}}]\n",
                 liar.addr
             ));
@@ -226,21 +249,17 @@ async fn targets_that_answer_badly_are_down_and_say_why() -> Result<()> {
     let down = cases.len();
     eventually(addr, "up == 0", |result| result.len() == down).await?;
     others_are_served(addr).await?;
-    let targets = http::get(addr, "/api/v1/targets").await?.json()?;
-    let active = targets["data"]["activeTargets"].as_array().context("targets")?;
-    let mut differ = Vec::new();
-    for ((name, _, expected), liar) in cases.iter().zip(&liars) {
-        let target =
-            active.iter().find(|t| t["labels"]["job"] == *name).with_context(|| (*name).to_owned())?;
-        let said = target["lastError"].as_str().unwrap_or_default().replace(&liar.addr.to_string(), "ADDR");
-        assert_eq!(target["health"], "down", "{name}");
-        assert!(said.len() < 4096, "{name}: an error of {} bytes", said.len());
-        if said != *expected {
-            differ.push(format!("{name}\n  expected {expected}\n  found    {said}"));
+    // A scrape may run out of time on a busy machine; the next one tells.
+    let begin = Instant::now();
+    let differ = loop {
+        let differ = wrong_errors(addr, &cases, &liars).await?;
+        if differ.is_empty() || begin.elapsed() > PATIENCE {
+            break differ;
         }
-    }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
     assert!(differ.is_empty(), "{}", differ.join("\n"));
-    eventually(addr, "count_over_time(up{job=\"good\"}[1m]) > 3", |result| result.len() == 1).await?;
+    eventually(addr, "count_over_time(up{job=\"good\"}[1m]) > 1", |result| result.len() == 1).await?;
     assert_eq!(query(addr, "min_over_time(up{job=\"good\"}[1m]) == 1").await?.len(), 1);
     assert_eq!(query(addr, "fish").await?.len(), 1, "nothing of a failed scrape is kept");
     assert_eq!(query(addr, "max_over_time(up{job!=\"good\"}[1m]) > 0").await?.len(), 0);
