@@ -390,7 +390,11 @@ impl Inner {
         }
         let known = |series: u64| {
             let series = replay.aliases.get(&series).copied().unwrap_or(SeriesRef(series));
-            lanes.home(series).is_some().then_some(series)
+            if lanes.home(series).is_none() {
+                self.never_use(series);
+                return None;
+            }
+            Some(series)
         };
         let starts: Vec<_> =
             batch.starts.iter().filter_map(|(s, at, start)| Some((known(*s)?, *at, *start))).collect();
@@ -409,6 +413,7 @@ impl Inner {
         for row in &batch.rows {
             let Some(source) = self.replayed_source(row.source) else {
                 replay.samples_unknown += row.series.len();
+                row.series.iter().for_each(|series| self.never_use(SeriesRef(*series)));
                 continue;
             };
             series.clear();
@@ -419,6 +424,7 @@ impl Inner {
                     series.push(number);
                     values.push(*value);
                 } else {
+                    self.never_use(number);
                     replay.samples_unknown += 1;
                 }
             }
@@ -434,6 +440,7 @@ impl Inner {
             let series = replay.aliases.get(&sample.series).copied().unwrap_or(SeriesRef(sample.series));
             let source = self.replayed_source(sample.source).filter(|_| lanes.home(series).is_some());
             let Some(source) = source else {
+                self.never_use(series);
                 replay.samples_unknown += 1;
                 continue;
             };
@@ -453,7 +460,18 @@ impl Inner {
     }
 
     fn replayed_source(&self, reference: u64) -> Option<u32> {
-        self.sources.read().by_reference.get(&reference).map(|(_, number)| *number)
+        let known = self.sources.read().by_reference.get(&reference).map(|(_, number)| *number);
+        if known.is_none() {
+            let mut sources = self.sources.write();
+            sources.next = sources.next.max(reference.saturating_add(1));
+        }
+        known
+    }
+
+    /// The log has samples under a reference whose definition is lost. A new series under it would be
+    /// given them at the next start.
+    fn never_use(&self, series: SeriesRef) {
+        self.next_generation.fetch_max(generation_of(series).wrapping_add(1), Ordering::Relaxed);
     }
 
     fn replay_delete(&self, delete: DeleteRecord, position: u64) {
