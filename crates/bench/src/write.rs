@@ -110,9 +110,9 @@ pub(crate) async fn ingest(series: usize, rounds: usize) -> Result<()> {
     let labels = labels(&recorded, series);
     let body = |first: usize, round: usize| -> Result<Bytes> {
         let mut request = Push::default();
-        for at in first..(first + BODY_SAMPLES).min(labels.len()) {
-            let time_ms = START_MS + round as i64 * INTERVAL_MS;
-            request.floats(&labels[at], &[(time_ms, value(&recorded, at, round))]);
+        let time_ms = START_MS + round as i64 * INTERVAL_MS;
+        for (at, labels) in labels.iter().enumerate().skip(first).take(BODY_SAMPLES) {
+            request.floats(labels, &[(time_ms, value(&recorded, at, round))]);
         }
         request.body()
     };
@@ -222,14 +222,14 @@ pub(crate) async fn disk(targets: usize) -> Result<()> {
         for first_row in (0..rows).step_by(ROWS_A_BODY) {
             for first in (0..labels.len()).step_by(BODY_SAMPLES / ROWS_A_BODY) {
                 let mut request = Push::default();
-                for at in first..(first + BODY_SAMPLES / ROWS_A_BODY).min(labels.len()) {
+                for (at, labels) in labels.iter().enumerate().skip(first).take(BODY_SAMPLES / ROWS_A_BODY) {
                     let row = |row: usize| {
                         let jitter = (at / width * 7919 + row * 104_729) % 6;
                         let time_ms = START_MS + row as i64 * INTERVAL_MS + jitter as i64;
                         (time_ms, value(&recorded, at, row))
                     };
                     let samples: Vec<(i64, f64)> = (first_row..first_row + ROWS_A_BODY).map(row).collect();
-                    request.floats(&labels[at], &samples);
+                    request.floats(labels, &samples);
                 }
                 sender.write(system.write_path(), request.body()?).await?;
             }

@@ -79,7 +79,7 @@ fn excluded(mount_point: &str, fs_type: &str) -> bool {
     let under = |root: &&str| {
         mount_point.strip_prefix(*root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    TYPES_EXCLUDED.contains(&fs_type) || MOUNTS_EXCLUDED.iter().any(|root| under(root))
+    TYPES_EXCLUDED.contains(&fs_type) || MOUNTS_EXCLUDED.iter().any(under)
 }
 
 #[cfg(test)]
