@@ -163,6 +163,24 @@ impl Manifest {
         Ok((manifest, None))
     }
 
+    /// Forces what an earlier process has written to the device: its last sync may have failed, or not
+    /// have come, and from now on others rely on what the manifest says.
+    ///
+    /// # Errors
+    /// [`ManifestError::Io`].
+    pub fn sync(&self) -> Result<(), ManifestError> {
+        let path = self.dir.join(filenames::MANIFEST);
+        if !self.disk.exists(&path) {
+            return Ok(());
+        }
+        let sync = || {
+            self.disk.open_append(&path)?.sync_data()?;
+            self.disk.sync_dir(&self.dir)?;
+            self.dir.parent().map_or(Ok(()), |parent| self.disk.sync_dir(parent))
+        };
+        sync().map_err(|source| self.io("sync", source))
+    }
+
     /// What it says.
     pub fn state(&self) -> &State {
         &self.state

@@ -211,6 +211,11 @@ impl Inner {
             let mut problems = Vec::new();
             let tenant = Tenant::open(&self.config, &id, self.health.reason().is_none(), &mut problems)?;
             problems.into_iter().for_each(|problem| self.report(problem));
+            if self.health.reason().is_none()
+                && let Err(error) = tenant.manifest.lock().sync()
+            {
+                self.health.fail(error.to_string(), &self.metrics);
+            }
             self.tenants.write().insert(id, Arc::new(tenant));
         }
         Ok(())
