@@ -280,3 +280,33 @@ fn the_last_replacement_is_the_last_in_the_log_too() {
         disk = again;
     }
 }
+
+#[test]
+fn merged_replacements_do_not_win_over_those_that_came_between() {
+    let bench = Bench::new();
+    let (source, series) = columns(&bench.db, 1);
+    let replace = |times: &[i64], value: f64| {
+        for time in times {
+            let values = [value];
+            let rows = [Row::floats(source, *time, &series, &values)];
+            bench.db.append(&Batch::rows(&rows, Policy::LINE_PROTOCOL)).expect("append");
+        }
+        bench.db.flush().expect("flush");
+        bench.clock.advance_ms(1);
+    };
+    let (day_ms, time) = (12 * SPAN_MS, START_MS + SPAN_MS);
+    replace(&[time, time + 1, time + day_ms], 0.0);
+    replace(&[time, time + 1], 1.0);
+    bench.clock.advance_ms(4 * day_ms);
+    // Late, and over two days: a part that no merge of a day takes.
+    replace(&[time, time + day_ms], 2.0);
+    replace(&[time + 1], 3.0);
+    let check = |when: &str| {
+        let found = select(&bench.db, i64::MIN, i64::MAX).0.expect("load").remove(0);
+        assert_eq!(*found.times, [time, time + 1, time + day_ms], "{when}");
+        assert_eq!(found.values, [2.0, 3.0, 2.0], "{when}");
+    };
+    check("before");
+    bench.db.compact().expect("compact");
+    check("after");
+}

@@ -325,6 +325,24 @@ fn by_unit(version: &Version, unit_ms: i64) -> BTreeMap<(i64, bool), Vec<Arc<Par
     units
 }
 
+/// Whether no other part has replacements that came between those of `inputs` at the same times: merged,
+/// the older ones would get the rank of the newest, and win over them.
+fn keeps_order(version: &Version, inputs: &[Arc<PartEntry>]) -> bool {
+    let infos = || inputs.iter().map(|entry| entry.part.info());
+    let ranks = infos().map(|info| info.rank()).min().zip(infos().map(|info| info.rank()).max());
+    let times = infos().map(|info| info.min_ms).min().zip(infos().map(|info| info.max_ms).max());
+    let (Some((oldest, newest)), Some((first_ms, last_ms))) = (ranks, times) else { return true };
+    !version.parts.iter().any(|entry| {
+        let (info, rank) = (entry.part.info(), entry.part.info().rank());
+        rank.replace
+            && newest.replace
+            && oldest < rank
+            && rank < newest
+            && info.overlaps(first_ms, last_ms)
+            && !inputs.iter().any(|input| Arc::ptr_eq(input, entry))
+    })
+}
+
 fn is_over(unit: i64, unit_ms: i64, now_ms: i64) -> bool {
     (unit + 1).saturating_mul(unit_ms).saturating_add(SETTLE_MS) <= now_ms
 }
@@ -332,14 +350,14 @@ fn is_over(unit: i64, unit_ms: i64, now_ms: i64) -> bool {
 fn spans_due(version: &Version, now_ms: i64) -> Option<Job> {
     by_unit(version, SPAN_MS).into_iter().find_map(|((unit, _), entries)| {
         let inputs: Vec<_> = entries.into_iter().filter(|entry| entry.part.info().spec.level == 0).collect();
-        let due = inputs.len() > 1 && is_over(unit, SPAN_MS, now_ms);
+        let due = inputs.len() > 1 && is_over(unit, SPAN_MS, now_ms) && keeps_order(version, &inputs);
         due.then(|| Job { inputs, level: 1, cuts_ms: Vec::new(), tombstones: Vec::new() })
     })
 }
 
 fn day_due(version: &Version, now_ms: i64) -> Option<Job> {
     by_unit(version, DAY_MS).into_iter().find_map(|((unit, _), inputs)| {
-        if inputs.len() < 2 || !is_over(unit, DAY_MS, now_ms) {
+        if inputs.len() < 2 || !is_over(unit, DAY_MS, now_ms) || !keeps_order(version, &inputs) {
             return None;
         }
         let bytes = |entry: &Arc<PartEntry>| entry.part.info().bytes;
