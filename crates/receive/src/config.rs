@@ -27,6 +27,8 @@ pub struct ReceiveConfig {
     pub entries_max: usize,
     /// Samples further ahead of our clock are refused. Source: Prometheus, `maxAheadTime`.
     pub ahead_max: Duration,
+    /// Samples of at most so many different days (UTC) are taken of a request.
+    pub days_max: usize,
     /// When a push is acknowledged.
     pub sync: SyncPolicy,
     /// Requests worked on at once; further ones wait.
@@ -43,6 +45,7 @@ impl Default for ReceiveConfig {
             decoded_bytes_max: 32 << 20,
             entries_max: 2 << 20,
             ahead_max: Duration::from_secs(600),
+            days_max: 1000,
             sync: SyncPolicy::Written,
             concurrency_max: 16,
             retry_after: Duration::from_secs(30),

@@ -21,6 +21,7 @@ use storage::{Appender, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wire::remote_write::{SnappyError, snappy_decode, v1};
 
+use crate::admission::Admission;
 use crate::config::{ReceiveConfig, SyncPolicy};
 use crate::intake::{Bounds, GatherError, Intake};
 use crate::metrics::{Answer as AnswerLabels, FoundBy, ReceiveMetrics};
@@ -245,7 +246,8 @@ impl Door {
         };
         let latest_ms =
             now_ms.saturating_add(i64::try_from(self.state.config.ahead_max.as_millis()).unwrap_or(i64::MAX));
-        let taken = door.store(&*self.state.appender, &mut intake, latest_ms).and_then(|taken| {
+        let admission = Admission::new(latest_ms, self.state.config.days_max);
+        let taken = door.store(&*self.state.appender, &mut intake, admission).and_then(|taken| {
             // Waiting for the disk is no work, and others may join the same sync.
             drop(permit);
             if self.state.config.sync == SyncPolicy::Always {

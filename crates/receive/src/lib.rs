@@ -16,6 +16,7 @@
 //! <https://prometheus.io/docs/specs/prw/remote_write_spec_2_0/>; Prometheus
 //! `storage/remote/write_handler.go`.
 
+mod admission;
 mod config;
 mod door;
 mod intake;

@@ -15,6 +15,8 @@ pub(crate) enum Refusal {
     NoSamples,
     /// Too far ahead of our clock.
     TooFarAhead,
+    /// Of a day beyond as many as one request may have.
+    TooManyDays,
     TooOld,
     OutOfOrder,
     Duplicate,
@@ -26,11 +28,12 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Refusal; 10] = [
+    const ALL: [Refusal; 11] = [
         Refusal::InvalidLabels,
         Refusal::Invalid,
         Refusal::NoSamples,
         Refusal::TooFarAhead,
+        Refusal::TooManyDays,
         Refusal::TooOld,
         Refusal::OutOfOrder,
         Refusal::Duplicate,
@@ -56,6 +59,7 @@ impl Refusal {
             Refusal::Invalid => "invalid",
             Refusal::NoSamples => "no_samples",
             Refusal::TooFarAhead => "too_far_ahead",
+            Refusal::TooManyDays => "too_many_days",
             Refusal::TooOld => "too_old",
             Refusal::OutOfOrder => "out_of_order",
             Refusal::Duplicate => "duplicate",
@@ -72,6 +76,7 @@ impl Refusal {
             Refusal::Invalid => "invalid",
             Refusal::NoSamples => "series without samples",
             Refusal::TooFarAhead => "too far in the future",
+            Refusal::TooManyDays => "of too many days",
             Refusal::TooOld => "too old",
             Refusal::OutOfOrder => "out of order",
             Refusal::Duplicate => "duplicate",

@@ -12,6 +12,7 @@ use storage::{
 };
 use wire::remote_write::{decode_labels, write_label_bytes};
 
+use crate::admission::Admission;
 use crate::intake::{Intake, Slot, SlotState, metadata_hash};
 use crate::known::{KnownSeries, Place};
 use crate::rows::RowTable;
@@ -57,17 +58,17 @@ impl TenantDoor {
         }
     }
 
-    /// Resolves the series not known yet and appends everything. Samples later than `latest_ms`
-    /// are refused.
+    /// Resolves the series not known yet and appends everything but what
+    /// `admission` refuses.
     pub(crate) fn store(
         &self,
         appender: &dyn Appender,
         intake: &mut Intake<'_>,
-        latest_ms: i64,
+        mut admission: Admission,
     ) -> Result<Taken, StoreError> {
         self.resolve_new(appender, intake)?;
         let mut taken = Taken::default();
-        let rows = build_rows(intake, latest_ms, |_| true);
+        let rows = build_rows(intake, &mut admission, |_| true);
         let stale = self.append(appender, intake, rows, true, &mut taken)?;
         if stale.is_empty() {
             return Ok(taken);
@@ -82,7 +83,7 @@ impl TenantDoor {
             }
         }
         self.resolve_new(appender, intake)?;
-        let rows = build_rows(intake, latest_ms, |slot| again[slot as usize]);
+        let rows = build_rows(intake, &mut admission, |slot| again[slot as usize]);
         self.append(appender, intake, rows, false, &mut taken)?;
         Ok(taken)
     }
@@ -238,7 +239,7 @@ fn is_unusual(label_bytes: &[u8], labels: &Labels) -> bool {
 }
 
 /// The rows of the placed slots that `wanted` accepts.
-fn build_rows(intake: &mut Intake<'_>, latest_ms: i64, wanted: impl Fn(u32) -> bool) -> RowTable {
+fn build_rows(intake: &mut Intake<'_>, admission: &mut Admission, wanted: impl Fn(u32) -> bool) -> RowTable {
     let mut table = RowTable::default();
     // Apart from the rest, which its words are made of.
     let mut tally = std::mem::take(&mut intake.tally);
@@ -246,15 +247,15 @@ fn build_rows(intake: &mut Intake<'_>, latest_ms: i64, wanted: impl Fn(u32) -> b
         SlotState::Placed(place) if wanted(slot) => Some(place),
         _ => None,
     };
-    let too_far = |slot: u32, timestamp_ms: i64| {
+    let told = |words: String, slot: u32, timestamp_ms: i64| {
         let labels = intake.shown_labels(&intake.slots[slot as usize]);
-        format!("timestamp is too far in the future for series {labels} at {timestamp_ms}")
+        format!("{words} for series {labels} at {timestamp_ms}")
     };
     for float in &intake.floats {
         let Some(place) = place_of(float.slot) else { continue };
         let timestamp_ms = float.sample.timestamp_ms;
-        if timestamp_ms > latest_ms {
-            tally.refuse(Refusal::TooFarAhead, 1, || too_far(float.slot, timestamp_ms));
+        if let Some(refusal) = admission.refusal(timestamp_ms) {
+            tally.refuse(refusal, 1, || told(admission.words(refusal), float.slot, timestamp_ms));
             continue;
         }
         table.float(place, timestamp_ms, float.sample.value);
@@ -264,8 +265,8 @@ fn build_rows(intake: &mut Intake<'_>, latest_ms: i64, wanted: impl Fn(u32) -> b
     }
     for (slot, sample) in &intake.histograms {
         let Some(place) = place_of(*slot) else { continue };
-        if sample.timestamp_ms > latest_ms {
-            tally.refuse(Refusal::TooFarAhead, 1, || too_far(*slot, sample.timestamp_ms));
+        if let Some(refusal) = admission.refusal(sample.timestamp_ms) {
+            tally.refuse(refusal, 1, || told(admission.words(refusal), *slot, sample.timestamp_ms));
             continue;
         }
         table.histogram(place, sample.timestamp_ms, sample.histogram.clone());
@@ -276,8 +277,10 @@ fn build_rows(intake: &mut Intake<'_>, latest_ms: i64, wanted: impl Fn(u32) -> b
     for (slot, exemplar) in &intake.exemplars {
         let Some(place) = place_of(*slot) else { continue };
         let row_ms = intake.slots[*slot as usize].newest_ms.unwrap_or(exemplar.timestamp_ms);
-        if row_ms > latest_ms || exemplar.timestamp_ms > latest_ms {
-            tally.refuse(Refusal::Exemplar, 1, || too_far(*slot, exemplar.timestamp_ms));
+        if let Some(refusal) = admission.refusal(row_ms).or_else(|| admission.refusal(exemplar.timestamp_ms))
+        {
+            let words = admission.words(refusal);
+            tally.refuse(Refusal::Exemplar, 1, || told(words, *slot, exemplar.timestamp_ms));
             continue;
         }
         table.exemplar(place, row_ms, exemplar.clone());

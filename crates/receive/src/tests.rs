@@ -300,6 +300,29 @@ async fn small_requests_that_would_become_large_are_refused() {
 }
 
 #[tokio::test]
+async fn a_request_has_samples_of_so_many_days_and_no_more() {
+    let bench = bench(ReceiveConfig { days_max: 2, ..ReceiveConfig::default() });
+    let day = -86_400_000;
+    let old = [
+        at(3 * day, 3.0),
+        at(2 * day, 2.0),
+        at(2 * day + 1, 2.5),
+        at(day, 1.0),
+        at(day + 1, 1.5),
+        at(3 * day + 1, 3.5),
+    ];
+    check_both(&bench, floats(&[(&[("__name__", "old")], &old)]), expect![[r#"400: the request has samples of more than 2 days for series {__name__="old"} at 1699913600000; not taken: 2 of too many days"#]], expect![[r#"400 exemplars-written=0 histograms-written=0 samples-written=4: the request has samples of more than 2 days for series {__name__="old"} at 1699913600000; not taken: 2 of too many days"#]]).await;
+    // The next request has its own days.
+    check_both(
+        &bench,
+        floats(&[(&[("__name__", "old")], &[at(day, 1.0)])]),
+        expect!["204"],
+        expect!["204 exemplars-written=0 histograms-written=0 samples-written=1"],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_told_and_the_rest_is_kept() {
     let bench = bench(ReceiveConfig::default());
     let good: Pushed<'_> = (&[("__name__", "good")], &[at(0, 1.0)]);
