@@ -26,13 +26,15 @@ test.each([
   expect(shortNumber(value)).toBe(text);
 });
 
-describe('ticks have the precision of their distance', () => {
+describe('ticks share a unit and have the precision of their distance', () => {
   test.each([
     [[0, 0.5, 1, 1.5], ['0', '0.5', '1', '1.5']],
     [[1000000, 1000010, 1000020], ['1M', '1.00001M', '1.00002M']],
     [[0, 2e9, 4e9], ['0', '2G', '4G']],
     [[-0.2, -0.1, 2.7e-17, 0.1], ['-0.2', '-0.1', '0', '0.1']],
     [[0.998, 0.999, 1], ['0.998', '0.999', '1']],
+    [[0, 0.008, 0.009, 0.01], ['0', '0.008', '0.009', '0.01']],
+    [[800, 900, 1000], ['0.8k', '0.9k', '1k']],
     [[5], ['5']],
     [[], []],
   ])('%j', (ticks, labels) => {

@@ -5,13 +5,15 @@ import type { Labels } from '../api/types';
 const UNITS = ['', 'k', 'M', 'G', 'T', 'P', 'E'];
 const SMALL_UNITS = ['', 'm', 'µ', 'n', 'p'];
 
-/** A number in at most `digits` digits with a unit prefix: `1.234k`, `250m`, `0`. */
-export function shortNumber(value: number, digits = 4): string {
+/**
+ * A number in at most `digits` digits with a unit prefix: `1.234k`, `250m`, `0`; with the prefix that
+ * suits `like` where that is given.
+ */
+export function shortNumber(value: number, digits = 4, like = value): string {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? 'NaN' : value > 0 ? '+Inf' : '-Inf';
-  const magnitude = Math.abs(value);
-  if (magnitude === 0) return '0';
+  if (value === 0 || like === 0) return '0';
   // rounding may carry a number into the next unit, so it comes first
-  const rounded = Number(magnitude.toPrecision(digits));
+  const rounded = Number(Math.abs(like).toPrecision(digits));
   if (rounded >= 1e21 || rounded < 1e-12) return trimmed(value.toExponential(digits - 1));
   const power = rounded >= 1 ? Math.floor(Math.log10(rounded) / 3 + 1e-9) : Math.floor(Math.log10(rounded) / 3);
   if (power >= 0) return trimmed((value / 1000 ** power).toPrecision(digits)) + (UNITS[power] ?? '');
@@ -25,13 +27,14 @@ function trimmed(text: string): string {
   return text.replace(/(\.\d*?)0+(e|$)/, '$1$2').replace(/\.(e|$)/, '$1');
 }
 
-/** Labels of axis ticks: all with the precision that the distance between them needs. */
+/** Labels of axis ticks: all with the unit of the largest, and the precision that their distance needs. */
 export function tickLabels(ticks: number[]): string[] {
   const gap = ticks.length > 1 ? Math.abs((ticks[1] ?? 0) - (ticks[0] ?? 0)) : 0;
   const largest = Math.max(...ticks.map(Math.abs), 0);
   // as many digits as tell neighbours apart at the largest tick
   const digits = gap > 0 && largest > 0 ? Math.ceil(Math.log10(largest / gap) + 1e-9) + 1 : 3;
-  return ticks.map((tick) => shortNumber(Math.abs(tick) < gap / 1e6 ? 0 : tick, Math.min(Math.max(digits, 2), 15)));
+  const shown = Math.min(Math.max(digits, 2), 15);
+  return ticks.map((tick) => shortNumber(Math.abs(tick) < gap / 1e6 ? 0 : tick, shown, largest));
 }
 
 /** `{job="a", instance="b"}` behind the metric's name. */
