@@ -20,7 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
         marigraph hub --config prometheus.yml --data /var/lib/marigraph --retention.time 90d\n  \
         marigraph check config prometheus.yml          errors with file, line and column, without starting\n\n\
         Signals:\n  \
-        SIGHUP reloads the configuration (all or nothing); SIGTERM and SIGINT stop after flushing."
+        SIGHUP reloads the configuration (all or nothing); SIGTERM and SIGINT stop when the log is on the disk."
 )]
 pub struct Cli {
     /// What to do.

@@ -172,7 +172,7 @@ impl Hub {
         self.stages.program.quit.notified().await;
     }
 
-    /// Stops in the order data flows: scraping, the doors, then the store, which is flushed.
+    /// Stops in the order data flows: scraping, the doors, then the store, whose log is synced.
     ///
     /// # Errors
     /// The store could not be closed cleanly.
