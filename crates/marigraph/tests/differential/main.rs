@@ -69,6 +69,7 @@ async fn answers_agree_with_prometheus() -> Result<()> {
         }
     }
     hub.stop().await?;
+    eprintln!("{compared} answers compared");
     assert!(
         differences.is_empty(),
         "{} of {compared} answers differ:\n\n{}",
