@@ -1,5 +1,5 @@
 # A thin front for newcomers; the work is in cargo, cargo xtask and npm.
-.PHONY: run test check ui peers
+.PHONY: run test check fuzz ui peers
 
 CARGO ?= cargo
 LISTEN ?= 127.0.0.1:9190
@@ -18,6 +18,10 @@ test: ui peers
 # Formatting, lints, tidiness.
 check:
 	$(CARGO) xtask check
+
+# Every parser and decoder under libFuzzer, SECONDS each (or only TARGET).
+fuzz:
+	$(CARGO) xtask fuzz $(TARGET) --seconds $(or $(SECONDS),20)
 
 # The page; without Node the program still builds and its page says how to make this one.
 ui:

@@ -41,6 +41,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("bench", &["model", "testkit", "tsdb"]),
+    ("fuzz", &["discovery", "marigraph", "model", "promql", "re2", "stdx", "storage", "tsdb", "wire"]),
     ("xtask", &[]),
 ];
 

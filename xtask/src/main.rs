@@ -1,6 +1,7 @@
 //! The project's automation, in Rust: `cargo xtask <verb>`; the Makefile is a thin front.
 
 mod check;
+mod fuzz;
 mod peers;
 
 use std::path::PathBuf;
@@ -12,12 +13,14 @@ const HELP: &str = "\
 cargo xtask <verb>
 
   check   formatting, lints, tidiness (who may know whom, generated files, words)
+  fuzz    runs each fuzz target for a while: cargo xtask fuzz [TARGET] [--seconds N]
   peers   downloads and unpacks the peers that tests compare with below target/peers
 ";
 
 fn main() -> ExitCode {
     let outcome = match std::env::args().nth(1).as_deref() {
         Some("check") => check::check(),
+        Some("fuzz") => fuzz::fuzz(std::env::args().skip(2)),
         Some("peers") => peers::fetch(),
         _ => {
             eprint!("{HELP}");

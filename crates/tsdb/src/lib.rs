@@ -11,6 +11,7 @@
 //! - [`manifest`]: which parts are there;
 //! - [`version`]: what a query pins.
 
+mod checksum;
 pub mod codec;
 pub mod config;
 pub mod db;

@@ -292,7 +292,8 @@ pub fn read(bytes: &[u8]) -> Result<(State, u64, Option<String>), (u64, String)>
     let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
         return Err((0, "incomplete header".into()));
     };
-    if header[..8] != MAGIC || crc32c::crc32c(&header[..12]).to_le_bytes() != header[12..] {
+    let crc = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
+    if header[..8] != MAGIC || !crate::checksum::is_intact(&header[..12], crc) {
         return Err((0, "checksum mismatch in the header".into()));
     }
     let major = u16::from_le_bytes([header[8], header[9]]);

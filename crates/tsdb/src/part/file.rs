@@ -57,7 +57,7 @@ impl PartFile {
             layout::decode_footer(&footer, bytes).map_err(bad("footer", footer_at))?;
         let mut toc = vec![0; toc_len];
         file.read_exact_at(&mut toc, toc_at).map_err(io("read table of contents of part"))?;
-        if crc32c::crc32c(&toc) != crc {
+        if !crate::checksum::is_intact(&toc, crc) {
             let reason = "the table of contents fails its checksum".into();
             return Err(bad("contents", toc_at)(FrameError::Corrupt(reason)));
         }
@@ -109,7 +109,8 @@ impl PartFile {
             source: Arc::new(source),
         })?;
         for (page, bytes) in (first..).zip(pages.chunks(PAGE)) {
-            if section.crcs.get(page as usize) != Some(&crc32c::crc32c(bytes)) {
+            let crc = section.crcs.get(page as usize);
+            if !crc.is_some_and(|crc| crate::checksum::is_intact(bytes, *crc)) {
                 return Err(self.corrupt(id, page * PAGE as u64, "the page fails its checksum"));
             }
         }

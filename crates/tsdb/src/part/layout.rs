@@ -142,7 +142,8 @@ pub(super) fn check_header(header: &[u8; HEADER_LEN]) -> Result<Ulid, FrameError
         return Err(FrameError::Corrupt("not a part: the magic is missing".into()));
     }
     let major = u16::from_le_bytes([header[8], header[9]]);
-    if crc32c::crc32c(&header[..60]).to_le_bytes() != header[60..] {
+    let crc = u32::from_le_bytes([header[60], header[61], header[62], header[63]]);
+    if !crate::checksum::is_intact(&header[..60], crc) {
         return Err(FrameError::Corrupt("the header fails its checksum".into()));
     }
     if major > MAJOR {
@@ -241,7 +242,7 @@ pub(super) fn decode_footer(footer: &[u8; FOOTER_LEN], bytes: u64) -> Result<(u6
     if footer[24..] != MAGIC {
         return Err(FrameError::Corrupt("the file is cut short: no magic at its end".into()));
     }
-    if reader.u32_le()? != crc32c::crc32c(&footer[..20]) {
+    if !crate::checksum::is_intact(&footer[..20], reader.u32_le()?) {
         return Err(FrameError::Corrupt("the footer fails its checksum".into()));
     }
     let fits = offset.checked_add(len).and_then(|end| end.checked_add(FOOTER_LEN as u64)) == Some(bytes);

@@ -52,7 +52,7 @@ impl Header {
     fn decode(bytes: &[u8]) -> Result<Header, HeaderError> {
         let Some(header) = bytes.first_chunk::<HEADER_LEN>() else { return Err(HeaderError::Torn) };
         let crc = u32::from_le_bytes([header[36], header[37], header[38], header[39]]);
-        if header[..8] != MAGIC || crc != crc32c::crc32c(&header[..36]) {
+        if header[..8] != MAGIC || !crate::checksum::is_intact(&header[..36], crc) {
             return Err(HeaderError::Damaged);
         }
         let major = u16::from_le_bytes([header[8], header[9]]);
@@ -228,7 +228,8 @@ pub(crate) fn frame_at(bytes: &[u8], at: usize) -> Result<Range<usize>, &'static
     }
     let start = at + FRAME_LEN;
     let payload = bytes.get(start..start + len).ok_or("incomplete record")?;
-    if frame_crc(len_bytes, payload) != u32::from_le_bytes([head[4], head[5], head[6], head[7]]) {
+    let stored = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+    if !crate::checksum::agree(stored, frame_crc(len_bytes, payload)) {
         return Err("checksum mismatch");
     }
     Ok(start..start + len)

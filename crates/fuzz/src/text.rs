@@ -1,0 +1,106 @@
+//! Files and settings.
+
+use discovery::document::{self, Format};
+use marigraph::config::Config;
+use model::LabelsBuilder;
+use model::relabel::{self, NameScheme, Rule, RuleSpec};
+
+/// Numbers and durations: what parses prints as something that means the same.
+pub(crate) fn numbers(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(value) = model::number::parse_float(text) {
+        let printed = model::number::format_float(value);
+        let again = model::number::parse_float(&printed).expect("what we print parses");
+        assert!(again == value || again.is_nan() && value.is_nan(), "{text:?} prints as {printed:?}");
+    }
+    if let Ok(ms) = model::duration::parse(text) {
+        assert!(ms >= 0);
+        assert_eq!(model::duration::parse(&model::duration::format(ms)), Ok(ms), "{text:?}");
+    }
+    let _ = model::duration::parse_signed(text);
+}
+
+pub(crate) fn number_seeds() -> Vec<Vec<u8>> {
+    let seeds =
+        ["1_000.5e-3", "-0x1p-2", "+Inf", "nan", "1h30m5s4ms", "9223372036854775807ms", "1e400", "-5m"];
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}
+
+/// A configuration is taken or refused with a place in it; one that is taken can be shown.
+pub(crate) fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    // No files: what the text refers to would be read from this machine.
+    if text.contains("file") {
+        return;
+    }
+    match Config::parse(text, "fuzz.yml") {
+        Ok(config) => drop(config.to_yaml()),
+        Err(error) => assert!(error.to_string().contains("fuzz.yml"), "{error}"),
+    }
+}
+
+pub(crate) fn config_seeds() -> Vec<Vec<u8>> {
+    let seeds = [
+        "global:\n  scrape_interval: 15s\n  external_labels: {a: b}\nscrape_configs:\n- job_name: x\n  static_configs:\n  - targets: ['a:1', \"b:2\"]\n    labels: {l: v}\n  relabel_configs:\n  - source_labels: [__address__]\n    regex: (.*):.*\n    target_label: h\n    replacement: $1\n    action: replace\n",
+        "scrape_configs:\n- job_name: y\n  scheme: https\n  basic_auth: {username: u, password: p}\n  tls_config: {insecure_skip_verify: true}\n  http_sd_configs:\n  - url: http://a/b\n    refresh_interval: 1m\n  dns_sd_configs:\n  - names: [a.b]\n    type: A\n    port: 80\n  sample_limit: 5\n  params: {match[]: [\"{a='b'}\"]}\n",
+        "a: &x [1, *x]\nb: !!str 1\nc: |\n  text\nd: >-\n  folded\n...\n---\n{\n",
+        "web:\n  auth:\n    bearer_tokens: [abc]\nmachine: {path: /m}\nstorage:\n  tsdb: {out_of_order_time_window: 1h}\n",
+    ];
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}
+
+/// Documents of file and HTTP discovery.
+pub(crate) fn discovery(bytes: &[u8]) {
+    for format in [Format::Json, Format::Yaml] {
+        if let Ok(groups) = document::parse(bytes, format, "fuzz", "__meta_url") {
+            for group in groups {
+                assert_eq!(group.labels.get("__meta_url"), Some("fuzz"));
+            }
+        }
+    }
+}
+
+pub(crate) fn discovery_seeds() -> Vec<Vec<u8>> {
+    let seeds = [
+        "[{\"targets\": [\"a:1\", \"b:2\"], \"labels\": {\"l\": \"v\"}}, {\"targets\": null}]",
+        "- targets: ['a:1']\n  labels:\n    l: v\n- targets: []\n",
+    ];
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}
+
+/// Lines: action, source labels, separator, regex, target label, replacement, modulus; then labels.
+pub(crate) fn relabel(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let mut lines = text.split('\n');
+    let mut next = || lines.next().unwrap_or_default().to_owned();
+    let Ok(action) = relabel::Action::parse(&next()) else { return };
+    let source_labels: Vec<String> = next().split(',').map(str::to_owned).collect();
+    let spec = RuleSpec {
+        action,
+        source_labels,
+        separator: next(),
+        regex: Some(next()).filter(|regex| !regex.is_empty()),
+        target_label: next(),
+        replacement: next(),
+        modulus: next().parse().unwrap_or(0),
+    };
+    let Ok(rule) = Rule::new(spec, NameScheme::Utf8) else { return };
+    let mut labels = LabelsBuilder::default();
+    while let Some((name, value)) = lines.next().and_then(|line| line.split_once('=')) {
+        labels.set(name, value);
+    }
+    if relabel::apply(&[rule], &mut labels) {
+        assert!(labels.build().iter().all(|(_, value)| !value.is_empty()), "an empty label is no label");
+    }
+}
+
+pub(crate) fn relabel_seeds() -> Vec<Vec<u8>> {
+    let seeds = [
+        "replace\na,b\n;\n(.+);(.+)\nc_${1}\n$2-x\n\na=1\nb=2",
+        "hashmod\na\n;\n(.*)\nh\n$1\n8\na=1",
+        "labelmap\n\n;\nmeta_(.+)\n\n$1\n\nmeta_x=1",
+        "keep\na\n;\n1|2\n\n\n\na=1",
+        "lowercase\na\n;\n(.*)\na\n\n\na=ÀB",
+    ];
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}

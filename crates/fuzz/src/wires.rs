@@ -1,0 +1,233 @@
+//! What arrives over the network.
+
+use std::collections::BTreeMap;
+
+use model::{Histogram, Labels};
+use wire::exposition::{CreatedLines, Protocol, RowMemory, ScrapedRow};
+use wire::remote_write::v1::Entry;
+use wire::remote_write::{
+    EncoderV1, EncoderV2, Sample, SeriesToWrite, decode_labels, snappy_decode, snappy_encode, v1, v2,
+};
+
+/// Unpacked bodies are at most this long here.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// Splits an input into the scrapes that follow each other.
+const NEXT_SCRAPE: &[u8] = b"\n---\n";
+
+/// The first byte says which format; the rest is scrapes of one target, one after the other. What a
+/// memory that has seen the earlier ones reads must be what an empty one reads.
+pub(crate) fn exposition(bytes: &[u8]) {
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let protocol = match first % 4 {
+        0 => Protocol::PrometheusText0_0_4,
+        1 => Protocol::PrometheusText1_0_0,
+        2 => Protocol::OpenMetricsText0_0_1,
+        _ => Protocol::OpenMetricsText1_0_0,
+    };
+    let created = if first & 4 == 0 { CreatedLines::StartTimestamps } else { CreatedLines::Series };
+    let mut memory = RowMemory::new(created);
+    let mut labels: BTreeMap<u32, Labels> = BTreeMap::new();
+    let mut row = ScrapedRow::default();
+    for body in scrapes(rest) {
+        let remembered = memory.read(body, protocol, &mut row).map_err(|error| error.to_string());
+        for column in &row.retired_columns {
+            labels.remove(column);
+        }
+        labels.extend(row.new_columns.iter().cloned());
+        let remembered = remembered.map(|()| cells(&row, &labels));
+        let mut fresh = RowMemory::new(created);
+        let mut anew = ScrapedRow::default();
+        let cold = fresh.read(body, protocol, &mut anew).map_err(|error| error.to_string());
+        let cold = cold.map(|()| cells(&anew, &anew.new_columns.iter().cloned().collect()));
+        assert_eq!(remembered, cold, "a remembered target reads otherwise than a new one");
+    }
+}
+
+fn scrapes(bytes: &[u8]) -> Vec<&[u8]> {
+    let mut scrapes = Vec::new();
+    let mut rest = bytes;
+    while let Some(at) = rest.windows(NEXT_SCRAPE.len()).position(|window| window == NEXT_SCRAPE) {
+        scrapes.push(&rest[..=at]);
+        rest = &rest[at + NEXT_SCRAPE.len()..];
+        if scrapes.len() == 8 {
+            break;
+        }
+    }
+    scrapes.push(rest);
+    scrapes
+}
+
+/// A row by labels: values bit for bit, own timestamps.
+fn cells(row: &ScrapedRow, labels: &BTreeMap<u32, Labels>) -> Vec<(String, u64, Option<i64>)> {
+    assert_eq!(row.columns.len(), row.values.len());
+    let own: BTreeMap<u32, i64> = row.timestamps.iter().copied().collect();
+    let cells = row.columns.iter().zip(&row.values).enumerate().map(|(at, (column, value))| {
+        let labels = labels.get(column).map(ToString::to_string);
+        (labels.expect("every column was new once"), value.to_bits(), own.get(&(at as u32)).copied())
+    });
+    cells.collect()
+}
+
+pub(crate) fn exposition_seeds() -> Vec<Vec<u8>> {
+    let text: &[&str] = &[
+        "# HELP a_total Things.\n# TYPE a_total counter\na_total{x=\"1\",y=\"\\\"z\\n\"} 1\na_total{x=\"2\"} 2.5e3 1700000000000\nb NaN\n\n---\n# TYPE a_total counter\na_total{x=\"1\",y=\"\\\"z\\n\"} 2\na_total{x=\"3\"} +Inf\nb 1\n",
+        "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"+Inf\"} 2\nh_sum 3\nh_count 2\n{\"quoted.name\",\"l.x\"=\"v\"} -0\n",
+    ];
+    let open: &[&str] = &[
+        "# TYPE a counter\n# UNIT a seconds\n# HELP a Time.\na_total{x=\"1\"} 5 # {trace_id=\"abc\"} 0.5 1700000000.123\na_created{x=\"1\"} 1690000000.5\n# EOF\n\n---\n# TYPE a counter\na_total{x=\"1\"} 6\n# EOF\n",
+        "# TYPE i info\ni_info{version=\"1\"} 1\n# TYPE s stateset\ns{s=\"on\"} 1\n# TYPE g gaugehistogram\ng_bucket{le=\"+Inf\"} 3\ng_gcount 3\ng_gsum 2\n# EOF\n",
+    ];
+    let with = |first: u8, text: &&str| [&[first], text.as_bytes()].concat();
+    let text = text.iter().flat_map(|text| [with(0, text), with(1, text)]);
+    text.chain(open.iter().flat_map(|text| [with(2, text), with(3, text)])).collect()
+}
+
+/// Headers of answers and what is asked for.
+pub(crate) fn content_type(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for fallback in [None, Some(Protocol::PrometheusText0_0_4)] {
+        let found = Protocol::of_content_type(Some(text), fallback);
+        assert!(found.is_ok() || fallback.is_none(), "a fallback always stands in");
+    }
+    if let Ok(protocol) = Protocol::parse(text) {
+        assert_eq!(protocol.as_str(), text);
+    }
+}
+
+pub(crate) fn content_type_seeds() -> Vec<Vec<u8>> {
+    let seeds = [
+        "text/plain; version=0.0.4; charset=utf-8",
+        "application/openmetrics-text; version=1.0.0; escaping=\"allow-utf-8\"",
+        "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited",
+        "PrometheusText1.0.0",
+    ];
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}
+
+/// A request of version 1.0: series by series, point by point.
+pub(crate) fn remote_write_1(bytes: &[u8]) {
+    let mut well_formed = true;
+    for entry in v1::entries(bytes) {
+        match entry {
+            Ok(Entry::Series(series)) => {
+                let Ok(labels) = series.label_bytes() else {
+                    well_formed = false;
+                    continue;
+                };
+                let _ = decode_labels(labels);
+                for point in series.points(labels.len()) {
+                    match point {
+                        Ok(v1::Point::Histogram(histogram)) => drop(histogram.decode()),
+                        Ok(v1::Point::Exemplar(exemplar)) => drop(exemplar.decode()),
+                        Ok(_) => {}
+                        Err(_) => well_formed = false,
+                    }
+                }
+            }
+            Ok(_) => {}
+            Err(_) => well_formed = false,
+        }
+    }
+    let ordered = v1::in_order(bytes);
+    if well_formed {
+        let ordered = ordered.expect("what reads well can be put in order");
+        assert_eq!(v1::entries(bytes).count(), v1::entries(&ordered).count());
+    }
+}
+
+/// A request of version 2.0.
+pub(crate) fn remote_write_2(bytes: &[u8]) {
+    let Ok(request) = v2::Request::parse(bytes) else { return };
+    for series in request.series() {
+        let mut spelled = Vec::new();
+        if series.write_label_bytes(&mut spelled, 1 << 16).is_ok() {
+            assert!(spelled.len() <= 1 << 16);
+            let _ = decode_labels(&spelled);
+        }
+        for point in series.points() {
+            match point {
+                Ok(v2::Point::Histogram(histogram)) => drop(histogram.decode()),
+                Ok(v2::Point::Exemplar(exemplar)) => drop(exemplar.decode()),
+                Ok(v2::Point::Metadata(metadata)) => drop(metadata.decode()),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+/// What both versions can say, in a request each.
+fn series() -> (Labels, Vec<Sample>, Vec<wire::remote_write::HistogramSample>, Vec<model::Exemplar>) {
+    let labels = Labels::from_pairs([("__name__", "a_total"), ("instance", "h:9100"), ("ü", "ß")]);
+    let sample = |timestamp_ms, value| Sample { timestamp_ms, value, start_timestamp_ms: 1_600_000_000_000 };
+    let samples = vec![sample(1_700_000_000_000, 1.0), sample(1_700_000_015_000, f64::NAN)];
+    let histogram = wire::remote_write::HistogramSample {
+        timestamp_ms: 1_700_000_000_000,
+        start_timestamp_ms: 0,
+        histogram: Histogram {
+            counter_reset_hint: model::histogram::CounterResetHint::Unknown,
+            schema: 1,
+            zero_threshold: 1e-128,
+            sum: 12.5,
+            positive_spans: vec![model::histogram::Span { offset: 0, length: 3 }],
+            negative_spans: Vec::new(),
+            custom_values: Vec::new(),
+            buckets: model::histogram::Buckets::Int {
+                count: 7,
+                zero_count: 1,
+                positive: vec![1, 2, -1],
+                negative: Vec::new(),
+            },
+        },
+    };
+    let exemplar = model::Exemplar {
+        labels: Labels::from_pairs([("trace_id", "abc")]),
+        value: 0.5,
+        timestamp_ms: 1_700_000_000_000,
+    };
+    (labels, samples, vec![histogram], vec![exemplar])
+}
+
+pub(crate) fn remote_write_1_seeds() -> Vec<Vec<u8>> {
+    let (labels, samples, histograms, exemplars) = series();
+    let mut encoder = EncoderV1::default();
+    encoder.series(&SeriesToWrite::floats(&labels, &samples));
+    encoder.series(&SeriesToWrite {
+        labels: &labels,
+        samples: &[],
+        histograms: &histograms,
+        exemplars: &exemplars,
+        metadata: None,
+    });
+    encoder.metadata("a_total", &model::Metadata::default());
+    vec![encoder.finish()]
+}
+
+pub(crate) fn remote_write_2_seeds() -> Vec<Vec<u8>> {
+    let (labels, samples, histograms, exemplars) = series();
+    let metadata = model::Metadata::default();
+    let mut encoder = EncoderV2::default();
+    encoder.series(&SeriesToWrite {
+        labels: &labels,
+        samples: &samples,
+        histograms: &histograms,
+        exemplars: &exemplars,
+        metadata: Some(&metadata),
+    });
+    vec![encoder.finish()]
+}
+
+/// Packed bodies: bombs too.
+pub(crate) fn snappy(bytes: &[u8]) {
+    let (mut body, mut again) = (Vec::new(), Vec::new());
+    if snappy_decode(bytes, BODY_BYTES_MAX, &mut body).is_ok() {
+        assert!(body.len() <= BODY_BYTES_MAX);
+        let packed = snappy_encode(&body).expect("what was unpacked can be packed");
+        assert!(snappy_decode(&packed, BODY_BYTES_MAX, &mut again).is_ok());
+        assert_eq!(again, body);
+    }
+}
+
+pub(crate) fn snappy_seeds() -> Vec<Vec<u8>> {
+    remote_write_1_seeds().iter().filter_map(|body| snappy_encode(body).ok()).collect()
+}
