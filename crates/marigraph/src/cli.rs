@@ -100,7 +100,7 @@ pub struct HubArgs {
         env = "MARIGRAPH_COMMIT_INTERVAL"
     )]
     pub commit_interval: Duration,
-    /// Let /api/v1/admin/* delete series
+    /// Let /api/v1/admin/* delete series and make snapshots
     #[arg(long = "web.enable-admin-api", env = "MARIGRAPH_WEB_ENABLE_ADMIN_API")]
     pub enable_admin_api: bool,
     /// Let POST /-/reload and /-/quit act (SIGHUP and SIGTERM always do)

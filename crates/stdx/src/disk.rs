@@ -52,7 +52,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
     }
     /// Cuts `path` to `len` bytes and syncs it.
     fn truncate(&self, path: &Path, len: u64) -> io::Result<()>;
-    /// Renames a file, replacing the target.
+    /// Renames a file, replacing the target, or a directory, to a name that is free.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;

@@ -6,14 +6,16 @@
 //! - `flush`: the head into parts, and the log cut behind it;
 //! - `compact`: parts into larger ones, retention, deletions made true;
 //! - `delete`: deletions;
+//! - `snapshot`: a copy at one moment;
 //! - `stats`: figures for the status page.
 
 mod append;
 mod compact;
 mod delete;
 mod flush;
-mod open;
+pub(crate) mod open;
 mod query;
+mod snapshot;
 mod stats;
 mod taken;
 mod tenant;
@@ -33,6 +35,7 @@ pub use self::compact::CompactError;
 pub use self::flush::FlushError;
 pub use self::open::OpenError;
 pub use self::query::StoredExemplar;
+pub use self::snapshot::{SnapshotError, SnapshotInfo};
 pub use self::stats::{HeadStats, LabelCount, PartStats, Stats};
 use self::taken::Taken;
 pub(crate) use self::tenant::Tenant;

@@ -19,6 +19,11 @@ pub const PARTS_DIR: &str = "parts";
 /// Extension of a finished part.
 pub const PART_EXTENSION: &str = "mgp";
 
+/// Snapshots that were asked for over HTTP.
+pub const SNAPSHOTS_DIR: &str = "snapshots";
+/// Extension of directories that are still being written.
+pub const UNFINISHED_EXTENSION: &str = "tmp";
+
 /// The log's directory.
 pub fn wal_dir(data: &Path) -> PathBuf {
     data.join(WAL_DIR)
@@ -54,6 +59,24 @@ pub fn tenant_dir(data: &Path, tenant: &str) -> PathBuf {
 /// The part file `name` (with its extension) below a tenant's directory.
 pub fn part(tenant_dir: &Path, name: &str) -> PathBuf {
     tenant_dir.join(PARTS_DIR).join(name)
+}
+
+/// The directory of snapshots.
+pub fn snapshots_dir(data: &Path) -> PathBuf {
+    data.join(SNAPSHOTS_DIR)
+}
+
+/// The name that `dir` has until it is finished.
+pub fn unfinished(dir: &Path) -> PathBuf {
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(UNFINISHED_EXTENSION);
+    dir.with_file_name(name)
+}
+
+/// Whether `path` is the name of something unfinished.
+pub fn is_unfinished(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == UNFINISHED_EXTENSION)
 }
 
 #[cfg(test)]

@@ -8,10 +8,12 @@
 //! - `head`: tiles, lanes, late samples, the index of series in memory;
 //! - [`wal`]: records, segments, recovery;
 //! - [`part`], [`codec`], [`merge`], [`tombstone`]: what is on disk for good;
+//! - [`closed`]: a data directory that nobody has open: what is in it, and whether it is sound;
 //! - [`manifest`]: which parts are there;
 //! - [`version`]: what a query pins.
 
 mod checksum;
+pub mod closed;
 pub mod codec;
 pub mod config;
 pub mod db;
@@ -27,6 +29,6 @@ pub mod wal;
 
 pub use config::{Config, SyncPolicy};
 pub use db::{
-    CompactError, Db, FlushError, HeadStats, LabelCount, NotReady, OpenError, PartStats, Stats,
-    StoredExemplar,
+    CompactError, Db, FlushError, HeadStats, LabelCount, NotReady, OpenError, PartStats, SnapshotError,
+    SnapshotInfo, Stats, StoredExemplar,
 };

@@ -65,6 +65,7 @@ pub(crate) fn routes(app: &App) -> Router<App> {
             "/api/v1/admin/tsdb/clean_tombstones",
             post(admin::clean_tombstones).put(admin::clean_tombstones),
         )
+        .route("/api/v1/admin/tsdb/snapshot", post(admin::snapshot).put(admin::snapshot))
         .route_layer(middleware::from_fn_with_state(app.clone(), admins_when_ready));
     read.merge(admin).method_not_allowed_fallback(method_not_allowed).layer(middleware::from_fn(cors))
 }

@@ -156,6 +156,13 @@ pub trait StoreAdmin: Send + Sync {
     /// See [`StoreError`].
     fn clean_tombstones(&self, tenant: &TenantId) -> Result<(), StoreError>;
 
+    /// Copies the store, as it is now, below its directory of snapshots; the copy's name. `skip_head`
+    /// leaves out what is not in parts yet.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; there is no such copy then.
+    fn snapshot(&self, tenant: &TenantId, skip_head: bool) -> Result<String, StoreError>;
+
     /// How much there is, with at most `limit` entries a list.
     ///
     /// # Errors

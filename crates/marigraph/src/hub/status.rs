@@ -170,6 +170,27 @@ impl StoreAdmin for Store {
         })
     }
 
+    fn snapshot(&self, _tenant: &TenantId, skip_head: bool) -> Result<String, StoreError> {
+        let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+        let name = format!("{now}-{:016x}", rand::random::<u64>());
+        let dir = self.0.snapshots_dir().join(&name);
+        let made = self.0.snapshot(&dir, skip_head, &mut |_| ()).map_err(|error| match error {
+            tsdb::SnapshotError::Store(error) => error,
+            other => StoreError::Io {
+                attempt: format!("make snapshot {name}"),
+                source: std::io::Error::other(other.to_string()),
+            },
+        })?;
+        tracing::info!(
+            name,
+            parts = made.parts,
+            segments = made.segments,
+            bytes = made.bytes,
+            "made a snapshot"
+        );
+        Ok(name)
+    }
+
     fn tsdb_status(&self, tenant: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError> {
         let stats = self.0.stats(tenant, limit);
         let list = |counts: Vec<tsdb::LabelCount>| counts.into_iter().map(|c| (c.name, c.value)).collect();

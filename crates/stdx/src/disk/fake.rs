@@ -47,6 +47,7 @@ struct State {
     fails_at: BTreeSet<u64>,
     fail_syncs: bool,
     read_only: bool,
+    refuse_links: bool,
     capacity: Option<u64>,
 }
 
@@ -96,6 +97,11 @@ impl FakeDisk {
     /// Whether every change is refused.
     pub fn set_read_only(&self, read_only: bool) {
         self.0.lock().read_only = read_only;
+    }
+
+    /// Whether second names are refused, as between file systems.
+    pub fn refuse_links(&self, refuse: bool) {
+        self.0.lock().refuse_links = refuse;
     }
 
     /// How many bytes all files may have together; writes beyond that are cut and fail.
@@ -224,6 +230,35 @@ impl State {
         }
     }
 
+    /// What is in the directory moves along, also what is durable of it; the directory's own names are
+    /// durable as those of files are.
+    fn rename_directory(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let moved = |path: &Path| path.strip_prefix(from).map(|rest| to.join(rest));
+        let within = |path: &Path| path != from && path.starts_with(from);
+        let occupied = self.files.contains_key(to) || self.directories.iter().any(|d| d.starts_with(to));
+        if occupied {
+            return Err(error(io::ErrorKind::DirectoryNotEmpty, "the new name is taken"));
+        }
+        for files in [&mut self.files, &mut self.durable_files] {
+            let paths: Vec<PathBuf> = files.keys().filter(|path| within(path)).cloned().collect();
+            for path in paths {
+                if let (Some(inode), Ok(path)) = (files.remove(&path), moved(&path)) {
+                    files.insert(path, inode);
+                }
+            }
+        }
+        for directories in [&mut self.directories, &mut self.durable_directories] {
+            let paths: Vec<PathBuf> = directories.iter().filter(|path| within(path)).cloned().collect();
+            for path in paths {
+                directories.remove(&path);
+                directories.extend(moved(&path));
+            }
+        }
+        self.directories.remove(from);
+        self.directories.insert(to.to_owned());
+        Ok(())
+    }
+
     fn used(&self) -> u64 {
         let inodes: BTreeSet<usize> = self.files.values().copied().collect();
         inodes.into_iter().map(|inode| self.inodes[inode].bytes.len() as u64).sum()
@@ -337,8 +372,11 @@ impl Disk for FakeDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
         state.change()?;
-        let inode = state.inode(from)?;
         state.check_directory(to)?;
+        if state.directories.contains(from) {
+            return state.rename_directory(from, to);
+        }
+        let inode = state.inode(from)?;
         state.files.remove(from);
         state.files.insert(to.to_owned(), inode);
         Ok(())
@@ -355,6 +393,9 @@ impl Disk for FakeDisk {
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
         state.change()?;
+        if state.refuse_links {
+            return Err(error(io::ErrorKind::CrossesDevices, "invalid cross-device link"));
+        }
         let inode = state.inode(from)?;
         state.check_directory(to)?;
         if state.files.contains_key(to) {

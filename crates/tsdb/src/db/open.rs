@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use model::{Labels, TenantId};
 use parking_lot::{Condvar, Mutex, RwLock};
+use stdx::disk::Disk;
 use storage::{Conflict, Late, Policy, SeriesRef};
 
 use super::{Inner, Sources, Tenant};
@@ -27,7 +28,7 @@ use crate::wal::segment::{self, Found, Segment, SegmentError};
 use crate::wal::writer::{Health, Wal};
 
 /// The layout of the data directory that this version writes, and the newest it reads.
-const FORMAT: (u32, u32) = (1, 0);
+pub(crate) const FORMAT: (u32, u32) = (1, 0);
 
 /// A data directory that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +92,7 @@ pub(super) fn open(config: Config) -> Result<Inner, OpenError> {
             other => return Err(other),
         }
     }
-    check_format(&config)?;
+    check_format(&*config.disk, &config.dir)?;
     let inner = Inner {
         wal: Wal::new(config.disk.clone(), config.dir.clone(), health.clone(), metrics.clone()),
         config,
@@ -108,6 +109,9 @@ pub(super) fn open(config: Config) -> Result<Inner, OpenError> {
         stopped: Condvar::new(),
         _lock: lock,
     };
+    if inner.health.reason().is_none() {
+        inner.remove_unfinished_snapshots();
+    }
     inner.open_tenants()?;
     inner.recover()?;
     Ok(inner)
@@ -150,7 +154,7 @@ fn prepare(config: &Config, lock: &mut Option<File>) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn take_lock(dir: &Path) -> Result<File, OpenError> {
+pub(crate) fn take_lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join(filenames::LOCK);
     let io = |source| OpenError::Io { attempt: format!("lock {}", path.display()), source };
     let mut file =
@@ -168,21 +172,20 @@ fn take_lock(dir: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-fn check_format(config: &Config) -> Result<(), OpenError> {
-    let path = config.dir.join(filenames::FORMAT);
+/// The format of the data directory `dir`, if this version reads it.
+pub(crate) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<(u32, u32), OpenError> {
+    let path = dir.join(filenames::FORMAT);
     let attempt = format!("read {}", path.display());
-    let bytes = config.disk.read(&path).map_err(|source| OpenError::Io { attempt, source })?;
+    let bytes = disk.read(&path).map_err(|source| OpenError::Io { attempt, source })?;
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-    let major = text
-        .split_once('.')
-        .and_then(|(major, minor)| minor.parse::<u32>().ok().and(major.parse::<u32>().ok()));
-    match major {
+    let numbers = text.split_once('.');
+    match numbers.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?))) {
         None => Err(OpenError::BadFormat { path, text }),
-        Some(major) if major > FORMAT.0 => {
+        Some((major, _)) if major > FORMAT.0 => {
             let known = format!("{}.{}", FORMAT.0, FORMAT.1);
-            Err(OpenError::Newer { dir: config.dir.clone(), found: text, known })
+            Err(OpenError::Newer { dir: dir.to_owned(), found: text, known })
         }
-        Some(_) => Ok(()),
+        Some(format) => Ok(format),
     }
 }
 

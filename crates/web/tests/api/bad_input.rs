@@ -146,6 +146,7 @@ async fn the_rest_of_the_api() {
             ("/api/v1/rules?group_limit=1&group_next_token=x", 400, "bad_data", r#"invalid parameter "group_next_token": invalid group_next_token 'x'. were rule groups changed?"#),
             ("POST /api/v1/admin/tsdb/delete_series", 500, "unavailable", "admin APIs disabled"),
             ("PUT /api/v1/admin/tsdb/clean_tombstones", 500, "unavailable", "admin APIs disabled"),
+            ("POST /api/v1/admin/tsdb/snapshot?skip_head=x", 500, "unavailable", "admin APIs disabled"),
             ("/api/v1/nothing", 404, "not_found", "no such endpoint: /api/v1/nothing"),
             ("/api/v2/query", 404, "not_found", "no such endpoint: /api/v2/query"),
             ("DELETE /api/v1/query", 405, "method_not_allowed", "DELETE is not allowed for /api/v1/query"),
@@ -165,6 +166,8 @@ async fn deletion() {
             ("POST /api/v1/admin/tsdb/delete_series?match[]=up&start=x", 400, "bad_data", r#"invalid parameter "start": invalid time value for 'start': cannot parse "x" to a valid timestamp"#),
             ("POST /api/v1/admin/tsdb/delete_series?match[]=up&match[]=up%7B", 400, "bad_data", "invalid parameter \"match[]\": 1:4: parse error: unexpected end of input inside braces"),
             ("POST /api/v1/admin/tsdb/clean_tombstones", 500, "internal", "the store is read-only: the disk is gone"),
+            ("POST /api/v1/admin/tsdb/snapshot?skip_head=x", 400, "bad_data", r#"invalid parameter "skip_head": unable to parse boolean 'skip_head' argument: strconv.ParseBool: parsing "x": invalid syntax"#),
+            ("/api/v1/admin/tsdb/snapshot", 405, "method_not_allowed", "GET is not allowed for /api/v1/admin/tsdb/snapshot"),
         ],
     )
     .await;

@@ -83,6 +83,11 @@ impl StoreAdmin for Program {
         Err(StoreError::ReadOnly { reason: "the disk is gone".into() })
     }
 
+    fn snapshot(&self, _: &TenantId, skip_head: bool) -> Result<String, StoreError> {
+        self.note(format!("snapshot, skip_head {skip_head}"));
+        Ok("20260102T030405Z-00000000000000ff".into())
+    }
+
     fn tsdb_status(&self, _: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError> {
         Ok(TsdbStatus {
             series: 5,

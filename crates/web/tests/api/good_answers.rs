@@ -231,6 +231,22 @@ async fn exemplars_of_no_series_are_no_content() {
 }
 
 #[tokio::test]
+async fn a_snapshot_has_a_name() {
+    let fixture = Fixture::with(Setup { admin: true, ..Setup::default() });
+    for what in [
+        "POST /api/v1/admin/tsdb/snapshot",
+        "PUT /api/v1/admin/tsdb/snapshot?skip_head=T",
+        "POST /api/v1/admin/tsdb/snapshot skip_head=false",
+    ] {
+        let answer = fixture.ask(what).await;
+        let name = r#"{"status":"success","data":{"name":"20260102T030405Z-00000000000000ff"}}"#;
+        assert_eq!((answer.status.as_u16(), answer.body.as_str()), (200, name), "{what}");
+    }
+    let log = fixture.program.log.lock().expect("no panic").clone();
+    assert_eq!(log, ["snapshot, skip_head false", "snapshot, skip_head true", "snapshot, skip_head false"]);
+}
+
+#[tokio::test]
 async fn deletion_names_its_tenant_times_and_matchers() {
     let fixture = Fixture::with(Setup { admin: true, ..Setup::default() });
     let form =

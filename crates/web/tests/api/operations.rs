@@ -96,6 +96,8 @@ async fn only_known_callers_get_answers() {
         ("POST /-/reload", "Bearer reader", 403),
         ("POST /-/quit", "Bearer writer", 403),
         ("POST /api/v1/admin/tsdb/delete_series?match[]=up", "Bearer reader", 403),
+        ("POST /api/v1/admin/tsdb/snapshot", "Bearer reader", 403),
+        ("POST /api/v1/admin/tsdb/snapshot", "Bearer writer", 403),
         ("POST /api/v1/admin/tsdb/delete_series?match[]=up", root, 204),
         ("GET /api/v1/query?query=1", root, 200),
     ];
@@ -121,6 +123,7 @@ async fn pages_of_other_sites_change_nothing() {
         ("/-/reload", "cross-site", 403),
         ("/-/quit", "cross-site", 403),
         ("/api/v1/admin/tsdb/delete_series?match[]=up", "cross-site", 403),
+        ("/api/v1/admin/tsdb/snapshot", "cross-site", 403),
         ("/api/v1/query?query=1", "cross-site", 200),
         ("/-/reload", "same-origin", 200),
     ] {
