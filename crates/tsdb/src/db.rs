@@ -40,6 +40,7 @@ pub use self::stats::{HeadStats, LabelCount, PartStats, Stats};
 use self::taken::Taken;
 pub(crate) use self::tenant::Tenant;
 use crate::config::{Config, SyncPolicy};
+use crate::head::budget::SeriesLimits;
 use crate::metrics::Metrics;
 use crate::wal::record::encode_checkpoint;
 use crate::wal::writer::{Health, Wal};
@@ -70,6 +71,8 @@ pub(crate) struct Inner {
     /// The next series' generation; 0 is nobody's.
     next_generation: AtomicU32,
     taken: Mutex<Taken>,
+    /// What sources and jobs may have.
+    pub(crate) limits: RwLock<SeriesLimits>,
     /// Names parts.
     random: Mutex<Random>,
     /// One flush or compaction at a time.

@@ -1,6 +1,7 @@
 //! The head: what has arrived and is not in a part yet, of one tenant.
 //!
 //! - [`index`]: series by labels;
+//! - [`budget`]: who may make how many of them;
 //! - [`tile`]: columns by rows, the unit of growth;
 //! - [`lane`]: columns that share timestamps, as tiles;
 //! - [`rows`]: the way of a row into its lanes, and back when the log refuses it;
@@ -12,6 +13,7 @@
 //! so that nobody sees rows that are not in the log, and the log has the rows of a tenant in the order
 //! in which they took effect.
 
+pub(crate) mod budget;
 pub(crate) mod index;
 pub(crate) mod lane;
 pub(crate) mod rows;
@@ -43,6 +45,8 @@ pub(crate) struct Home {
     pub(crate) generation: u32,
     pub(crate) lane: u32,
     pub(crate) column: u32,
+    /// The source whose series it is.
+    pub(crate) owner: u32,
 }
 
 #[derive(Debug)]
@@ -56,6 +60,25 @@ pub(crate) struct Source {
     pub(crate) last_lane: u32,
     /// The segment that has its definition.
     pub(crate) logged: u64,
+    /// Series it has made.
+    pub(crate) series: u32,
+    /// Series it wanted and did not get.
+    pub(crate) refused: u64,
+}
+
+impl Source {
+    pub(crate) fn new(reference: u64, id: SourceId, labels: model::Labels) -> Source {
+        Source {
+            reference,
+            id,
+            labels,
+            lanes: SmallVec::new(),
+            last_lane: NOWHERE,
+            logged: 0,
+            series: 0,
+            refused: 0,
+        }
+    }
 }
 
 /// Everything of a tenant's head but the index.
@@ -69,6 +92,7 @@ pub(crate) struct Lanes {
     pub(crate) former: FastMap<u32, SmallVec<[(u32, u32); 1]>>,
     pub(crate) sources: Vec<Source>,
     pub(crate) source_by_id: FastMap<SourceId, u32>,
+    pub(crate) refusals: budget::Refusals,
     /// Late samples, replacements and histograms since the last flush.
     pub(crate) side: Side,
     /// The same of flushes under way, by flush.
@@ -97,7 +121,7 @@ impl Lanes {
     /// Makes room for a series that the index has just added.
     pub(crate) fn admit(&mut self, series: SeriesRef) {
         let slot = slot_of(series) as usize;
-        let nobody = Home { generation: 0, lane: NOWHERE, column: 0 };
+        let nobody = Home { generation: 0, lane: NOWHERE, column: 0, owner: NOWHERE };
         if self.homes.len() <= slot {
             self.homes.resize(slot + 1, nobody);
         }
@@ -144,6 +168,7 @@ impl Lanes {
         to.mixed |= mixed;
         let column = to.add_column(series, newest);
         self.homes[slot as usize] = Home { lane, column, ..from };
+        self.own(slot, self.lanes[lane as usize].source);
         column
     }
 

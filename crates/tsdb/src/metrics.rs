@@ -1,6 +1,7 @@
 //! What the store says of itself.
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
@@ -15,6 +16,7 @@ pub struct Metrics {
     pub(crate) rejected: Counter,
     pub(crate) series_created: Counter,
     pub(crate) series_removed: Counter,
+    pub(crate) series_refused: Family<Vec<(&'static str, &'static str)>, Counter>,
     pub(crate) wal_bytes: Gauge,
     pub(crate) wal_bytes_written: Counter,
     pub(crate) wal_writes: Counter,
@@ -44,6 +46,7 @@ impl Default for Metrics {
             rejected: Counter::default(),
             series_created: Counter::default(),
             series_removed: Counter::default(),
+            series_refused: Family::default(),
             wal_bytes: Gauge::default(),
             wal_bytes_written: Counter::default(),
             wal_writes: Counter::default(),
@@ -65,6 +68,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts a series refused at a budget.
+    pub(crate) fn count_refused_series(&self, over: crate::head::budget::Over) {
+        self.series_refused.get_or_create(&vec![("budget", over.as_str())]).inc();
+    }
+
     /// Puts all figures into `registry` as `marigraph_tsdb_*`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("marigraph_tsdb");
@@ -85,6 +93,11 @@ impl Metrics {
         registry.register("samples_rejected", "Samples not taken", m.rejected.clone());
         registry.register("head_series_created", "Series created in heads", m.series_created.clone());
         registry.register("head_series_removed", "Idle series removed from heads", m.series_removed.clone());
+        registry.register(
+            "series_refused",
+            "New series refused, by the budget that was spent",
+            m.series_refused.clone(),
+        );
         registry.register_with_unit(
             "wal_size",
             "Length of all log segments",

@@ -12,9 +12,10 @@ use storage::{
 
 use super::{Db, Inner, Tenant};
 use crate::config::SyncPolicy;
+use crate::head::budget::Room;
 use crate::head::index::{LABELS_MAX, slot_of};
 use crate::head::rows::{Appending, FloatRow, HistogramSample};
-use crate::head::{NOWHERE, Source};
+use crate::head::Source;
 use crate::manifest::ManifestError;
 
 /// Definitions longer than this get a record of their own, bytes.
@@ -39,8 +40,8 @@ impl Appender for Db {
     }
 
     fn resolve(&self, source: SourceRef, labels: &[Labels]) -> Result<Vec<Option<SeriesRef>>, StoreError> {
-        let (tenant, _) = self.inner.source(source)?;
-        self.inner.resolve(&tenant, labels)
+        let (tenant, number) = self.inner.source(source)?;
+        self.inner.resolve(&tenant, number, labels)
     }
 
     fn append(&self, batch: &Batch<'_>) -> Result<Appended, StoreError> {
@@ -75,14 +76,7 @@ impl Inner {
         sources.next += 1;
         let number = lanes.sources.len() as u32;
         lanes.source_by_id.insert(source.id, number);
-        lanes.sources.push(Source {
-            reference,
-            id: source.id,
-            labels: source.labels.clone(),
-            lanes: Default::default(),
-            last_lane: NOWHERE,
-            logged: 0,
-        });
+        lanes.sources.push(Source::new(reference, source.id, source.labels.clone()));
         sources.by_reference.insert(reference, (tenant.clone(), number));
         Ok(SourceRef(reference))
     }
@@ -101,22 +95,19 @@ impl Inner {
             None => {
                 let number = lanes.sources.len() as u32;
                 lanes.source_by_id.insert(id, number);
-                let lanes_of = Default::default();
-                lanes.sources.push(Source {
-                    reference,
-                    id,
-                    labels,
-                    lanes: lanes_of,
-                    last_lane: NOWHERE,
-                    logged: 0,
-                });
+                lanes.sources.push(Source::new(reference, id, labels));
                 number
             }
         };
         sources.by_reference.insert(reference, (tenant.clone(), number));
     }
 
-    fn resolve(&self, tenant: &Tenant, labels: &[Labels]) -> Result<Vec<Option<SeriesRef>>, StoreError> {
+    fn resolve(
+        &self,
+        tenant: &Tenant,
+        source: u32,
+        labels: &[Labels],
+    ) -> Result<Vec<Option<SeriesRef>>, StoreError> {
         self.health.check()?;
         {
             let index = tenant.index.read();
@@ -127,26 +118,38 @@ impl Inner {
         }
         self.mend()?;
         let mut index = tenant.index.write();
-        let mut created = Vec::new();
-        let found: Vec<Option<SeriesRef>> = labels
-            .iter()
-            .map(|labels| {
-                index.find(labels).or_else(|| {
-                    let refused = index.len() >= self.config.series_max || labels.len() > LABELS_MAX;
-                    (!refused).then(|| {
-                        let series = index.insert(labels, self.new_generation());
-                        created.push((series, labels));
-                        series
-                    })
-                })
-            })
-            .collect();
+        let limits = *self.limits.read();
+        let mut room = Room::of(limits, self.config.series_max, &index, &tenant.lanes.read(), source);
+        let (mut created, mut refused) = (Vec::new(), Vec::new());
+        let mut find_or_make = |labels| {
+            if let Some(series) = index.find(labels) {
+                return Some(series);
+            }
+            if labels.len() > LABELS_MAX {
+                return None;
+            }
+            if let Err(over) = room.take(labels, &index) {
+                refused.push((over, labels));
+                return None;
+            }
+            let series = index.insert(labels, self.new_generation());
+            created.push((series, labels));
+            Some(series)
+        };
+        let found: Vec<Option<SeriesRef>> = labels.iter().map(&mut find_or_make).collect();
         if let Err(error) = self.log_definitions(tenant, &created) {
             index.remove(&created.iter().map(|(series, _)| slot_of(*series)).collect());
             return Err(error);
         }
         let mut lanes = tenant.lanes.write();
-        created.iter().for_each(|(series, _)| lanes.admit(*series));
+        for (series, _) in &created {
+            lanes.admit(*series);
+            lanes.own(slot_of(*series), source);
+        }
+        for (over, labels) in refused {
+            lanes.count_refused(source, labels);
+            self.metrics.count_refused_series(over);
+        }
         self.metrics.series_created.inc_by(created.len() as u64);
         Ok(found)
     }

@@ -102,6 +102,7 @@ pub(super) fn open(config: Config) -> Result<Inner, OpenError> {
         sources: RwLock::new(Sources::default()),
         next_generation: AtomicU32::new(1),
         taken: Mutex::default(),
+        limits: RwLock::default(),
         random: Mutex::new(super::Random::seeded()),
         work: Mutex::default(),
         problems: Mutex::default(),

@@ -3,6 +3,7 @@
 use model::TenantId;
 
 use super::{Db, Inner};
+use crate::head::budget::{SeriesLimits, SeriesUsage};
 use crate::head::tile::Block;
 
 /// A label (or pair, or metric name) and a figure.
@@ -63,6 +64,21 @@ impl Db {
     /// Figures of a tenant; lists are cut at `top` entries.
     pub fn stats(&self, tenant: &TenantId, top: usize) -> Stats {
         self.inner.stats(tenant, top).unwrap_or_default()
+    }
+
+    /// Sets what sources and jobs may have from now on. Series above a limit that are there stay.
+    pub fn set_series_limits(&self, limits: SeriesLimits) {
+        *self.inner.limits.write() = limits;
+    }
+
+    /// Who makes how many series of a tenant; lists are cut at `top` entries.
+    pub fn series_usage(&self, tenant: &TenantId, top: usize) -> SeriesUsage {
+        let limits = *self.inner.limits.read();
+        let usage = match self.inner.tenants.read().get(tenant) {
+            Some(tenant) => SeriesUsage::of(&tenant.index.read(), &tenant.lanes.read(), top),
+            None => SeriesUsage::default(),
+        };
+        SeriesUsage { limits, series_max: self.inner.config.series_max as u64, ..usage }
     }
 }
 

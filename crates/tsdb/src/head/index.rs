@@ -406,6 +406,11 @@ impl Index {
         selected
     }
 
+    /// How many series have a label.
+    pub(crate) fn count(&self, name: &str, value: &str) -> u64 {
+        self.exactly(name, value).map_or(0, Postings::len)
+    }
+
     fn exactly(&self, name: &str, value: &str) -> Option<&Postings> {
         let pair = self.find_pair(self.symbols.find(name)?, self.symbols.find(value)?)?;
         Some(&self.pairs[pair as usize].postings)

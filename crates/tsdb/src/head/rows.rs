@@ -456,6 +456,7 @@ impl Lanes {
         }
         at.late += usize::from(time < newest);
         at.done.histograms += 1;
+        self.own(slot, source);
         if home.lane != NOWHERE {
             self.lanes[home.lane as usize].mixed = true;
         }

@@ -200,6 +200,7 @@ impl Lanes {
     /// Removes series for good. Their samples have been flushed.
     pub(crate) fn remove(&mut self, slots: &RoaringBitmap) {
         for slot in slots {
+            self.disown(slot);
             let Some(home) = self.homes.get_mut(slot as usize) else { continue };
             if home.lane != NOWHERE {
                 let lane = &mut self.lanes[home.lane as usize];
@@ -207,7 +208,7 @@ impl Lanes {
                 lane.retired = true;
             }
             // No reference has generation 0.
-            *home = super::Home { generation: 0, lane: NOWHERE, column: 0 };
+            *home = super::Home { generation: 0, lane: NOWHERE, column: 0, owner: NOWHERE };
             self.starts.remove(&slot);
             self.histogram_floors.remove(&slot);
             self.former.remove(&slot);
