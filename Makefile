@@ -1,5 +1,5 @@
 # A thin front for newcomers; the work is in cargo, cargo xtask and npm.
-.PHONY: run test check fuzz ui peers
+.PHONY: run test check bench fuzz ui peers
 
 CARGO ?= cargo
 LISTEN ?= 127.0.0.1:9190
@@ -22,6 +22,12 @@ check:
 # Every parser and decoder under libFuzzer, SECONDS each (or only TARGET).
 fuzz:
 	$(CARGO) xtask fuzz $(TARGET) --seconds $(or $(SECONDS),20)
+
+# Beside Prometheus and VictoriaMetrics on the same data, with a verdict for each goal: about twenty
+# minutes. WHAT is one workload with its flags (`WHAT="queries --targets 154"`).
+bench: peers
+	$(CARGO) build --release --locked -p marigraph -p bench
+	./target/release/bench $(or $(WHAT),all)
 
 # The page; without Node the program still builds and its page says how to make this one.
 ui:

@@ -1,16 +1,26 @@
-//! Marigraph beside its peers: the same data, whole processes, CPU-seconds, RSS and bytes.
+//! Marigraph beside its peers: the same data, whole processes, CPU-seconds, RSS and bytes, and a verdict
+//! for each goal.
 //!
-//! Build first: `cargo build --release -p marigraph -p bench` and `cargo xtask peers`.
+//! Build first: `cargo build --release -p marigraph -p bench` and `cargo xtask peers`; `make bench` does
+//! that and runs everything.
 
 #![allow(clippy::print_stdout)] // a program whose output is its result
 
+mod data;
+mod disk;
 mod process;
+mod queries;
+mod report;
 mod scrape;
+mod sender;
 mod simulator;
 mod system;
 mod write;
 
-use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use report::Verdicts;
 
 #[derive(Debug, Parser)]
 #[command(about)]
@@ -21,44 +31,122 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Everything, in sizes that take about twenty minutes
+    All,
     /// Scrape and store, all systems at once
-    Scrape {
-        #[arg(long, default_value_t = 200)]
-        targets: usize,
-        #[arg(long, default_value_t = 10)]
-        interval: u64,
-        #[arg(long, default_value_t = 60)]
-        warm_up: u64,
-        #[arg(long, default_value_t = 120)]
-        seconds: u64,
-    },
-    /// Remote write of known series, then kill -9 and the time to ready, one system after the other
-    Write {
-        #[arg(long, default_value_t = 100_639)]
-        series: usize,
-        #[arg(long, default_value_t = 20)]
-        rounds: usize,
-    },
+    Scrape(ScrapeArgs),
+    /// Remote write of new and known series, then kill -9 and the time to ready
+    Write(WriteArgs),
     /// Bytes a sample on disk: back-dated rows by remote write, then flush and merge
-    Disk {
-        #[arg(long, default_value_t = 20)]
-        targets: usize,
-    },
+    Disk(DiskArgs),
+    /// The query list on six hours of samples, and the time to ready with them on disk
+    Queries(QueriesArgs),
+}
+
+#[derive(Debug, Args)]
+struct ScrapeArgs {
+    #[arg(long, default_value_t = 200)]
+    targets: usize,
+    /// Seconds between scrapes
+    #[arg(long, default_value_t = 10)]
+    interval: u64,
+    /// Seconds before measuring
+    #[arg(long, default_value_t = 60)]
+    warm_up: u64,
+    /// Seconds measured
+    #[arg(long, default_value_t = 120)]
+    seconds: u64,
+}
+
+#[derive(Debug, Args)]
+struct WriteArgs {
+    #[arg(long, default_value_t = 100_639)]
+    series: usize,
+    /// Rows after the first
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Times that all systems take their turn
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+}
+
+#[derive(Debug, Args)]
+struct DiskArgs {
+    #[arg(long, default_value_t = 4)]
+    targets: usize,
+    /// Rows of a series; 5760 are a day
+    #[arg(long, default_value_t = 5760)]
+    rows: usize,
+    /// Most milliseconds that a row comes late; 0 aligns all
+    #[arg(long, default_value_t = 5)]
+    jitter: i64,
+}
+
+#[derive(Debug, Args)]
+struct QueriesArgs {
+    /// 154 make 145 M samples with 720 rows
+    #[arg(long, default_value_t = 40)]
+    targets: usize,
+    /// Rows of a series, 30 s apart
+    #[arg(long, default_value_t = 720)]
+    rows: usize,
+    /// Measured rounds of a query
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Where the data stay, to be used by the next run
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Only these queries (`i1,r10`)
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+impl From<ScrapeArgs> for scrape::Workload {
+    fn from(args: ScrapeArgs) -> Self {
+        scrape::Workload {
+            targets: args.targets,
+            interval_seconds: args.interval,
+            warm_up_seconds: args.warm_up,
+            measured_seconds: args.seconds,
+        }
+    }
+}
+
+impl From<QueriesArgs> for queries::Workload {
+    fn from(args: QueriesArgs) -> Self {
+        let QueriesArgs { targets, rows, rounds, keep, only } = args;
+        queries::Workload { targets, rows, rounds, keep, only }
+    }
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let mut verdicts = Verdicts::default();
     match Cli::parse().what {
-        What::Scrape { targets, interval, warm_up, seconds } => {
-            let workload = scrape::Workload {
-                targets,
-                interval_seconds: interval,
-                warm_up_seconds: warm_up,
-                measured_seconds: seconds,
-            };
-            scrape::run(workload).await
+        What::All => all(&mut verdicts).await?,
+        What::Scrape(args) => scrape::run(args.into(), &mut verdicts).await?,
+        What::Write(WriteArgs { series, rounds, runs }) => {
+            write::run(write::Workload { series, rounds, runs }, &mut verdicts).await?;
         }
-        What::Write { series, rounds } => write::ingest(series, rounds).await,
-        What::Disk { targets } => write::disk(targets).await,
+        What::Disk(DiskArgs { targets, rows, jitter }) => {
+            let workload = disk::Workload { targets, rows, jitter_ms: jitter };
+            disk::run(workload, &mut verdicts).await?;
+        }
+        What::Queries(args) => queries::run(&args.into(), &mut verdicts).await?,
     }
+    println!("\n{verdicts}");
+    Ok(())
+}
+
+/// Every workload once or a few times over.
+async fn all(verdicts: &mut Verdicts) -> anyhow::Result<()> {
+    let scrape =
+        scrape::Workload { targets: 200, interval_seconds: 10, warm_up_seconds: 60, measured_seconds: 120 };
+    scrape::run(scrape, verdicts).await?;
+    write::run(write::Workload { series: 100_639, rounds: 20, runs: 3 }, verdicts).await?;
+    for jitter_ms in [5, 0] {
+        disk::run(disk::Workload { targets: 2, rows: 5760, jitter_ms }, verdicts).await?;
+    }
+    let queries = queries::Workload { targets: 40, rows: 720, rounds: 5, keep: None, only: Vec::new() };
+    queries::run(&queries, verdicts).await
 }

@@ -55,3 +55,24 @@ pub(crate) fn directory_bytes(directory: &std::path::Path) -> u64 {
         })
         .sum()
 }
+
+/// Starts the process's peak of resident memory anew.
+pub(crate) fn forget_peak(id: u32) -> Result<()> {
+    let path = format!("/proc/{id}/clear_refs");
+    std::fs::write(&path, "5").with_context(|| format!("write {path}"))
+}
+
+/// Waits until the process has nothing to do: a second with less than 3 % of a CPU; at most two
+/// minutes.
+pub(crate) async fn settle(id: u32) -> Result<()> {
+    let mut before = usage(id)?.cpu_seconds;
+    for _ in 0..120 {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let now = usage(id)?.cpu_seconds;
+        if now - before < 0.03 {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
+}

@@ -6,6 +6,7 @@ use anyhow::Result;
 use testkit::http as client;
 
 use crate::process::{self, Usage};
+use crate::report::Verdicts;
 use crate::simulator::Simulator;
 use crate::system::System;
 
@@ -19,7 +20,7 @@ pub(crate) struct Workload {
 }
 
 /// Runs the workload and prints a row for each system.
-pub(crate) async fn run(workload: Workload) -> Result<()> {
+pub(crate) async fn run(workload: Workload, verdicts: &mut Verdicts) -> Result<()> {
     let Some(recorded) = testkit::recorded::load()? else {
         anyhow::bail!("the recording is not there");
     };
@@ -49,9 +50,12 @@ pub(crate) async fn run(workload: Workload) -> Result<()> {
         "{:<18} {:>14} {:>10} {:>10} {:>16} {:>12}",
         "system", "CPU s per M", "RSS MiB", "peak MiB", "B written/sample", "series found"
     );
-    for (at, (system, _)) in running.iter().enumerate() {
+    let cost = |at: usize| {
         let cpu = after[at].cpu_seconds - before[at].cpu_seconds;
-        let written = (after[at].written_mib - before[at].written_mib) * 1048576.0;
+        (cpu, (after[at].written_mib - before[at].written_mib) * 1048576.0)
+    };
+    for (at, (system, _)) in running.iter().enumerate() {
+        let (cpu, written) = cost(at);
         let series = series_now(running[at].1.peer.addr).await?;
         println!(
             "{:<18} {:>14.2} {:>10.0} {:>10.0} {:>16.2} {series:>12}",
@@ -62,6 +66,12 @@ pub(crate) async fn run(workload: Workload) -> Result<()> {
             written / samples
         );
     }
+    // In the order of `System::ALL`.
+    let (ours, prometheus) = (cost(0), cost(1));
+    verdicts.at_most("scrape: CPU / prometheus", ours.0 / prometheus.0, 0.4);
+    verdicts.at_most("scrape: steady RSS / victoria-metrics", after[0].rss_mib / after[2].rss_mib, 0.7);
+    verdicts.at_most("scrape: peak RSS / victoria-metrics", after[0].peak_mib / after[2].peak_mib, 0.5);
+    verdicts.at_most("scrape: bytes written / prometheus", ours.1 / prometheus.1, 0.5);
     Ok(())
 }
 

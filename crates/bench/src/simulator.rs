@@ -16,8 +16,7 @@ use hyper_util::rt::TokioIo;
 use testkit::recorded::Recorded;
 use tokio::net::TcpListener;
 
-/// Rows between the starts of two neighbouring targets.
-const ROW_STRIDE: usize = 131;
+use crate::data::ROW_STRIDE;
 
 /// The targets.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use testkit::peers::{self, Peer};
 /// A system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum System {
-    /// Ours, `target/release/marigraph`.
+    /// Ours: the program beside this one, or `target/release/marigraph`.
     Marigraph,
     /// Debian's Prometheus.
     Prometheus,
@@ -34,17 +34,15 @@ impl System {
         }
     }
 
-    /// The path of the remote-write door.
-    pub(crate) fn write_path(self) -> &'static str {
-        "/api/v1/write"
-    }
-
     fn program(self) -> Result<PathBuf> {
         match self {
             System::Marigraph => {
                 let workspace =
                     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("workspace")?;
-                Ok(workspace.join("target/release/marigraph"))
+                let beside =
+                    std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("marigraph")));
+                let beside = beside.filter(|path| path.exists());
+                Ok(beside.unwrap_or_else(|| workspace.join("target/release/marigraph")))
             }
             peer => peers::program(peer.name()).with_context(|| format!("{} is not there", peer.name())),
         }

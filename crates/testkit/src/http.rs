@@ -13,6 +13,17 @@ use tokio::net::TcpStream;
 /// Longest any test request may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// JSON of any shape.
+pub type Json = serde_json::Value;
+
+/// Reads JSON.
+///
+/// # Errors
+/// It is none; the error shows it.
+pub fn json(bytes: &[u8]) -> Result<Json> {
+    serde_json::from_slice(bytes).with_context(|| format!("not JSON: {}", String::from_utf8_lossy(bytes)))
+}
+
 /// An answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -34,8 +45,8 @@ impl Answer {
     ///
     /// # Errors
     /// The body is not JSON; the error shows it.
-    pub fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_slice(&self.body).with_context(|| format!("not JSON: {}", self.text()))
+    pub fn json(&self) -> Result<Json> {
+        json(&self.body)
     }
 }
 

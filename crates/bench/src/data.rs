@@ -1,0 +1,112 @@
+//! The data: the recording spread over targets, and when each row is.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use model::Labels;
+use testkit::push::Push;
+use testkit::recorded::{Recorded, SERIES};
+
+/// Rows between the starts of two neighbouring targets.
+pub(crate) const ROW_STRIDE: usize = 131;
+/// Samples in a body.
+pub(crate) const BODY_SAMPLES: usize = 2000;
+
+/// The series of many targets: each shows the recording from another row on, and starts over at its
+/// end, which looks like a restart of everything.
+pub(crate) struct Series {
+    pub(crate) recorded: Recorded,
+    pub(crate) labels: Vec<Labels>,
+}
+
+/// When rows are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeline {
+    /// The first row of a target without a phase, milliseconds.
+    pub(crate) start_ms: i64,
+    pub(crate) interval_ms: i64,
+    /// Targets are spread over the interval, as scrapes are; otherwise all share their times.
+    pub(crate) phases: bool,
+    /// Every row of a target comes up to this much later, milliseconds.
+    pub(crate) jitter_ms: i64,
+}
+
+impl Timeline {
+    /// The time of a row of a target, milliseconds.
+    pub(crate) fn at(&self, target: usize, row: usize) -> i64 {
+        // Odd, so that no sample is at a whole second, where queries have their steps.
+        let phase = if self.phases { (target as i64 * 7919 % (self.interval_ms / 10)) * 10 + 5 } else { 0 };
+        let jitter = (target * 7919 + row * 104_729) as i64 % (self.jitter_ms + 1);
+        self.start_ms + row as i64 * self.interval_ms + phase + jitter
+    }
+}
+
+impl Series {
+    /// `count` series: the recording's, with `job`, once for each of as many targets as it takes.
+    pub(crate) fn new(count: usize, job: &str) -> Result<Series> {
+        let recorded = testkit::recorded::load()?.context("the recording is not there")?;
+        let series: Vec<(&str, &str)> = recorded
+            .exposition
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| Some(line.rsplit_once(" @")?.0))
+            .map(|series| {
+                series.split_once('{').map_or((series, ""), |(name, rest)| (name, rest.trim_end_matches('}')))
+            })
+            .collect();
+        let labels = (0..count)
+            .map(|at| {
+                let target = at / series.len();
+                let (name, pairs) = series[at % series.len()];
+                let mut all = vec![
+                    ("__name__".to_owned(), name.to_owned()),
+                    ("cluster".to_owned(), format!("c{}", target % 4)),
+                    ("instance".to_owned(), format!("10.0.{}.{}:9100", target / 250, target % 250)),
+                    ("job".to_owned(), job.to_owned()),
+                ];
+                all.extend(split_pairs(pairs));
+                Labels::from_pairs(all)
+            })
+            .collect();
+        Ok(Series { recorded, labels })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    pub(crate) fn value(&self, series: usize, row: usize) -> f64 {
+        let rows = &self.recorded.rows;
+        rows[(row + series / SERIES * ROW_STRIDE) % rows.len()][series % SERIES]
+    }
+
+    /// A remote-write body with `rows` of `series`.
+    pub(crate) fn body(
+        &self,
+        series: Range<usize>,
+        rows: Range<usize>,
+        timeline: &Timeline,
+    ) -> Result<Bytes> {
+        let mut request = Push::default();
+        let mut samples = Vec::with_capacity(rows.len());
+        for at in series {
+            samples.clear();
+            samples.extend(rows.clone().map(|row| (timeline.at(at / SERIES, row), self.value(at, row))));
+            request.floats(&self.labels[at], &samples);
+        }
+        request.body()
+    }
+}
+
+/// `a="1",b="2"`; the recording has no escapes that matter here.
+fn split_pairs(text: &str) -> Vec<(String, String)> {
+    let mut pairs = Vec::new();
+    let mut rest = text;
+    while let Some((name, after)) = rest.split_once("=\"") {
+        let Some((value, after)) = after.split_once('"') else { break };
+        pairs.push((name.trim_start_matches(',').to_owned(), value.to_owned()));
+        rest = after;
+    }
+    pairs
+}
