@@ -16,15 +16,16 @@
 mod encode;
 mod histogram;
 mod labels;
-mod proto;
 mod snappy;
 pub mod v1;
 pub mod v2;
 
+use crate::proto;
+pub use crate::proto::DecodeError;
 pub use encode::{EncoderV1, EncoderV2, SeriesToWrite};
+pub(crate) use histogram::write_histogram;
 pub use histogram::{HistogramError, HistogramMessage, HistogramSample, validate_histogram};
 pub use labels::{LabelsError, decode_labels, write_label_bytes};
-pub use proto::DecodeError;
 pub use snappy::{SnappyError, snappy_decode, snappy_encode};
 
 /// A float sample of a request.

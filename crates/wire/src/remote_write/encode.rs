@@ -58,8 +58,9 @@ impl EncoderV1 {
                 });
             }
             for histogram in series.histograms {
-                let histogram = HistogramSample { start_timestamp_ms: 0, ..histogram.clone() };
-                out.message(4, |out| write_histogram(out, &histogram));
+                out.message(4, |out| {
+                    write_histogram(out, &histogram.histogram, histogram.timestamp_ms, 0);
+                });
             }
         });
     }
@@ -115,7 +116,14 @@ impl EncoderV2 {
                 out.message(2, |out| write_sample(out, sample));
             }
             for histogram in series.histograms {
-                out.message(3, |out| write_histogram(out, histogram));
+                out.message(3, |out| {
+                    write_histogram(
+                        out,
+                        &histogram.histogram,
+                        histogram.timestamp_ms,
+                        histogram.start_timestamp_ms,
+                    );
+                });
             }
             for (exemplar, labels) in series.exemplars.iter().zip(exemplars) {
                 out.message(4, |out| {

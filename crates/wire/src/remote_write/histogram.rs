@@ -278,9 +278,13 @@ fn counted_of(side: &'static str, deltas: &[i64]) -> Result<u128, HistogramError
     Ok(sum)
 }
 
-/// Writes the fields of a histogram message.
-pub(super) fn write_histogram(out: &mut Writer, sample: &HistogramSample) {
-    let histogram = &sample.histogram;
+/// Writes the fields of a histogram message; times are milliseconds, the start 0 where there is none.
+pub(crate) fn write_histogram(
+    out: &mut Writer,
+    histogram: &Histogram,
+    timestamp_ms: i64,
+    start_timestamp_ms: i64,
+) {
     match &histogram.buckets {
         Buckets::Int { count, .. } => out.uint_always(1, *count),
         Buckets::Float { count, .. } => out.double_always(2, *count),
@@ -317,7 +321,7 @@ pub(super) fn write_histogram(out: &mut Writer, sample: &HistogramSample) {
         CounterResetHint::Gauge => 3,
     };
     out.uint(14, hint);
-    out.int(15, sample.timestamp_ms);
+    out.int(15, timestamp_ms);
     out.packed_doubles(16, &histogram.custom_values);
-    out.int(17, sample.start_timestamp_ms);
+    out.int(17, start_timestamp_ms);
 }

@@ -1,4 +1,4 @@
-//! Protobuf, as far as remote write needs it: fields pulled one by one from a message.
+//! Protobuf, as far as the formats here need it: fields pulled one by one from a message, and written.
 //!
 //! Source: <https://protobuf.dev/programming-guides/encoding/>.
 
@@ -37,7 +37,7 @@ pub enum DecodeError {
 
 /// The value of a field.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     Varint(u64),
     Fixed64(u64),
     Bytes(&'a [u8]),
@@ -46,24 +46,24 @@ pub(super) enum Value<'a> {
 
 /// The fields of a message, in the order they stand.
 #[derive(Debug, Clone)]
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     rest: &'a [u8],
     message: &'static str,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(bytes: &'a [u8], message: &'static str) -> Fields<'a> {
+    pub(crate) fn of(bytes: &'a [u8], message: &'static str) -> Fields<'a> {
         Fields { rest: bytes, message }
     }
 
     /// What has not been read yet.
-    pub(super) fn rest(&self) -> &'a [u8] {
+    pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
     /// The next field's number and value.
     #[inline]
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
+    pub(crate) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -94,7 +94,7 @@ impl<'a> Fields<'a> {
     }
 
     #[inline]
-    pub(super) fn varint(&mut self) -> Result<u64, DecodeError> {
+    pub(crate) fn varint(&mut self) -> Result<u64, DecodeError> {
         match self.rest.first() {
             Some(&byte) if byte < 0x80 => {
                 self.rest = &self.rest[1..];
@@ -133,7 +133,7 @@ impl<'a> Fields<'a> {
 
 impl<'a> Value<'a> {
     #[inline]
-    pub(super) fn bytes(self, of: &Fields<'_>) -> Result<&'a [u8], DecodeError> {
+    pub(crate) fn bytes(self, of: &Fields<'_>) -> Result<&'a [u8], DecodeError> {
         match self {
             Value::Bytes(bytes) => Ok(bytes),
             _ => Err(of.wrong_type()),
@@ -141,7 +141,7 @@ impl<'a> Value<'a> {
     }
 
     #[inline]
-    pub(super) fn double(self, of: &Fields<'_>) -> Result<f64, DecodeError> {
+    pub(crate) fn double(self, of: &Fields<'_>) -> Result<f64, DecodeError> {
         match self {
             Value::Fixed64(bits) => Ok(f64::from_bits(bits)),
             _ => Err(of.wrong_type()),
@@ -149,7 +149,7 @@ impl<'a> Value<'a> {
     }
 
     #[inline]
-    pub(super) fn uint64(self, of: &Fields<'_>) -> Result<u64, DecodeError> {
+    pub(crate) fn uint64(self, of: &Fields<'_>) -> Result<u64, DecodeError> {
         match self {
             Value::Varint(value) => Ok(value),
             _ => Err(of.wrong_type()),
@@ -157,21 +157,21 @@ impl<'a> Value<'a> {
     }
 
     #[inline]
-    pub(super) fn int64(self, of: &Fields<'_>) -> Result<i64, DecodeError> {
+    pub(crate) fn int64(self, of: &Fields<'_>) -> Result<i64, DecodeError> {
         self.uint64(of).map(|value| value as i64)
     }
 
     /// As protobuf does, the low 32 bits.
-    pub(super) fn uint32(self, of: &Fields<'_>) -> Result<u32, DecodeError> {
+    pub(crate) fn uint32(self, of: &Fields<'_>) -> Result<u32, DecodeError> {
         self.uint64(of).map(|value| value as u32)
     }
 
-    pub(super) fn sint32(self, of: &Fields<'_>) -> Result<i32, DecodeError> {
+    pub(crate) fn sint32(self, of: &Fields<'_>) -> Result<i32, DecodeError> {
         self.uint64(of).map(|value| zigzag(u64::from(value as u32)) as i32)
     }
 
     /// One number of a repeated field, or many packed ones; `each` gets every one.
-    pub(super) fn repeated_varint(
+    pub(crate) fn repeated_varint(
         self,
         of: &Fields<'_>,
         mut each: impl FnMut(u64) -> Result<(), DecodeError>,
@@ -190,7 +190,7 @@ impl<'a> Value<'a> {
     }
 
     /// As [`Value::repeated_varint`], for doubles.
-    pub(super) fn repeated_double(
+    pub(crate) fn repeated_double(
         self,
         of: &Fields<'_>,
         mut each: impl FnMut(f64) -> Result<(), DecodeError>,
@@ -209,18 +209,18 @@ impl<'a> Value<'a> {
     }
 }
 
-pub(super) fn zigzag(value: u64) -> i64 {
+pub(crate) fn zigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 /// Writes fields. Fields with the default value are left out, as proto3 does.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Writer {
-    pub(super) out: Vec<u8>,
+pub(crate) struct Writer {
+    pub(crate) out: Vec<u8>,
 }
 
 impl Writer {
-    pub(super) fn varint(&mut self, mut value: u64) {
+    pub(crate) fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.out.push(value as u8 | 0x80);
             value >>= 7;
@@ -232,64 +232,70 @@ impl Writer {
         self.varint(u64::from(field << 3 | wire_type));
     }
 
-    pub(super) fn uint(&mut self, field: u32, value: u64) {
+    pub(crate) fn uint(&mut self, field: u32, value: u64) {
         if value != 0 {
             self.uint_always(field, value);
         }
     }
 
     /// For members of a `oneof`, whose presence counts.
-    pub(super) fn uint_always(&mut self, field: u32, value: u64) {
+    pub(crate) fn uint_always(&mut self, field: u32, value: u64) {
         self.tag(field, 0);
         self.varint(value);
     }
 
-    pub(super) fn int(&mut self, field: u32, value: i64) {
+    pub(crate) fn int(&mut self, field: u32, value: i64) {
         self.uint(field, value as u64);
     }
 
-    pub(super) fn sint(&mut self, field: u32, value: i64) {
+    pub(crate) fn sint(&mut self, field: u32, value: i64) {
         self.uint(field, unzigzag(value));
     }
 
-    pub(super) fn double(&mut self, field: u32, value: f64) {
+    pub(crate) fn double(&mut self, field: u32, value: f64) {
         if value.to_bits() != 0 {
             self.double_always(field, value);
         }
     }
 
-    pub(super) fn double_always(&mut self, field: u32, value: f64) {
+    pub(crate) fn double_always(&mut self, field: u32, value: f64) {
         self.tag(field, 1);
         self.out.extend_from_slice(&value.to_bits().to_le_bytes());
     }
 
     /// A string or bytes, left out when empty.
-    pub(super) fn text(&mut self, field: u32, text: &str) {
+    pub(crate) fn text(&mut self, field: u32, text: &str) {
         if !text.is_empty() {
             self.bytes_always(field, text.as_bytes());
         }
     }
 
-    pub(super) fn bytes_always(&mut self, field: u32, bytes: &[u8]) {
+    pub(crate) fn bytes_always(&mut self, field: u32, bytes: &[u8]) {
         self.tag(field, 2);
         self.varint(bytes.len() as u64);
         self.out.extend_from_slice(bytes);
     }
 
     /// A message written by `write`; its length is put before it afterwards.
-    pub(super) fn message(&mut self, field: u32, write: impl FnOnce(&mut Writer)) {
+    pub(crate) fn message(&mut self, field: u32, write: impl FnOnce(&mut Writer)) {
         let mut inner = Writer::default();
         write(&mut inner);
         self.bytes_always(field, &inner.out);
     }
 
-    pub(super) fn packed(&mut self, field: u32, values: impl ExactSizeIterator<Item = u64>) {
+    /// The head of a message of `len` bytes, which the caller writes behind it.
+    pub(crate) fn message_head(&mut self, field: u32, len: u64) {
+        self.tag(field, 2);
+        self.varint(len);
+    }
+
+    pub(crate) fn packed(&mut self, field: u32, values: impl ExactSizeIterator<Item = u64>) {
         if values.len() > 0 {
             self.message(field, |inner| values.for_each(|value| inner.varint(value)));
         }
     }
 
-    pub(super) fn packed_doubles(&mut self, field: u32, values: &[f64]) {
+    pub(crate) fn packed_doubles(&mut self, field: u32, values: &[f64]) {
         if !values.is_empty() {
             self.message(field, |inner| {
                 values.iter().for_each(|value| inner.out.extend_from_slice(&value.to_bits().to_le_bytes()));
@@ -298,6 +304,6 @@ impl Writer {
     }
 }
 
-pub(super) fn unzigzag(value: i64) -> u64 {
+pub(crate) fn unzigzag(value: i64) -> u64 {
     (value << 1 ^ value >> 63) as u64
 }
