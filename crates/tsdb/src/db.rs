@@ -3,6 +3,7 @@
 //! - `open`: the directory, its lock and its version, and how the log brings the head back;
 //! - `append`: batches into log and head;
 //! - `query`: head and parts as one;
+//! - `refused`: tenants whose manifest cannot be read;
 //! - `flush`: the head into parts, and the log cut behind it;
 //! - `compact`: parts into larger ones, retention, deletions made true;
 //! - `delete`: deletions;
@@ -14,7 +15,9 @@ mod compact;
 mod delete;
 mod flush;
 pub(crate) mod open;
+mod problems;
 mod query;
+mod refused;
 mod snapshot;
 mod stats;
 mod taken;
@@ -66,6 +69,10 @@ pub(crate) struct Inner {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) wal: Wal,
     pub(crate) tenants: RwLock<BTreeMap<TenantId, Arc<Tenant>>>,
+    /// Those whose manifest cannot be read.
+    refused: RwLock<BTreeMap<TenantId, Arc<refused::Refused>>>,
+    /// Segments that waited for tenants that are open again: the next flush removes them.
+    replayed_waiting: Mutex<Vec<std::path::PathBuf>>,
     /// By reference: whose, and its number in the tenant's head.
     sources: RwLock<Sources>,
     /// The next series' generation; 0 is nobody's.
@@ -77,8 +84,7 @@ pub(crate) struct Inner {
     random: Mutex<Random>,
     /// One flush or compaction at a time.
     work: Mutex<()>,
-    /// What could not be read at start.
-    problems: Mutex<Vec<String>>,
+    problems: Arc<problems::Problems>,
     stop: Mutex<bool>,
     stopped: Condvar,
     /// Held locked while the store is open.
@@ -154,9 +160,10 @@ impl Db {
         self.inner.health.reason().map_or(Ok(()), |reason| Err(NotReady { reason }))
     }
 
-    /// What could not be read when the store was opened: file, place and reason, one message each.
+    /// What could not be read, when the store was opened and since: file, place and reason, one message
+    /// each.
     pub fn problems(&self) -> Vec<String> {
-        self.inner.problems.lock().clone()
+        self.inner.problems.listed()
     }
 
     /// Puts the store's own figures into `registry`, as `marigraph_tsdb_*`.
@@ -212,6 +219,7 @@ impl Inner {
         if let Some(tenant) = self.tenants.read().get(id) {
             return Ok(tenant.clone());
         }
+        self.check_refused(id)?;
         let mut tenants = self.tenants.write();
         if let Some(tenant) = tenants.get(id) {
             return Ok(tenant.clone());
@@ -239,11 +247,7 @@ impl Inner {
     }
 
     pub(crate) fn report(&self, problem: String) {
-        tracing::warn!("{problem}");
-        let mut problems = self.problems.lock();
-        if problems.len() < 1000 {
-            problems.push(problem);
-        }
+        self.problems.report(problem);
     }
 
     /// Samples before this are refused and dropped.

@@ -18,6 +18,8 @@ pub const MANIFEST_NEW: &str = "MANIFEST.new";
 pub const PARTS_DIR: &str = "parts";
 /// Extension of a finished part.
 pub const PART_EXTENSION: &str = "mgp";
+/// Log segments that a tenant waits for whose manifest cannot be read.
+pub const WAITING_DIR: &str = "waiting";
 
 /// Snapshots that were asked for over HTTP.
 pub const SNAPSHOTS_DIR: &str = "snapshots";
@@ -32,6 +34,16 @@ pub fn wal_dir(data: &Path) -> PathBuf {
 /// Log segment `number`.
 pub fn segment(data: &Path, number: u64) -> PathBuf {
     wal_dir(data).join(format!("{number:08}.wal"))
+}
+
+/// Where log segments wait below a tenant's directory.
+pub fn waiting_dir(tenant_dir: &Path) -> PathBuf {
+    tenant_dir.join(WAITING_DIR)
+}
+
+/// Log segment `number` as it waits below a tenant's directory.
+pub fn waiting_segment(tenant_dir: &Path, number: u64) -> PathBuf {
+    waiting_dir(tenant_dir).join(format!("{number:08}.wal"))
 }
 
 /// The number of the log segment at `path`, if it is one.

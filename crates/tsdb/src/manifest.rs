@@ -116,6 +116,14 @@ pub enum ManifestError {
         /// What is wrong.
         reason: String,
     },
+    /// It could not be read when the store was opened, and its tenant is refused until it is opened again.
+    #[error("tenant {tenant} is refused: {reason}")]
+    Refused {
+        /// Whose.
+        tenant: String,
+        /// What was wrong, with file and place.
+        reason: String,
+    },
 }
 
 /// An open manifest.

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub(crate) wal_sync_failures: Counter,
     pub(crate) wal_sync_seconds: Histogram,
     pub(crate) wal_damage: Counter,
+    pub(crate) part_damage: Counter,
+    pub(crate) part_damage_reads: Counter,
     pub(crate) parts: Gauge,
     pub(crate) parts_bytes: Gauge,
     pub(crate) flushes: Counter,
@@ -33,6 +35,7 @@ pub struct Metrics {
     pub(crate) merge_failures: Counter,
     pub(crate) retention_dropped: Counter,
     pub(crate) read_only: Gauge,
+    pub(crate) tenants_refused: Family<Vec<(&'static str, String)>, Gauge>,
 }
 
 impl Default for Metrics {
@@ -54,6 +57,8 @@ impl Default for Metrics {
             wal_sync_failures: Counter::default(),
             wal_sync_seconds: seconds(),
             wal_damage: Counter::default(),
+            part_damage: Counter::default(),
+            part_damage_reads: Counter::default(),
             parts: Gauge::default(),
             parts_bytes: Gauge::default(),
             flushes: Counter::default(),
@@ -63,6 +68,7 @@ impl Default for Metrics {
             merge_failures: Counter::default(),
             retention_dropped: Counter::default(),
             read_only: Gauge::default(),
+            tenants_refused: Family::default(),
         }
     }
 }
@@ -136,6 +142,16 @@ impl Metrics {
             "Places in the log that could not be read at start",
             m.wal_damage.clone(),
         );
+        registry.register(
+            "part_damaged_places",
+            "Places in parts that queries could not read, each counted once",
+            m.part_damage.clone(),
+        );
+        registry.register(
+            "part_damaged_reads",
+            "Reads of queries that met damage in a part and were answered without it",
+            m.part_damage_reads.clone(),
+        );
         registry.register("parts", "Part files", m.parts.clone());
         registry.register_with_unit(
             "parts_size",
@@ -170,6 +186,11 @@ impl Metrics {
             "read_only",
             "1 when a failure has made the store refuse writes until restart",
             m.read_only.clone(),
+        );
+        registry.register(
+            "tenant_refused",
+            "1 for a tenant of which nothing is answered or taken, as its manifest cannot be read",
+            m.tenants_refused.clone(),
         );
     }
 }

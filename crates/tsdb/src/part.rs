@@ -27,6 +27,7 @@ pub(crate) mod histograms;
 mod labels;
 mod layout;
 mod postings;
+mod readable;
 mod reader;
 mod rows;
 mod sections;

@@ -130,9 +130,12 @@ impl Evaluator<'_> {
     ) -> Result<Outcome, EvalError> {
         let mut columns = Vec::with_capacity(batch.len());
         set.load(batch.clone(), &mut columns)?;
+        let mut outcome = Outcome { rows: Vec::with_capacity(batch.len()), ..Outcome::default() };
+        for warning in set.warnings() {
+            outcome.notes.add_store_warning(warning);
+        }
         let held = columns.iter().map(|c| (c.values.len() + c.histograms.len()) as u64).sum();
         self.budget.take(held)?;
-        let mut outcome = Outcome { rows: Vec::with_capacity(batch.len()), ..Outcome::default() };
         for (at, column) in batch.zip(columns) {
             if !column.is_empty() {
                 let row = make(at, column, &mut outcome);
@@ -427,6 +430,9 @@ impl Evaluator<'_> {
             let batch = from..(from + BATCH_SERIES).min(set.len());
             let mut columns = Vec::with_capacity(batch.len());
             set.load(batch.clone(), &mut columns)?;
+            for warning in set.warnings() {
+                self.notes.lock().add_store_warning(warning);
+            }
             for (at, column) in batch.zip(columns) {
                 let samples = Samples::from_column(column, false, selector.statistics);
                 self.budget.take(samples.weight())?;

@@ -25,7 +25,7 @@ impl Db {
     ) -> Result<(), StoreError> {
         let inner = &self.inner;
         inner.health.check()?;
-        let Some(tenant) = inner.tenants.read().get(tenant).cloned() else { return Ok(()) };
+        let Some(tenant) = inner.tenant_with_data(tenant)? else { return Ok(()) };
         if start_ms > end_ms {
             return Ok(());
         }

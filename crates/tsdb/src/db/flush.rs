@@ -113,6 +113,7 @@ impl Inner {
         }
         // What was written again has to be as durable as what goes.
         self.wal.sync()?;
+        self.keep_of_refused()?;
         let attempt = "remove flushed log segments".to_owned();
         self.wal.remove_below(segment).map_err(|source| FlushError::Io { attempt, source })?;
         self.metrics.flush_seconds.observe(started.elapsed().as_secs_f64());

@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use model::{Labels, TenantId};
 use parking_lot::{Condvar, Mutex, RwLock};
 use stdx::disk::Disk;
-use storage::{Conflict, Late, Policy, SeriesRef};
+use storage::{BlockKey, Conflict, Late, Policy, SeriesRef};
 
+use super::problems::Problems;
+use super::refused::LogFile;
 use super::{Inner, Sources, Tenant};
 use crate::config::Config;
 use crate::filenames;
@@ -97,15 +99,17 @@ pub(super) fn open(config: Config) -> Result<Inner, OpenError> {
         wal: Wal::new(config.disk.clone(), config.dir.clone(), health.clone(), metrics.clone()),
         config,
         health,
+        problems: Arc::new(Problems::new(metrics.clone())),
         metrics,
         tenants: RwLock::default(),
+        refused: RwLock::default(),
+        replayed_waiting: Mutex::default(),
         sources: RwLock::new(Sources::default()),
         next_generation: AtomicU32::new(1),
         taken: Mutex::default(),
         limits: RwLock::default(),
         random: Mutex::new(super::Random::seeded()),
         work: Mutex::default(),
-        problems: Mutex::default(),
         stop: Mutex::new(false),
         stopped: Condvar::new(),
         _lock: lock,
@@ -213,7 +217,14 @@ impl Inner {
                 continue;
             };
             let mut problems = Vec::new();
-            let tenant = Tenant::open(&self.config, &id, self.health.reason().is_none(), &mut problems)?;
+            let opened = Tenant::open(&self.config, &id, self.health.reason().is_none(), &mut problems);
+            let tenant = match opened {
+                Ok(tenant) => tenant,
+                Err(error) => {
+                    self.refuse(&id, &error);
+                    continue;
+                }
+            };
             problems.into_iter().for_each(|problem| self.report(problem));
             if self.health.reason().is_none()
                 && let Err(error) = tenant.manifest.lock().sync()
@@ -228,35 +239,35 @@ impl Inner {
     fn recover(&self) -> Result<(), OpenError> {
         let dir = filenames::wal_dir(&self.config.dir);
         let attempt = format!("list {}", dir.display());
-        let paths = self.config.disk.read_dir(&dir).map_err(|source| OpenError::Io { attempt, source })?;
-        let mut segments: Vec<(u64, PathBuf)> =
-            paths.into_iter().filter_map(|path| Some((filenames::segment_number(&path)?, path))).collect();
-        segments.sort();
+        let files = self.log_files().map_err(|source| OpenError::Io { attempt, source })?;
         let mut replay = Replay::default();
         let (mut end, mut retained) = (self.known_position(), 0);
-        let last = segments.last().map(|(number, _)| *number);
-        for (number, path) in &segments {
-            let is_last = Some(*number) == last;
-            let Some(segment) = self.read_segment(path, is_last, true)? else { continue };
+        let last = files.iter().filter(|file| file.only.is_none()).map(|file| file.number).max();
+        for file in &files {
+            let is_last = Some(file.number) == last;
+            let Some(segment) = self.read_segment(&file.path, is_last, true)? else { continue };
             if segment.good_len < segment.bytes.len() as u64 {
-                self.cut_tail(path, segment.good_len);
+                self.cut_tail(&file.path, segment.good_len);
             }
             end = end.max(segment.header.first_position + segment.bytes.len() as u64);
-            retained += segment.good_len;
-            self.restore_definitions(&segment, path, &mut replay);
+            if file.only.is_none() {
+                retained += segment.good_len;
+            }
+            self.restore_definitions(&segment, file, &mut replay);
         }
-        for (number, path) in &segments {
-            if let Some(segment) = self.read_segment(path, Some(*number) == last, false)? {
-                self.replay(&segment, path, &mut replay);
+        for file in &files {
+            if let Some(segment) = self.read_segment(&file.path, Some(file.number) == last, false)? {
+                self.replay(&segment, file, &mut replay);
             }
         }
         self.summarise(&replay);
         if self.health.reason().is_none()
-            && let Err(error) = self.sync_old_segments(&segments)
+            && let Err(error) = self.sync_old_segments(&files)
         {
             self.health.fail(format!("sync the log in {}: {error}", dir.display()), &self.metrics);
         }
-        self.start_log(last.map_or(1, |last| last + 1), end, retained, &replay);
+        let newest = files.last().map_or(0, |file| file.number);
+        self.start_log(newest + 1, end, retained, &replay);
         Ok(())
     }
 
@@ -314,7 +325,8 @@ impl Inner {
         }
     }
 
-    fn restore_definitions(&self, segment: &Segment, path: &Path, replay: &mut Replay) {
+    fn restore_definitions(&self, segment: &Segment, file: &LogFile, replay: &mut Replay) {
+        let path = &file.path;
         for found in &segment.found {
             let Found::Record { payload, .. } = found else { continue };
             let definitions = match read_definitions(&segment.bytes[payload.clone()]) {
@@ -325,7 +337,14 @@ impl Inner {
                     continue;
                 }
             };
-            let Some(tenant) = self.replayed_tenant(&definitions.tenant) else { continue };
+            if !file.concerns(&definitions.tenant) {
+                continue;
+            }
+            let Some(tenant) = self.replayed_tenant(&definitions.tenant) else {
+                let (sources, series) = (definitions.sources.iter(), definitions.series.iter());
+                self.reserve(sources.map(|source| source.0), series.map(|series| series.0));
+                continue;
+            };
             for (reference, id, labels) in definitions.sources {
                 self.restore_source(&tenant, reference, id, labels);
             }
@@ -350,10 +369,12 @@ impl Inner {
         }
     }
 
+    /// The tenant of a record; `None` for one that is refused.
     fn replayed_tenant(&self, name: &str) -> Option<Arc<Tenant>> {
         let id = TenantId::new(name).ok()?;
         match self.tenant(&id) {
             Ok(tenant) => Some(tenant),
+            Err(ManifestError::Refused { .. }) => None,
             Err(error) => {
                 self.report(error.to_string());
                 None
@@ -361,7 +382,8 @@ impl Inner {
         }
     }
 
-    fn replay(&self, segment: &Segment, path: &Path, replay: &mut Replay) {
+    fn replay(&self, segment: &Segment, file: &LogFile, replay: &mut Replay) {
+        let path = &file.path;
         let mut decoder = Decoder::default();
         for found in &segment.found {
             let Found::Record { payload, end_position } = found else {
@@ -370,15 +392,31 @@ impl Inner {
             };
             let position = end_position - payload.len() as u64;
             match decoder.read(&segment.bytes[payload.clone()]) {
-                Ok(Record::Batch(batch)) => self.replay_batch(&batch, position, *end_position, replay),
+                Ok(Record::Batch(batch)) if file.concerns(&batch.tenant) => {
+                    if let Some(tenant) = self.replayed(file, &batch.tenant, batch.key.as_ref()) {
+                        self.replay_batch(&tenant, &batch, position, *end_position, replay);
+                    } else {
+                        let series = batch.rows.iter().flat_map(|row| row.series.iter()).copied();
+                        let sources = batch.rows.iter().map(|row| row.source);
+                        self.reserve(
+                            sources.chain(batch.histograms.iter().map(|sample| sample.source)),
+                            series.chain(batch.histograms.iter().map(|sample| sample.series)),
+                        );
+                    }
+                }
                 Ok(Record::Checkpoint(taken)) => {
-                    for entry in &taken {
+                    for entry in taken.iter().filter(|entry| file.concerns(&entry.tenant)) {
                         if let Ok(tenant) = TenantId::new(&entry.tenant) {
                             self.taken.lock().extend(&tenant, entry);
                         }
                     }
                 }
-                Ok(Record::Delete(delete)) => self.replay_delete(delete, position),
+                Ok(Record::Delete(delete)) if file.concerns(&delete.tenant) => {
+                    if let Some(tenant) = self.replayed(file, &delete.tenant, None) {
+                        self.replay_delete(&tenant, delete, position);
+                    }
+                }
+                Ok(_) => {}
                 Err(error) => {
                     self.report(format!("log segment {}, byte {}: {error}", path.display(), payload.start));
                     decoder.forget();
@@ -387,12 +425,25 @@ impl Inner {
         }
     }
 
-    fn replay_batch(&self, batch: &BatchRecord, position: u64, end_position: u64, replay: &mut Replay) {
-        let Some(tenant) = self.replayed_tenant(&batch.tenant) else { return };
-        replay.rows_lost += batch.rows_lost;
-        if let Some(key) = &batch.key {
-            self.taken.lock().insert(&tenant.id, key);
+    /// The tenant of a record, whose block is taken; `None` for one that is refused.
+    fn replayed(&self, file: &LogFile, tenant: &str, key: Option<&BlockKey>) -> Option<Arc<Tenant>> {
+        let id = TenantId::new(tenant).ok()?;
+        if let Some(key) = key {
+            self.taken.lock().insert(&id, key);
         }
+        self.note_refused(file, &id);
+        self.replayed_tenant(tenant)
+    }
+
+    fn replay_batch(
+        &self,
+        tenant: &Tenant,
+        batch: &BatchRecord,
+        position: u64,
+        end_position: u64,
+        replay: &mut Replay,
+    ) {
+        replay.rows_lost += batch.rows_lost;
         let mut lanes = tenant.lanes.write();
         for (metric, metadata) in &batch.metadata {
             lanes.keep_metadata(metric, metadata, self.config.metadata_statements_max);
@@ -483,8 +534,7 @@ impl Inner {
         self.next_generation.fetch_max(generation_of(series).wrapping_add(1), Ordering::Relaxed);
     }
 
-    fn replay_delete(&self, delete: DeleteRecord, position: u64) {
-        let Some(tenant) = self.replayed_tenant(&delete.tenant) else { return };
+    fn replay_delete(&self, tenant: &Tenant, delete: DeleteRecord, position: u64) {
         let DeleteRecord { matchers, start_ms, end_ms, .. } = delete;
         let tombstone = Tombstone { matchers, start_ms, end_ms, position };
         if let Err(error) = tenant.replay_tombstone(tombstone) {
@@ -509,10 +559,10 @@ impl Inner {
     }
 
     /// Forces what an earlier process has written to the device: "durable up to here" covers it too.
-    fn sync_old_segments(&self, segments: &[(u64, PathBuf)]) -> io::Result<()> {
-        for (_, path) in segments {
-            if self.config.disk.exists(path) {
-                self.config.disk.open_append(path)?.sync_data()?;
+    fn sync_old_segments(&self, files: &[LogFile]) -> io::Result<()> {
+        for file in files.iter().filter(|file| file.only.is_none()) {
+            if self.config.disk.exists(&file.path) {
+                self.config.disk.open_append(&file.path)?.sync_data()?;
             }
         }
         self.config.disk.sync_dir(&filenames::wal_dir(&self.config.dir))

@@ -4,17 +4,24 @@
 //! the series of both by labels. Samples are read when asked for: the pieces of a series, from each part
 //! and from the head, joined by rank.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use model::{Exemplar, Labels, Matcher, Metadata, TenantId};
+use parking_lot::Mutex;
 use smallvec::SmallVec;
-use storage::{Column, ListedLabels, QueryError, Queryable, Select, SeriesRef, SeriesSet};
+use storage::{
+    Column, ListedLabels, QueryError, Queryable, Select, SeriesExemplars, SeriesRef, SeriesSet,
+    exemplars_by_series,
+};
 
+use super::problems::Problems;
 use super::{Db, Inner, Tenant};
 use crate::head::index::reference;
 use crate::head::snapshot::{HeadSnapshot, read_pieces};
 use crate::merge::{Piece, TimeConcatCache, combine};
+use crate::part::PartError;
 use crate::tombstone::clip;
 use crate::version::{DeletedSeries, PartEntry, Version};
 
@@ -29,11 +36,12 @@ pub struct StoredExemplar {
 
 impl Queryable for Db {
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
-        let Some(tenant) = self.inner.tenants.read().get(&select.tenant).cloned() else {
+        let Some(tenant) = self.inner.tenant_with_data(&select.tenant)? else {
             return Ok(Box::new(Selection::default()));
         };
         let start_ms = select.start_ms.max(self.inner.retention_start_ms());
-        Ok(Box::new(Selection::new(&tenant, &select.matchers, start_ms, select.end_ms)?))
+        let problems = self.inner.problems.clone();
+        Ok(Box::new(Selection::new(&tenant, problems, &select.matchers, start_ms, select.end_ms)?))
     }
 
     fn label_names(&self, select: &Select) -> Result<ListedLabels, QueryError> {
@@ -57,10 +65,18 @@ impl Queryable for Db {
         tenant: &TenantId,
         metric: Option<&str>,
     ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
-        let Some(tenant) = self.inner.tenants.read().get(tenant).cloned() else { return Ok(Vec::new()) };
+        let Some(tenant) = self.inner.tenant_with_data(tenant)? else { return Ok(Vec::new()) };
         let mut known = tenant.lanes.read().metadata.clone();
         for entry in tenant.version.load().parts.iter().rev() {
-            for (metric, statements) in entry.part.metadata()? {
+            let metadata = match entry.part.metadata() {
+                Ok(metadata) => metadata,
+                Err(error) => {
+                    // There is no place for a warning: the log and the figures have it.
+                    self.inner.problems.met(&error);
+                    continue;
+                }
+            };
+            for (metric, statements) in metadata {
                 let of_metric = known.entry(metric).or_default();
                 // Those of the head are later: they stay last.
                 for statement in statements.into_iter().rev() {
@@ -71,6 +87,17 @@ impl Queryable for Db {
             }
         }
         Ok(known.into_iter().filter(|(name, _)| metric.is_none_or(|metric| metric == name)).collect())
+    }
+
+    fn exemplars_of(
+        &self,
+        tenant: &TenantId,
+        start_ms: i64,
+        end_ms: i64,
+        matchers: &[Vec<Matcher>],
+    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+        let found = self.exemplars(tenant, matchers, start_ms, end_ms);
+        Ok(exemplars_by_series(found.into_iter().map(|stored| (stored.series, stored.exemplar))))
     }
 }
 
@@ -108,10 +135,10 @@ impl Inner {
         &self,
         select: &Select,
         of_head: impl FnOnce(&crate::head::index::Index, Option<&roaring::RoaringBitmap>, &mut Vec<String>),
-        of_part: impl Fn(&PartEntry) -> Result<Vec<String>, crate::part::PartError>,
+        of_part: impl Fn(&PartEntry) -> Result<Vec<String>, PartError>,
     ) -> Result<ListedLabels, QueryError> {
         let mut listed = ListedLabels::default();
-        let Some(tenant) = self.tenants.read().get(&select.tenant).cloned() else { return Ok(listed) };
+        let Some(tenant) = self.tenant_with_data(&select.tenant)? else { return Ok(listed) };
         {
             let index = tenant.index.read();
             let selected = (!select.matchers.is_empty()).then(|| index.select(&select.matchers));
@@ -124,12 +151,13 @@ impl Inner {
             if entry.part.info().overlaps(start_ms, select.end_ms) {
                 match of_part(entry) {
                     Ok(values) => listed.values.extend(values),
-                    Err(error) => listed.warnings.push(error.to_string()),
+                    Err(error) => listed.warnings.push(self.problems.met(&error)),
                 }
             }
         }
         listed.values.sort_unstable();
         listed.values.dedup();
+        listed.warnings.dedup();
         Ok(listed)
     }
 }
@@ -153,12 +181,20 @@ struct Selection {
     parts: Vec<(Arc<PartEntry>, DeletedSeries)>,
     start_ms: i64,
     end_ms: i64,
+    /// Parts that could not be read at all.
     warnings: Vec<String>,
+    /// Damage met so far while samples were loaded.
+    met: Mutex<BTreeSet<String>>,
+    problems: Option<Arc<Problems>>,
 }
+
+/// Damaged places that an answer names; more are only counted.
+const PLACES_NAMED_MAX: usize = 100;
 
 impl Selection {
     fn new(
         tenant: &Tenant,
+        problems: Arc<Problems>,
         matchers: &[Matcher],
         start_ms: i64,
         end_ms: i64,
@@ -190,7 +226,7 @@ impl Selection {
             match selection.list_part(entry, matchers) {
                 Ok(of_part) => listed.extend(of_part),
                 // One damaged part does not take the others away.
-                Err(error) => selection.warnings.push(error.to_string()),
+                Err(error) => selection.warnings.push(problems.met(&error)),
             }
         }
         series.append(&mut listed);
@@ -204,6 +240,7 @@ impl Selection {
             same
         });
         selection.series = series;
+        selection.problems = Some(problems);
         Ok(selection)
     }
 
@@ -211,7 +248,7 @@ impl Selection {
         &mut self,
         entry: &Arc<PartEntry>,
         matchers: &[Matcher],
-    ) -> Result<Vec<Selected>, crate::part::PartError> {
+    ) -> Result<Vec<Selected>, PartError> {
         let numbers: Vec<u32> = entry.part.select(matchers)?.iter().collect();
         let mut labels = Vec::with_capacity(numbers.len());
         entry.part.labels_of(&numbers, &mut labels)?;
@@ -227,11 +264,7 @@ impl Selection {
     }
 
     /// Reads what the parts have of `range`: (series within the range, piece).
-    fn load_parts(
-        &self,
-        range: &Range<usize>,
-        cache: &mut TimeConcatCache,
-    ) -> Result<Vec<(usize, Piece)>, QueryError> {
+    fn load_parts(&self, range: &Range<usize>, cache: &mut TimeConcatCache) -> Vec<(usize, Piece)> {
         let mut wanted: Vec<Vec<(u32, usize)>> = vec![Vec::new(); self.parts.len()];
         for (within, series) in self.series[range.clone()].iter().enumerate() {
             for (part, number) in &series.parts {
@@ -246,7 +279,11 @@ impl Selection {
             wanted.sort_unstable();
             let numbers: Vec<u32> = wanted.iter().map(|(number, _)| *number).collect();
             let mut columns = Vec::with_capacity(numbers.len());
-            entry.part.load(&numbers, self.start_ms, self.end_ms, &mut columns)?;
+            if entry.part.load(&numbers, self.start_ms, self.end_ms, &mut columns).is_err() {
+                let (range, mut damage) = (self.start_ms..=self.end_ms, Vec::new());
+                entry.part.load_readable(&numbers, range, cache, &mut columns, &mut damage);
+                self.note(&damage);
+            }
             let rank = entry.part.info().rank();
             for ((number, within), mut column) in wanted.into_iter().zip(columns) {
                 if let Ok(at) = deleted.binary_search_by_key(&number, |(series, _)| *series) {
@@ -255,7 +292,21 @@ impl Selection {
                 pieces.push((within, Piece { rank, column }));
             }
         }
-        Ok(pieces)
+        pieces
+    }
+
+    /// Keeps damage to be told as warnings.
+    fn note(&self, damage: &[PartError]) {
+        let Some(problems) = &self.problems else { return };
+        let mut met = self.met.lock();
+        for error in damage {
+            let warning = problems.met(error);
+            if met.len() < PLACES_NAMED_MAX {
+                met.insert(warning);
+            } else if !met.contains(&warning) {
+                met.insert(format!("there is more damage than these {PLACES_NAMED_MAX} places"));
+            }
+        }
     }
 
     fn load_head(
@@ -284,7 +335,7 @@ impl SeriesSet for Selection {
     fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError> {
         let mut cache = TimeConcatCache::default();
         let mut of_parts: Vec<Vec<Piece>> = vec![Vec::new(); range.len()];
-        for (within, piece) in self.load_parts(&range, &mut cache)? {
+        for (within, piece) in self.load_parts(&range, &mut cache) {
             of_parts[within].push(piece);
         }
         for (series, mut pieces) in self.series[range].iter().zip(of_parts) {
@@ -300,6 +351,6 @@ impl SeriesSet for Selection {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
+        self.warnings.iter().cloned().chain(self.met.lock().iter().cloned()).collect()
     }
 }

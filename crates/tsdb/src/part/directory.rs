@@ -14,6 +14,8 @@
 //! A series of n rows has ⌈n / 480⌉ blocks as even as can be: block i ends before row n·(i+1)/blocks.
 //! Its histogram blocks likewise, of 120 each.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use super::columns::RowsOf;
@@ -30,7 +32,7 @@ const HISTOGRAMS: u8 = 2;
 const STARTS: u8 = 4;
 
 /// The rows of the blocks of a series of `rows` rows: starts, and the end.
-pub(super) fn block_bounds(rows: usize, block_rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+pub(super) fn block_bounds(rows: usize, block_rows: usize) -> impl Iterator<Item = Range<usize>> {
     let blocks = rows.div_ceil(block_rows);
     (0..blocks).map(move |i| rows * i / blocks..rows * (i + 1) / blocks)
 }
@@ -60,6 +62,15 @@ pub(super) struct Histograms {
     pub(super) rows: u32,
     /// Offset and length in HST.
     pub(super) blocks: SmallVec<[(u64, u32); 2]>,
+}
+
+impl Histograms {
+    /// The blocks that have some of `rows`: where they are, and which rows they have.
+    pub(super) fn wanted(&self, rows: &Range<usize>) -> impl Iterator<Item = ((u64, u32), Range<usize>)> {
+        let (from, to) = (rows.start, rows.end);
+        let blocks = self.blocks.iter().copied().zip(block_bounds(self.rows as usize, HISTOGRAM_ROWS));
+        blocks.filter(move |(_, rows)| rows.start < to && rows.end > from)
+    }
 }
 
 /// One series.

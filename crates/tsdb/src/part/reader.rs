@@ -12,7 +12,7 @@ use storage::Column;
 
 use super::chunks::ChunkIndex;
 use super::columns::{Columns, RowsOf};
-use super::directory::{BLOCK_ROWS, Block, Entry, Floats, HISTOGRAM_ROWS, Histograms, State, block_bounds};
+use super::directory::{BLOCK_ROWS, Block, Entry, Floats, State, block_bounds};
 use super::file::{PartFile, Stretch};
 use super::histograms::decode_histogram;
 use super::layout::SectionId;
@@ -41,7 +41,7 @@ pub struct Part {
 }
 
 /// A value block to fetch.
-struct Wanted {
+pub(super) struct Wanted {
     /// Position in the output.
     column: usize,
     /// First value of the output that it fills.
@@ -52,12 +52,19 @@ struct Wanted {
     rows: Range<usize>,
 }
 
+impl Wanted {
+    /// The rows of the output that it fills.
+    pub(super) fn fills(&self) -> Range<usize> {
+        self.to..self.to + self.rows.len()
+    }
+}
+
 /// The rows of a series within the asked time.
 #[derive(Clone)]
-struct Clip {
+pub(super) struct Clip {
     /// Rows, counted from the series' first.
-    rows: Range<usize>,
-    times: Arc<[i64]>,
+    pub(super) rows: Range<usize>,
+    pub(super) times: Arc<[i64]>,
 }
 
 impl Part {
@@ -215,11 +222,7 @@ impl Part {
                     column.times = clip.times.clone();
                     column.values = vec![0.0; clip.rows.len()];
                     plan_blocks(floats, &clip, out.len(), &mut column.values, &mut stretches, &mut wanted);
-                    if let Some(starts) = floats.starts {
-                        let first = starts.first as usize;
-                        let rows = first + clip.rows.start..first + clip.rows.end;
-                        column.start_times = Some(self.starts.rows(&self.file, starts.column, rows)?);
-                    }
+                    column.start_times = self.starts_of(floats.starts, &clip)?;
                 }
             }
             if let Some(stored) = entry.histograms {
@@ -233,13 +236,26 @@ impl Part {
         })?;
         self.fetch_values(&stretches, &wanted, out)?;
         for (at, stored, clip) in histograms {
-            self.fetch_histograms(&stored, &clip, &mut out[at].histograms)?;
+            let wanted: Vec<_> = stored.wanted(&clip.rows).collect();
+            self.fetch_histograms(&wanted, &clip, &mut out[at].histograms)?;
         }
         Ok(())
     }
 
+    /// The start times of the clipped rows of a series.
+    pub(super) fn starts_of(
+        &self,
+        starts: Option<RowsOf>,
+        clip: &Clip,
+    ) -> Result<Option<Arc<[i64]>>, PartError> {
+        let Some(starts) = starts else { return Ok(None) };
+        let first = starts.first as usize;
+        let rows = first + clip.rows.start..first + clip.rows.end;
+        self.starts.rows(&self.file, starts.column, rows).map(Some)
+    }
+
     /// Hands the directory entry of each of `series` (ascending) to `visit`.
-    fn entries(
+    pub(super) fn entries(
         &self,
         series: &[u32],
         mut visit: impl FnMut(Entry) -> Result<(), PartError>,
@@ -282,7 +298,7 @@ impl Part {
     }
 
     /// The rows of a series within `range`; worked out once for all series of the same rows.
-    fn clip(
+    pub(super) fn clip(
         &self,
         rows: RowsOf,
         count: u32,
@@ -314,7 +330,7 @@ impl Part {
         Ok(clip)
     }
 
-    fn fetch_values(
+    pub(super) fn fetch_values(
         &self,
         stretches: &[Stretch],
         wanted: &[Wanted],
@@ -341,16 +357,14 @@ impl Part {
         })
     }
 
-    fn fetch_histograms(
+    /// Appends the clipped histograms of blocks, each with the rows it has.
+    pub(super) fn fetch_histograms(
         &self,
-        stored: &Histograms,
+        blocks: &[(Stretch, Range<usize>)],
         clip: &Clip,
         out: &mut Vec<(i64, Arc<Histogram>)>,
     ) -> Result<(), PartError> {
-        let bounds: Vec<Range<usize>> = block_bounds(stored.rows as usize, HISTOGRAM_ROWS).collect();
-        let wanted = |rows: &Range<usize>| rows.start < clip.rows.end && rows.end > clip.rows.start;
-        let blocks = bounds.iter().zip(&stored.blocks).filter(|(rows, _)| wanted(rows));
-        let (rows, stretches): (Vec<&Range<usize>>, Vec<Stretch>) = blocks.unzip();
+        let (stretches, rows): (Vec<Stretch>, Vec<Range<usize>>) = blocks.iter().cloned().unzip();
         self.file.read_all(SectionId::Histograms, &stretches, |at, bytes| {
             let mut reader = Reader::new(bytes);
             let mut previous: Option<Arc<Histogram>> = None;
@@ -441,7 +455,7 @@ impl Part {
 }
 
 /// Fills `values` with the constant blocks of the clipped rows and notes the stored ones.
-fn plan_blocks(
+pub(super) fn plan_blocks(
     floats: &Floats,
     clip: &Clip,
     column: usize,
