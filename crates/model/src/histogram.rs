@@ -3,6 +3,10 @@
 //!
 //! Source: Prometheus `model/histogram`; remote write 1.0/2.0 `Histogram`.
 
+mod layout;
+
+pub use layout::LayoutError;
+
 /// Schema number of histograms with custom (explicit) bucket bounds.
 pub const CUSTOM_BUCKETS_SCHEMA: i32 = -53;
 

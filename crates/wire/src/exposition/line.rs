@@ -15,12 +15,30 @@ use super::value::{open_metrics_float, parse_float, short_decimal};
 
 /// Why a scrape was refused. Nothing of it was taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {problem}")]
+#[error("{place}: {problem}")]
 pub struct ExpositionError {
-    /// The line, counted from 1.
-    pub line: usize,
+    /// Where.
+    pub place: Place,
     /// What was expected there, and what stood there.
     pub problem: String,
+}
+
+/// A place in an exposition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A line of text, counted from 1.
+    Line(usize),
+    /// A byte of a protobuf body, counted from 0.
+    Byte(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Line(line) => write!(f, "line {line}"),
+            Place::Byte(byte) => write!(f, "byte {byte}"),
+        }
+    }
 }
 
 /// A problem at a byte of the body; its line is counted only when it is reported.
@@ -37,13 +55,24 @@ impl Problem {
 
     pub(super) fn locate(self, body: &[u8]) -> ExpositionError {
         let before = &body[..self.at.min(body.len())];
-        ExpositionError { line: 1 + memchr::memchr_iter(b'\n', before).count(), problem: self.text }
+        let line = 1 + memchr::memchr_iter(b'\n', before).count();
+        ExpositionError { place: Place::Line(line), problem: self.text }
+    }
+
+    /// The same problem at another byte.
+    pub(super) fn moved_to(self, at: usize) -> Problem {
+        Problem { at, ..self }
+    }
+
+    pub(super) fn locate_byte(self) -> ExpositionError {
+        ExpositionError { place: Place::Byte(self.at), problem: self.text }
     }
 }
 
 /// The two families of formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Dialect {
+    #[default]
     Prometheus,
     OpenMetrics,
 }

@@ -1,46 +1,24 @@
-//! The lines of a target's previous scrape, and the reading of the next one against them.
+//! What a target's previous scrape looked like, and the reading of the next one against it.
 //!
-//! **Layout.** An *entry* is one remembered line: for a sample, the bytes up to its value; for
-//! HELP, TYPE and UNIT, the whole line. The bytes of all entries stand in one arena in the order
-//! they were first seen; an entry is 12 bytes beside them, its place in the order of the last
-//! scrape 4, and a mark of the last scrape that had it 1. There is no string and no hash a series.
-//!
-//! **Steady scrape.** The cursor walks the order of the last scrape. The line at the cursor is
-//! compared with the body (one memcmp); when it is the same, the value behind it is parsed and the
-//! entry's column is put out.
-//!
-//! **Disturbed scrape.** When the comparison fails, the next few entries are tried (series have
-//! gone), then the line is parsed in full and its bytes are looked up in a hash table of all
-//! entries, built at that moment (lines have moved, or come back), and only then it is a new entry
-//! with a new column. The table is dropped after the first scrape that did not need it.
-//!
-//! **Bounds.** Entries not seen in the last scrape stay, so that a series that comes and goes
-//! keeps its column, until they outnumber the living; then they are dropped and their columns
-//! given back ([`ScrapedRow::retired_columns`]). A refused scrape leaves nothing behind.
+//! The memory of the text formats is one of lines ([`text`]), that of protobuf one of encoded labels
+//! ([`proto`]). Both give columns out of one supply of numbers, so a target that changes its format
+//! goes on with new columns and never mixes up old ones.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+mod convert;
+mod proto;
+mod text;
 
-use hashbrown::HashTable;
-use model::labels::{BUCKET_LABEL, QUANTILE_LABEL};
-use model::{Labels, Metadata, MetricType};
-use xxhash_rust::xxh3::xxh3_64;
+use model::{Labels, Metadata};
 
-use super::line::{
-    Dialect, ExpositionError, LineReader, MetaKind, MetaLine, Problem, RawSeries, make_labels, metric_type,
-    normalised, unescaped,
-};
+use super::line::{Dialect, ExpositionError, Place};
 use super::protocol::Protocol;
-use super::row::{ScrapedExemplar, ScrapedRow};
+use super::row::ScrapedRow;
+use convert::Conversion;
+use proto::ProtoMemory;
+use text::TextMemory;
 
-/// How many entries behind the cursor are tried before a line is parsed in full.
-const LOOK_AHEAD: usize = 8;
 /// Entries that may be dead without being dropped, however few live.
 const DEAD_ENTRIES_MIN: usize = 64;
-/// Longest line that is remembered; a longer one refuses the scrape.
-const ENTRY_BYTES_MAX: usize = (1 << 26) - 1;
-/// The suffix of OpenMetrics' start timestamps.
-const CREATED_SUFFIX: &str = "_created";
 
 /// What becomes of the `_created` lines of OpenMetrics counters, histograms and summaries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,151 +30,65 @@ pub enum CreatedLines {
     Series,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum EntryKind {
-    Sample,
-    /// A sample whose labels or meaning hang on the type in force: `le="1"`, `x_created`.
-    TypedSample,
-    Created,
-    Help,
-    Type,
-    Unit,
-}
-
-impl EntryKind {
-    const ALL: [EntryKind; 6] = [
-        EntryKind::Sample,
-        EntryKind::TypedSample,
-        EntryKind::Created,
-        EntryKind::Help,
-        EntryKind::Type,
-        EntryKind::Unit,
-    ];
-
-    fn is_sample(self) -> bool {
-        matches!(self, EntryKind::Sample | EntryKind::TypedSample)
-    }
-
-    fn is_meta(self) -> bool {
-        matches!(self, EntryKind::Help | EntryKind::Type | EntryKind::Unit)
-    }
-}
-
-const METRIC_TYPES: [MetricType; 8] = [
-    MetricType::Unknown,
-    MetricType::Counter,
-    MetricType::Gauge,
-    MetricType::Histogram,
-    MetricType::GaugeHistogram,
-    MetricType::Summary,
-    MetricType::Info,
-    MetricType::StateSet,
-];
-
-/// A remembered line. Length, kind and type share a word: 26, 3 and 3 bits.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    start: u32,
-    packed: u32,
-    /// Samples: the column. Created lines: how many lines before them they speak for.
-    column: u32,
-}
-
-impl Entry {
-    fn new(text: Range<usize>, kind: EntryKind, metric_type: MetricType, column: u32) -> Entry {
-        let packed = text.len() as u32 | (kind as u32) << 26 | (metric_type as u32) << 29;
-        Entry { start: text.start as u32, packed, column }
-    }
-
-    fn text(self) -> Range<usize> {
-        let start = self.start as usize;
-        start..start + (self.packed & ENTRY_BYTES_MAX as u32) as usize
-    }
-
-    fn kind(self) -> EntryKind {
-        EntryKind::ALL[(self.packed >> 26 & 7) as usize]
-    }
-
-    /// For samples the type in force when they were parsed; for TYPE lines the type they state.
-    fn metric_type(self) -> MetricType {
-        METRIC_TYPES[(self.packed >> 29) as usize]
-    }
-
-    /// Whether the line means the same under `metric_type` as it did when it was remembered.
-    #[inline]
-    fn fits(self, metric_type: MetricType) -> bool {
-        match self.kind() {
-            EntryKind::TypedSample | EntryKind::Created => self.metric_type() == metric_type,
-            _ => true,
-        }
-    }
+/// What is made of an exposition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RowOptions {
+    /// What becomes of `_created` lines.
+    pub created: CreatedLines,
+    /// Whether native histograms are read (`scrape_native_histograms`); otherwise such a histogram is
+    /// read as the classic one it may be besides.
+    pub native_histograms: bool,
+    /// Whether the classic histogram is kept beside the native one it also is, or becomes
+    /// (`always_scrape_classic_histograms`).
+    pub keep_classic: bool,
+    /// Whether classic histograms become native ones with custom buckets
+    /// (`convert_classic_histograms_to_nhcb`).
+    pub convert_classic: bool,
 }
 
 /// What a target's last scrape looked like. One for each target.
 #[derive(Debug, Default)]
 pub struct RowMemory {
-    /// The bytes of all entries.
-    text: Vec<u8>,
-    entries: Vec<Entry>,
-    /// The scrape that last had each entry; [`RowMemory::scrape`] counts.
-    seen: Vec<u8>,
-    /// Entries in the order of the last scrape that was taken.
-    order: Vec<u32>,
-    /// All entries by their bytes, while scrapes are disturbed.
-    table: Option<HashTable<u32>>,
-    /// Columns below this have been given out.
-    columns: u32,
-    /// Columns given back, to be used again.
-    free: Vec<u32>,
-    /// The running scrape, 1 to 255; 0 marks "long ago".
-    scrape: u8,
-    /// The last scrape that was taken.
-    taken: u8,
-    /// Whether the last row had every entry once.
-    plain: bool,
-    dialect: Option<Dialect>,
-    created: CreatedLines,
-    raw: RawSeries,
+    options: RowOptions,
+    format: Option<Format>,
+    numbers: ColumnNumbers,
+    entries: Entries,
 }
 
-/// The state of one reading.
-struct Scan<'a> {
-    body: &'a [u8],
-    pos: usize,
-    dialect: Dialect,
-    /// Where in `order` the next line is expected.
-    cursor: usize,
-    /// The type in force.
-    metric_type: MetricType,
-    /// The order of this scrape, once it differs from `order`.
-    disturbed: Option<Vec<u32>>,
-    /// The order's length when it was last touched off the steady path.
-    disturbed_at: usize,
-    /// Where each entry stands in `order`; made when first needed.
-    positions: Vec<u32>,
-    needed_table: bool,
-    /// Metadata entries that the last scrape did not have.
-    changed: Vec<u32>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text(Dialect),
+    Proto,
 }
 
-/// What to return to when a scrape is refused.
-struct Mark {
-    entries: usize,
-    text: usize,
-    columns: u32,
+#[derive(Debug)]
+enum Entries {
+    Text(TextMemory, Option<Box<Conversion>>),
+    Proto(Box<ProtoMemory>),
+}
+
+impl Default for Entries {
+    fn default() -> Entries {
+        Entries::Text(TextMemory::default(), None)
+    }
 }
 
 impl RowMemory {
-    /// An empty memory: the first row it reads is all new columns.
+    /// An empty memory: the first row it reads is all new columns. Reads no native histograms.
     pub fn new(created: CreatedLines) -> RowMemory {
-        RowMemory { created, ..RowMemory::default() }
+        RowMemory::with_options(RowOptions { created, ..RowOptions::default() })
     }
 
-    /// Reads one exposition into `row` (emptied first) and remembers its lines.
+    /// An empty memory that reads as `options` say.
+    pub fn with_options(options: RowOptions) -> RowMemory {
+        RowMemory { options, ..RowMemory::default() }
+    }
+
+    /// Reads one exposition into `row` (emptied first) and remembers what it looked like.
     ///
     /// # Errors
-    /// [`ExpositionError`] when any line is malformed: nothing is taken, `row` is empty, and the
-    /// memory stands as before.
+    /// [`ExpositionError`] when anything in it is malformed: nothing is taken, `row` is empty, and
+    /// the memory stands as before.
     pub fn read(
         &mut self,
         body: &[u8],
@@ -204,573 +96,152 @@ impl RowMemory {
         row: &mut ScrapedRow,
     ) -> Result<(), ExpositionError> {
         row.clear();
-        if protocol == Protocol::PrometheusProto {
-            return Err(ExpositionError { line: 1, problem: "cannot read protobuf expositions".into() });
+        if body.len() > u32::MAX as usize {
+            let problem = "the exposition is larger than 4 GiB".to_owned();
+            return Err(ExpositionError { place: Place::Byte(u32::MAX as usize), problem });
         }
-        let dialect = if protocol.is_open_metrics() { Dialect::OpenMetrics } else { Dialect::Prometheus };
-        let switched = self.dialect.is_some_and(|before| before != dialect);
-        // The same line may mean another thing in the other dialect: start anew, keep the columns apart.
-        let mut before = switched.then(|| self.start_anew());
-        self.begin_scrape();
-        let mark = Mark { entries: self.entries.len(), text: self.text.len(), columns: self.columns };
-        let mut scan = Scan {
-            body,
-            pos: 0,
-            dialect,
-            cursor: 0,
-            metric_type: MetricType::Unknown,
-            disturbed: None,
-            disturbed_at: 0,
-            positions: Vec::new(),
-            needed_table: false,
-            changed: Vec::new(),
+        let format = match protocol {
+            Protocol::PrometheusProto => Format::Proto,
+            text if text.is_open_metrics() => Format::Text(Dialect::OpenMetrics),
+            _ => Format::Text(Dialect::Prometheus),
         };
-        match self.read_lines(&mut scan, row) {
-            Ok(()) => {
-                self.dialect = Some(dialect);
-                if let Some(before) = &mut before {
-                    row.retired_columns = before.all_columns();
-                    self.free.append(&mut row.retired_columns.clone());
-                }
-                self.end_scrape(scan, row);
-                Ok(())
-            }
-            Err(problem) => {
-                row.clear();
-                match before {
-                    Some(before) => *self = before,
-                    None => self.roll_back(&mark),
-                }
-                Err(problem.locate(body))
-            }
+        if self.format == Some(format) {
+            return self.read_on(body, row);
         }
+        // The same bytes mean another thing in another format: start anew, keep the columns apart.
+        let numbers = self.numbers.clone();
+        let before = std::mem::replace(&mut self.entries, Entries::new(format, self.options));
+        let read = self.read_on(body, row);
+        match &read {
+            Ok(()) => {
+                self.format = Some(format);
+                row.retired_columns = before.all_columns();
+                row.retired_columns.iter().for_each(|column| self.numbers.give(*column));
+            }
+            Err(_) => (self.entries, self.numbers) = (before, numbers),
+        }
+        read
+    }
+
+    /// Reads an exposition in the format of the one before.
+    fn read_on(&mut self, body: &[u8], row: &mut ScrapedRow) -> Result<(), ExpositionError> {
+        let read = match &mut self.entries {
+            Entries::Text(lines, conversion) => {
+                let read = lines.read(body, &mut self.numbers, row).map_err(|problem| problem.locate(body));
+                if read.is_ok()
+                    && let Some(conversion) = conversion
+                {
+                    conversion.convert(&lines.new_parts, &mut self.numbers, row);
+                }
+                read
+            }
+            Entries::Proto(metrics) => {
+                metrics.read(body, &mut self.numbers, row).map_err(|problem| problem.locate_byte())
+            }
+        };
+        if read.is_err() {
+            row.clear();
+        }
+        read
     }
 
     /// Columns are below this number.
     pub fn column_bound(&self) -> u32 {
-        self.columns
+        self.numbers.bound()
     }
 
     /// Type, unit and help of every family of the last scrape, by name.
     pub fn metadata(&self) -> Vec<(String, Metadata)> {
-        self.families(|_| true)
+        match &self.entries {
+            Entries::Text(lines, _) => lines.metadata(),
+            Entries::Proto(metrics) => metrics.metadata(),
+        }
     }
 
     /// Calls `each` with every column of the last scrape and its labels as the exposition gives
-    /// them. For when series have to be resolved again; parses every line.
+    /// them. For when series have to be resolved again; parses every label.
     pub fn each_series(&self, mut each: impl FnMut(u32, Labels)) {
-        let mut raw = RawSeries::default();
-        for entry in self.order.iter().map(|&id| self.entries[id as usize]) {
-            if entry.kind().is_sample()
-                && let Some(labels) = self.labels_of_entry(entry, &mut raw)
-            {
-                each(entry.column, labels);
+        match &self.entries {
+            Entries::Text(lines, None) => lines.each_series(each),
+            Entries::Text(lines, Some(conversion)) => {
+                conversion.each_series(&mut each);
+                lines.each_series(|column, labels| {
+                    if conversion.is_shown(column) {
+                        each(column, labels);
+                    }
+                });
             }
+            Entries::Proto(metrics) => metrics.each_series(each),
         }
     }
 
     /// Memory held, bytes.
     pub fn heap_bytes(&self) -> usize {
-        self.text.capacity()
-            + self.entries.capacity() * size_of::<Entry>()
-            + self.seen.capacity()
-            + (self.order.capacity() + self.free.capacity()) * size_of::<u32>()
-            + self.table.as_ref().map_or(0, |table| table.allocation_size())
+        self.numbers.heap_bytes()
+            + match &self.entries {
+                Entries::Text(lines, conversion) => {
+                    lines.heap_bytes() + conversion.as_ref().map_or(0, |conversion| conversion.heap_bytes())
+                }
+                Entries::Proto(metrics) => metrics.heap_bytes(),
+            }
     }
+}
 
-    /// Leaves an empty memory that gives out none of the old one's columns; returns the old one.
-    fn start_anew(&mut self) -> RowMemory {
-        let fresh = RowMemory {
-            created: self.created,
-            columns: self.columns,
-            free: self.free.clone(),
-            ..RowMemory::default()
-        };
-        std::mem::replace(self, fresh)
+impl Entries {
+    fn new(format: Format, options: RowOptions) -> Entries {
+        match format {
+            Format::Text(dialect) => Entries::Text(
+                TextMemory::new(dialect, options),
+                options.convert_classic.then(|| Box::new(Conversion::new(options.keep_classic))),
+            ),
+            Format::Proto => Entries::Proto(Box::new(ProtoMemory::new(options))),
+        }
     }
 
     fn all_columns(&self) -> Vec<u32> {
-        self.entries.iter().filter(|entry| entry.kind().is_sample()).map(|entry| entry.column).collect()
-    }
-
-    fn begin_scrape(&mut self) {
-        if self.scrape == u8::MAX {
-            // Forget when each entry was seen, but for the last scrape that was taken.
-            let taken = self.taken;
-            self.seen.iter_mut().for_each(|seen| *seen = u8::from(*seen == taken));
-            self.taken = 1;
-            self.scrape = 1;
-        }
-        self.scrape += 1;
-    }
-
-    fn read_lines(&mut self, scan: &mut Scan<'_>, row: &mut ScrapedRow) -> Result<(), Problem> {
-        if scan.body.len() > u32::MAX as usize {
-            return Err(Problem::new(0, "the exposition is larger than 4 GiB"));
-        }
-        while scan.pos < scan.body.len() {
-            if let Some(&id) = self.order.get(scan.cursor)
-                && let Some(after) = self.matches(id, scan, scan.pos)
-            {
-                scan.cursor += 1;
-                self.take(id, after, scan, row)?;
-            } else if self.read_unexpected(scan, row)? {
-                return Ok(());
+        match self {
+            Entries::Text(lines, conversion) => {
+                let mut columns = lines.all_columns();
+                columns.extend(conversion.iter().flat_map(|conversion| conversion.all_columns()));
+                columns
             }
-        }
-        match scan.dialect {
-            Dialect::Prometheus => Ok(()),
-            Dialect::OpenMetrics => {
-                Err(Problem::new(scan.body.len(), "expected \"# EOF\", got the end of the data"))
-            }
+            Entries::Proto(metrics) => metrics.all_columns(),
         }
     }
+}
 
-    /// Where the entry's line goes on, if the body has it at `pos`.
-    #[inline]
-    fn matches(&self, id: u32, scan: &Scan<'_>, pos: usize) -> Option<usize> {
-        let entry = self.entries[id as usize];
-        let text = &self.text[entry.text()];
-        let after = pos + text.len();
-        if scan.body.get(pos..after)? != text {
-            return None;
-        }
-        if entry.kind().is_meta() {
-            matches!(scan.body.get(after), None | Some(b'\n')).then_some(after)
-        } else {
-            entry.fits(scan.metric_type).then_some(after)
-        }
-    }
+/// The supply of column numbers.
+#[derive(Debug, Clone, Default)]
+struct ColumnNumbers {
+    /// Numbers below this have been given out.
+    bound: u32,
+    /// Given back, to be used again.
+    free: Vec<u32>,
+}
 
-    /// Takes the line of a known entry; `after` is where the value starts (the line break, for metadata).
-    #[inline]
-    fn take(
-        &mut self,
-        id: u32,
-        after: usize,
-        scan: &mut Scan<'_>,
-        row: &mut ScrapedRow,
-    ) -> Result<(), Problem> {
-        let entry = self.entries[id as usize];
-        let seen = std::mem::replace(&mut self.seen[id as usize], self.scrape);
-        if let Some(order) = &mut scan.disturbed {
-            order.push(id);
-        }
-        match entry.kind() {
-            EntryKind::Sample | EntryKind::TypedSample => {
-                let tail = LineReader::at(scan.body, after, scan.dialect).tail()?;
-                scan.pos = tail.next;
-                if seen == self.scrape {
-                    if tail.timestamp.is_none() {
-                        row.duplicates += 1;
-                        return Ok(());
-                    }
-                    row.has_repeats = true;
-                }
-                let cell = row.values.len() as u32;
-                row.columns.push(entry.column);
-                row.values.push(tail.value);
-                if let Some(timestamp) = tail.timestamp {
-                    row.timestamps.push((cell, timestamp));
-                }
-                if let Some(exemplar) = tail.exemplar {
-                    let (labels, value) = (exemplar.labels, exemplar.value);
-                    row.exemplars
-                        .push((cell, ScrapedExemplar { labels, value, timestamp_ms: exemplar.timestamp }));
-                }
-            }
-            EntryKind::Created => {
-                let tail = LineReader::at(scan.body, after, scan.dialect).tail()?;
-                scan.pos = tail.next;
-                self.take_created(id, tail.value, scan, row);
-            }
-            kind => {
-                scan.pos = after + 1;
-                if kind == EntryKind::Type {
-                    scan.metric_type = entry.metric_type();
-                }
-                if seen != self.scrape && (seen == 0 || seen != self.taken) {
-                    scan.changed.push(id);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads a line that does not stand at the cursor. True at `# EOF`.
-    #[cold]
-    fn read_unexpected(&mut self, scan: &mut Scan<'_>, row: &mut ScrapedRow) -> Result<bool, Problem> {
-        let mut reader = LineReader::at(scan.body, scan.pos, scan.dialect);
-        reader.skip_blanks();
-        let start = reader.pos;
-        match scan.body.get(start) {
-            None => {
-                scan.pos = start;
-                return Ok(false);
-            }
-            Some(b'\n') if scan.dialect == Dialect::Prometheus => {
-                scan.pos = start + 1;
-                return Ok(false);
-            }
-            _ => {}
-        }
-        for ahead in 0..=LOOK_AHEAD {
-            let Some(&id) = self.order.get(scan.cursor + ahead) else { break };
-            if let Some(after) = self.matches(id, scan, start) {
-                if ahead > 0 {
-                    self.disturb(scan);
-                }
-                scan.cursor += ahead + 1;
-                self.take(id, after, scan, row)?;
-                return Ok(false);
-            }
-        }
-        if scan.body[start] == b'#' {
-            return self.read_meta(reader, scan, row);
-        }
-        reader.series(&mut self.raw)?;
-        let after = reader.pos;
-        let metric_type = scan.metric_type;
-        let kind = self.kind_of_series(scan);
-        let id = match self.find(scan, start..after, metric_type) {
-            Some(id) => id,
-            None => {
-                let labels =
-                    make_labels(scan.body, start, Some(&self.raw.name), &self.raw.labels, metric_type)?;
-                let mut column = 0;
-                if kind.is_sample() {
-                    column = self.new_column();
-                    row.new_columns.push((column, labels));
-                }
-                self.remember(scan, start..after, kind, metric_type, column)?
-            }
-        };
-        self.take(id, after, scan, row)?;
-        Ok(false)
-    }
-
-    /// Reads a line that begins with `#`. True at `# EOF`.
-    fn read_meta(
-        &mut self,
-        mut reader: LineReader<'_>,
-        scan: &mut Scan<'_>,
-        row: &mut ScrapedRow,
-    ) -> Result<bool, Problem> {
-        let start = reader.pos;
-        let (kind, text) = match reader.meta()? {
-            MetaLine::Comment => {
-                scan.pos = (reader.pos + 1).min(scan.body.len());
-                return Ok(false);
-            }
-            MetaLine::Eof => {
-                scan.pos = (reader.pos + 1).min(scan.body.len());
-                if scan.pos < scan.body.len() {
-                    return Err(Problem::new(scan.pos, "unexpected data after # EOF"));
-                }
-                return Ok(true);
-            }
-            MetaLine::Meta { kind, text, .. } => (kind, text),
-        };
-        let line = start..reader.pos;
-        let (kind, stated) = match kind {
-            MetaKind::Help => (EntryKind::Help, MetricType::Unknown),
-            MetaKind::Unit => (EntryKind::Unit, MetricType::Unknown),
-            MetaKind::Type => {
-                let stated =
-                    metric_type(&unescaped(scan.body, text, false), scan.dialect).unwrap_or_default();
-                (EntryKind::Type, stated)
-            }
-        };
-        let id = match self.find(scan, line.clone(), stated) {
-            Some(id) => id,
-            None => self.remember(scan, line.clone(), kind, stated, 0)?,
-        };
-        self.take(id, line.end, scan, row)?;
-        Ok(false)
-    }
-
-    /// Finds a line among all entries, and moves the cursor behind it.
-    fn find(&mut self, scan: &mut Scan<'_>, line: Range<usize>, metric_type: MetricType) -> Option<u32> {
-        self.disturb(scan);
-        scan.needed_table = true;
-        let (entries, text) = (&self.entries, &self.text);
-        let bytes = &scan.body[line];
-        let hash_of = |id: &u32| xxh3_64(&text[entries[*id as usize].text()]);
-        let table = self.table.get_or_insert_with(|| {
-            let mut table = HashTable::with_capacity(entries.len() + 1);
-            for id in 0..entries.len() as u32 {
-                table.insert_unique(hash_of(&id), id, hash_of);
-            }
-            table
-        });
-        let is_it = |id: &u32| {
-            let entry = entries[*id as usize];
-            &text[entry.text()] == bytes && entry.fits(metric_type)
-        };
-        let id = *table.find(xxh3_64(bytes), is_it)?;
-        if scan.positions.is_empty() {
-            scan.positions = vec![u32::MAX; self.entries.len()];
-            for (position, &id) in self.order.iter().enumerate() {
-                scan.positions[id as usize] = position as u32;
-            }
-        }
-        if let Some(&position) = scan.positions.get(id as usize).filter(|position| **position != u32::MAX) {
-            scan.cursor = position as usize + 1;
-        }
-        Some(id)
-    }
-
-    /// Makes a new entry.
-    fn remember(
-        &mut self,
-        scan: &Scan<'_>,
-        line: Range<usize>,
-        kind: EntryKind,
-        metric_type: MetricType,
-        column: u32,
-    ) -> Result<u32, Problem> {
-        if line.len() > ENTRY_BYTES_MAX {
-            return Err(Problem::new(line.start, "the line is longer than 64 MiB"));
-        }
-        if self.text.len() + line.len() > u32::MAX as usize {
-            return Err(Problem::new(line.start, "the target's series take more than 4 GiB"));
-        }
-        let start = self.text.len();
-        self.text.extend_from_slice(&scan.body[line]);
-        let id = self.entries.len() as u32;
-        let entry = Entry::new(start..self.text.len(), kind, metric_type, column);
-        self.entries.push(entry);
-        self.seen.push(0);
-        let (entries, text) = (&self.entries, &self.text);
-        let hash_of = |id: &u32| xxh3_64(&text[entries[*id as usize].text()]);
-        if let Some(table) = &mut self.table {
-            table.insert_unique(hash_of(&id), id, hash_of);
-        }
-        Ok(id)
-    }
-
-    fn new_column(&mut self) -> u32 {
+impl ColumnNumbers {
+    fn take(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
-            self.columns += 1;
-            self.columns - 1
+            self.bound += 1;
+            self.bound - 1
         })
     }
 
-    /// From here on this scrape keeps its own order.
-    fn disturb(&self, scan: &mut Scan<'_>) {
-        let order = scan.disturbed.get_or_insert_with(|| self.order[..scan.cursor].to_vec());
-        scan.disturbed_at = order.len();
+    fn give(&mut self, column: u32) {
+        self.free.push(column);
     }
 
-    /// What the series in `raw` is: the start timestamp of its metric, or a sample.
-    fn kind_of_series(&self, scan: &Scan<'_>) -> EntryKind {
-        if scan.dialect == Dialect::OpenMetrics
-            && self.created == CreatedLines::StartTimestamps
-            && scan.body[self.raw.name.clone()].ends_with(CREATED_SUFFIX.as_bytes())
-        {
-            return match scan.metric_type {
-                MetricType::Counter | MetricType::Histogram | MetricType::Summary => EntryKind::Created,
-                _ => EntryKind::TypedSample,
-            };
-        }
-        let hangs_on_type = |(name, value): &(Range<usize>, Range<usize>)| {
-            let name = &scan.body[name.clone()];
-            (name == BUCKET_LABEL.as_bytes() || name == QUANTILE_LABEL.as_bytes())
-                && normalised(&scan.body[value.clone()]).is_some()
-        };
-        if self.raw.labels.iter().any(hangs_on_type) { EntryKind::TypedSample } else { EntryKind::Sample }
+    fn bound(&self) -> u32 {
+        self.bound
     }
 
-    /// Gives the start timestamp to the lines of the same metric just before this one.
-    fn take_created(&mut self, id: u32, seconds: f64, scan: &Scan<'_>, row: &mut ScrapedRow) {
-        let order = match &scan.disturbed {
-            Some(order) => &order[..order.len() - 1],
-            None => &self.order[..scan.cursor - 1],
-        };
-        let known = self.entries[id as usize].column as usize;
-        let is_steady = known > 0
-            && known <= order.len()
-            && (scan.disturbed.is_none() || scan.disturbed_at < order.len() - known);
-        let lines = if is_steady { known } else { self.lines_of_metric(id, order) };
-        if seconds.is_finite() {
-            let timestamp_ms = (seconds * 1000.0) as i64;
-            for &line in &order[order.len() - lines..] {
-                row.start_timestamps.push((self.entries[line as usize].column, timestamp_ms));
-            }
-        }
-        self.entries[id as usize].column = lines as u32;
+    /// Takes back `added`, the numbers given out since the bound was `bound`, the last one first.
+    fn undo(&mut self, bound: u32, added: impl Iterator<Item = u32>) {
+        self.free.extend(added.filter(|column| *column < bound));
+        self.bound = bound;
     }
 
-    /// How many lines at the end of `order` are samples of the metric whose `_created` line is `id`.
-    fn lines_of_metric(&self, id: u32, order: &[u32]) -> usize {
-        let mut raw = RawSeries::default();
-        let created = self.entries[id as usize];
-        let metric_type = created.metric_type();
-        let Some(created) = self.metric_of(created, metric_type, &mut raw) else { return 0 };
-        let of_metric = |line: &&u32| {
-            let entry = self.entries[**line as usize];
-            entry.kind().is_sample() && self.metric_of(entry, metric_type, &mut raw) == Some(created.clone())
-        };
-        order.iter().rev().take_while(of_metric).count()
-    }
-
-    /// The metric (name without suffix, labels without `le` and `quantile`) a line belongs to.
-    fn metric_of(
-        &self,
-        entry: Entry,
-        metric_type: MetricType,
-        raw: &mut RawSeries,
-    ) -> Option<(String, Labels)> {
-        let labels = self.labels_of_entry(entry, raw)?;
-        let suffixes: &[&str] = match metric_type {
-            MetricType::Counter => &[CREATED_SUFFIX, "_total"],
-            MetricType::Histogram => &[CREATED_SUFFIX, "_bucket", "_count", "_sum"],
-            _ => &[CREATED_SUFFIX, "_count", "_sum"],
-        };
-        let name = labels.metric_name();
-        let base = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name).to_owned();
-        let of_point = match metric_type {
-            MetricType::Histogram => BUCKET_LABEL,
-            MetricType::Summary => QUANTILE_LABEL,
-            _ => "",
-        };
-        Some((base, labels.without(|name| name == model::labels::METRIC_NAME || name == of_point)))
-    }
-
-    fn labels_of_entry(&self, entry: Entry, raw: &mut RawSeries) -> Option<Labels> {
-        // A value stands in for the one that is not remembered. What is a series in OpenMetrics is
-        // the same series in the Prometheus format.
-        let mut line = self.text[entry.text()].to_vec();
-        line.push(b'0');
-        LineReader::at(&line, 0, Dialect::Prometheus).series(raw).ok()?;
-        make_labels(&line, 0, Some(&raw.name), &raw.labels, entry.metric_type()).ok()
-    }
-
-    /// Takes a scrape that was read to its end.
-    fn end_scrape(&mut self, scan: Scan<'_>, row: &mut ScrapedRow) {
-        let whole = scan.cursor == self.order.len() && scan.disturbed.is_none();
-        if !whole {
-            let order = scan.disturbed.unwrap_or_else(|| self.order[..scan.cursor].to_vec());
-            self.order = order;
-        }
-        let plain = row.duplicates == 0 && !row.has_repeats;
-        row.same_columns = whole && plain && self.plain;
-        self.plain = plain;
-        self.taken = self.scrape;
-        if !scan.needed_table {
-            self.table = None;
-        }
-        if !scan.changed.is_empty() {
-            row.metadata = self.changed_families(&scan.changed);
-        }
-        if !whole {
-            self.drop_dead(row);
-            self.shrink();
-        }
-    }
-
-    /// Gives back what growing by doubling took too much.
-    fn shrink(&mut self) {
-        let entries = self.entries.len() + self.entries.len() / 8;
-        self.text.shrink_to(self.text.len() + self.text.len() / 8);
-        self.entries.shrink_to(entries);
-        self.seen.shrink_to(entries);
-        self.order.shrink_to(entries);
-    }
-
-    fn roll_back(&mut self, mark: &Mark) {
-        if self.entries.len() > mark.entries {
-            self.table = None;
-        }
-        for entry in self.entries.drain(mark.entries..).rev() {
-            if entry.kind().is_sample() && entry.column < mark.columns {
-                self.free.push(entry.column);
-            }
-        }
-        self.columns = mark.columns;
-        self.seen.truncate(mark.entries);
-        self.text.truncate(mark.text);
-    }
-
-    /// Drops the entries this scrape did not have, once they outnumber the others.
-    fn drop_dead(&mut self, row: &mut ScrapedRow) {
-        let alive = self.seen.iter().filter(|seen| **seen == self.scrape).count();
-        if self.entries.len() - alive <= alive.max(DEAD_ENTRIES_MIN) {
-            return;
-        }
-        let mut moved = vec![u32::MAX; self.entries.len()];
-        let mut text = Vec::new();
-        let mut entries: Vec<Entry> = Vec::with_capacity(alive);
-        for id in &mut self.order {
-            let to = &mut moved[*id as usize];
-            if *to == u32::MAX {
-                *to = entries.len() as u32;
-                let entry = self.entries[*id as usize];
-                let start = text.len() as u32;
-                text.extend_from_slice(&self.text[entry.text()]);
-                entries.push(Entry { start, ..entry });
-            }
-            *id = *to;
-        }
-        for (entry, _) in self.entries.iter().zip(&moved).filter(|(_, to)| **to == u32::MAX) {
-            if entry.kind().is_sample() {
-                row.retired_columns.push(entry.column);
-                self.free.push(entry.column);
-            }
-        }
-        self.seen = vec![self.scrape; entries.len()];
-        self.entries = entries;
-        self.text = text;
-        self.table = None;
-    }
-
-    fn changed_families(&self, changed: &[u32]) -> Vec<(String, Metadata)> {
-        let mut names: Vec<String> =
-            changed.iter().filter_map(|&id| self.family_of(self.entries[id as usize])).collect();
-        names.sort_unstable();
-        names.dedup();
-        self.families(|family| names.binary_search_by(|name| name.as_str().cmp(family)).is_ok())
-    }
-
-    fn family_of(&self, entry: Entry) -> Option<String> {
-        self.meta_of(entry).map(|(_, family, _)| family)
-    }
-
-    fn meta_of(&self, entry: Entry) -> Option<(MetaKind, String, String)> {
-        let mut line = self.text[entry.text()].to_vec();
-        line.push(b'\n');
-        let dialect = self.dialect.unwrap_or(Dialect::Prometheus);
-        match LineReader::at(&line, 0, dialect).meta().ok()? {
-            MetaLine::Meta { kind, family, text } => {
-                let quotes = dialect == Dialect::OpenMetrics;
-                Some((
-                    kind,
-                    unescaped(&line, family, true).into_owned(),
-                    unescaped(&line, text, quotes).into_owned(),
-                ))
-            }
-            MetaLine::Comment | MetaLine::Eof => None,
-        }
-    }
-
-    /// The metadata of the last scrape's families that `wanted` accepts, by name.
-    fn families(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Metadata)> {
-        let mut families: BTreeMap<String, Metadata> = BTreeMap::new();
-        for entry in self.order.iter().map(|&id| self.entries[id as usize]) {
-            if !entry.kind().is_meta() {
-                continue;
-            }
-            let Some((kind, family, text)) = self.meta_of(entry).filter(|(_, family, _)| wanted(family))
-            else {
-                continue;
-            };
-            let metadata = families.entry(family).or_default();
-            match kind {
-                MetaKind::Help => metadata.help = text,
-                MetaKind::Unit => metadata.unit = text,
-                MetaKind::Type => metadata.metric_type = entry.metric_type(),
-            }
-        }
-        families.into_iter().collect()
+    fn heap_bytes(&self) -> usize {
+        self.free.capacity() * size_of::<u32>()
     }
 }

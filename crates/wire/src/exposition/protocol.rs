@@ -5,7 +5,7 @@ use std::fmt;
 /// A format of exposition, as `scrape_protocols` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
-    /// Delimited protobuf. Known by name, not read yet; never asked for.
+    /// Delimited protobuf, the only format with native histograms.
     PrometheusProto,
     /// OpenMetrics text 1.0.0.
     OpenMetricsText1_0_0,
@@ -36,6 +36,17 @@ impl Protocol {
         Protocol::PrometheusText0_0_4,
     ];
 
+    /// What a target is asked for when native histograms are wanted, the best first.
+    ///
+    /// Source: Prometheus `config.DefaultProtoFirstScrapeProtocols`.
+    pub const PROTO_FIRST: [Protocol; 5] = [
+        Protocol::PrometheusProto,
+        Protocol::OpenMetricsText1_0_0,
+        Protocol::OpenMetricsText0_0_1,
+        Protocol::PrometheusText1_0_0,
+        Protocol::PrometheusText0_0_4,
+    ];
+
     /// The name used in configuration.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -52,9 +63,8 @@ impl Protocol {
     /// # Errors
     /// [`UnknownProtocol`] for any other name; it lists the known ones.
     pub fn parse(name: &str) -> Result<Protocol, UnknownProtocol> {
-        [Protocol::PrometheusProto]
+        Protocol::PROTO_FIRST
             .into_iter()
-            .chain(Protocol::DEFAULTS)
             .find(|protocol| protocol.as_str() == name)
             .ok_or_else(|| UnknownProtocol(name.to_owned()))
     }
@@ -173,9 +183,6 @@ pub fn accept_header(protocols: &[Protocol], escaping: EscapingScheme) -> String
     let mut header = String::with_capacity(256);
     let mut weight = 6;
     for &protocol in protocols {
-        if protocol == Protocol::PrometheusProto {
-            continue; // we could not read the answer
-        }
         header.push_str(protocol.media_type());
         if matches!(protocol, Protocol::PrometheusText1_0_0 | Protocol::OpenMetricsText1_0_0) {
             header.push_str(";escaping=");
@@ -222,6 +229,7 @@ impl<'a> MediaType<'a> {
     fn protocol(&self) -> Option<Protocol> {
         match (self.essence.as_str(), self.version) {
             ("application/openmetrics-text", Some("0.0.1")) => Some(Protocol::OpenMetricsText0_0_1),
+            ("application/vnd.google.protobuf", _) => Some(Protocol::PrometheusProto),
             ("application/openmetrics-text", _) => Some(Protocol::OpenMetricsText1_0_0),
             ("text/plain", Some("1.0.0")) => Some(Protocol::PrometheusText1_0_0),
             ("text/plain", _) => Some(Protocol::PrometheusText0_0_4),

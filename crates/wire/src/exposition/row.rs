@@ -1,6 +1,6 @@
 //! What reading a scrape gives.
 
-use model::{Labels, Metadata};
+use model::{Histogram, Labels, Metadata};
 
 /// One scrape, as columns of its target. Reused from scrape to scrape.
 ///
@@ -14,6 +14,8 @@ pub struct ScrapedRow {
     pub columns: Vec<u32>,
     /// The value of each cell, same length.
     pub values: Vec<f64>,
+    /// Histograms, in the order of the exposition; their columns are not among `columns`.
+    pub histograms: Vec<HistogramCell>,
     /// Cells that have a timestamp of their own: index of the cell (ascending), milliseconds since
     /// the Unix epoch.
     pub timestamps: Vec<(u32, i64)>,
@@ -23,8 +25,8 @@ pub struct ScrapedRow {
     pub start_timestamps: Vec<(u32, i64)>,
     /// Columns never put out before (or retired since), with the labels of the exposition.
     pub new_columns: Vec<(u32, Labels)>,
-    /// Columns that are gone for good. None of them is in this row; later rows may use the numbers
-    /// anew, and then list them as new.
+    /// Columns that are gone for good. Their numbers may be used anew, by this row or a later one, which
+    /// then lists them as new: so retired columns are to be looked at before new ones.
     pub retired_columns: Vec<u32>,
     /// Families whose type, unit or help is new or has changed.
     pub metadata: Vec<(String, Metadata)>,
@@ -32,12 +34,26 @@ pub struct ScrapedRow {
     pub duplicates: usize,
     /// Whether some column occurs more than once, with timestamps of its own.
     pub has_repeats: bool,
-    /// Whether `columns` is the same as in the previous row that was taken of this target.
+    /// Whether `columns` and the columns of `histograms` are the same as in the previous row that was
+    /// taken of this target.
     pub same_columns: bool,
 }
 
+/// A native histogram of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistogramCell {
+    /// Its column.
+    pub column: u32,
+    /// The timestamp of its own, milliseconds since the Unix epoch.
+    pub timestamp_ms: Option<i64>,
+    /// The histogram: schema in -4..=8 or custom buckets, well-formed, no span without need.
+    pub histogram: Histogram,
+    /// Its exemplars; all have timestamps.
+    pub exemplars: Vec<ScrapedExemplar>,
+}
+
 /// An exemplar as a target gave it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ScrapedExemplar {
     /// Its labels.
     pub labels: Labels,
@@ -50,13 +66,14 @@ pub struct ScrapedExemplar {
 impl ScrapedRow {
     /// Samples the exposition had, duplicates included (`scrape_samples_scraped`).
     pub fn samples_scraped(&self) -> usize {
-        self.values.len() + self.duplicates
+        self.values.len() + self.histograms.len() + self.duplicates
     }
 
     /// Empties the row and keeps its memory.
     pub fn clear(&mut self) {
         self.columns.clear();
         self.values.clear();
+        self.histograms.clear();
         self.timestamps.clear();
         self.exemplars.clear();
         self.start_timestamps.clear();
