@@ -15,4 +15,4 @@ pub use append::{
 };
 pub use error::{QueryError, StoreError};
 pub use memory::MemoryStore;
-pub use query::{Column, ListedLabels, Queryable, Select, SeriesSet};
+pub use query::{Column, ListedLabels, Queryable, Select, SeriesExemplars, SeriesSet, exemplars_by_series};

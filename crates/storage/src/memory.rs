@@ -13,8 +13,8 @@ use parking_lot::RwLock;
 
 use crate::{
     Appended, Appender, Batch, BlockKey, Column, CommitPosition, Conflict, Late, ListedLabels, MetadataEntry,
-    Policy, QueryError, Queryable, RejectReason, Rejection, Row, Select, SeriesRef, SeriesSet, SourceDesc,
-    SourceRef, StoreError,
+    Policy, QueryError, Queryable, RejectReason, Rejection, Row, Select, SeriesExemplars, SeriesRef, SeriesSet,
+    SourceDesc, SourceRef, StoreError, exemplars_by_series,
 };
 
 /// Most characters that an exemplar's labels may have together. Source: OpenMetrics 1.0, Exemplars.
@@ -412,6 +412,23 @@ impl Queryable for MemoryStore {
         let Some(tenant) = inner.tenants.get(tenant) else { return Ok(Vec::new()) };
         let wanted = tenant.metadata.iter().filter(|(name, _)| metric.is_none_or(|metric| metric == *name));
         Ok(wanted.map(|(name, statements)| (name.clone(), distinct(statements))).collect())
+    }
+
+    fn exemplars_of(
+        &self,
+        tenant: &TenantId,
+        start_ms: i64,
+        end_ms: i64,
+        matchers: &[Vec<Matcher>],
+    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+        let inner = self.inner.read();
+        let matching = matchers.iter().flat_map(|matchers| inner.matching(tenant, matchers));
+        let of_series = |(labels, series): (&'_ Labels, &'_ Series)| {
+            let exemplars = series.exemplars.iter();
+            let wanted = exemplars.filter(|e| (start_ms..=end_ms).contains(&e.timestamp_ms));
+            wanted.map(|exemplar| (labels.clone(), exemplar.clone())).collect::<Vec<_>>()
+        };
+        Ok(exemplars_by_series(matching.flat_map(of_series)))
     }
 }
 

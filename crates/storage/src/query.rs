@@ -1,10 +1,11 @@
 //! The reading half of the contract: columns that share their time columns.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use model::{Histogram, Labels, Matcher, Metadata, TenantId};
+use model::{Exemplar, Histogram, Labels, Matcher, Metadata, TenantId};
 
 use crate::QueryError;
 
@@ -94,6 +95,35 @@ pub struct ListedLabels {
     pub warnings: Vec<String>,
 }
 
+/// The exemplars of one series.
+#[derive(Debug, Clone)]
+pub struct SeriesExemplars {
+    /// The series.
+    pub series: Labels,
+    /// Its exemplars, ascending by time, each once; never empty.
+    pub exemplars: Vec<Exemplar>,
+}
+
+/// Sorts what a store has found into what [`Queryable::exemplars_of`] gives.
+pub fn exemplars_by_series(found: impl IntoIterator<Item = (Labels, Exemplar)>) -> Vec<SeriesExemplars> {
+    let mut by_series: BTreeMap<Labels, Vec<Exemplar>> = BTreeMap::new();
+    for (series, exemplar) in found {
+        by_series.entry(series).or_default().push(exemplar);
+    }
+    let ordered = |(series, mut exemplars): (Labels, Vec<Exemplar>)| {
+        let bits = |exemplar: &Exemplar| exemplar.value.to_bits();
+        exemplars.sort_by(|a, b| {
+            let by_value = || a.value.total_cmp(&b.value).then_with(|| a.labels.cmp(&b.labels));
+            a.timestamp_ms.cmp(&b.timestamp_ms).then_with(by_value)
+        });
+        exemplars.dedup_by(|a, b| {
+            (a.timestamp_ms, bits(a), &a.labels) == (b.timestamp_ms, bits(b), &b.labels)
+        });
+        SeriesExemplars { series, exemplars }
+    };
+    by_series.into_iter().map(ordered).collect()
+}
+
 /// A store that answers.
 pub trait Queryable: Send + Sync {
     /// The series that match, with samples in the selected time.
@@ -123,4 +153,19 @@ pub trait Queryable: Send + Sync {
         tenant: &TenantId,
         metric: Option<&str>,
     ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError>;
+
+    /// The exemplars from `start_ms` to `end_ms`, both included, of the series that satisfy all of one
+    /// of the lists of `matchers`; sorted by series. Stores keep the latest ones only, or, as here, none.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    fn exemplars_of(
+        &self,
+        _tenant: &TenantId,
+        _start_ms: i64,
+        _end_ms: i64,
+        _matchers: &[Vec<Matcher>],
+    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+        Ok(Vec::new())
+    }
 }

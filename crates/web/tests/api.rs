@@ -14,3 +14,6 @@ mod departure;
 
 #[path = "api/operations.rs"]
 mod operations;
+
+#[path = "api/exemplars.rs"]
+mod exemplars;

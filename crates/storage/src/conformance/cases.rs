@@ -36,6 +36,7 @@ pub(super) const ALL: &[Case] = &[
     ("a malformed histogram is refused", malformed_histograms),
     ("start timestamps stay with their samples", start_timestamps),
     ("exemplars are counted", exemplars_are_counted),
+    ("exemplars come back by series and time", exemplars_come_back),
     ("a block is stored once", blocks_are_stored_once),
     ("a batch may span sources", batches_span_sources),
     ("durable positions grow", positions_grow),
@@ -420,6 +421,59 @@ fn exemplars_are_counted(store: &dyn Store) {
     let row = Row { exemplars: &exemplars, ..Row::floats(bench.source, 10, from_ref(&a), &[1.0]) };
     let appended = bench.append(Policy::SCRAPE, &row);
     assert_eq!((appended.samples, appended.exemplars, reasons(&appended)), (1, 1, vec![]));
+}
+
+fn exemplars_come_back(store: &dyn Store) {
+    let (bench, elsewhere) = (Bench::new(store), Bench::of(store, "other", "one"));
+    let b: &[(&str, &str)] = &[("__name__", "b")];
+    let exemplar = |trace: &str, value, timestamp_ms| Exemplar {
+        labels: Labels::from_pairs([("trace_id", trace)]),
+        value,
+        timestamp_ms,
+    };
+    let put = |bench: &Bench<'_>, pairs: &[(&str, &str)], exemplar: &Exemplar| {
+        let series = bench.series(pairs);
+        let exemplars = [(series, exemplar.clone())];
+        let row = Row {
+            exemplars: &exemplars,
+            ..Row::floats(bench.source, exemplar.timestamp_ms, from_ref(&series), &[1.0])
+        };
+        assert_eq!(bench.append(Policy::REMOTE_WRITE, &row).exemplars, 1);
+    };
+    for (pairs, exemplar) in [
+        (b, exemplar("4", 4.0, 10)),
+        (A, exemplar("3", 0.5, 30)),
+        (A, exemplar("1", 0.25, 10)),
+        (A, exemplar("1", 0.25, 10)),
+        (A, exemplar("2", f64::NAN, 20)),
+    ] {
+        put(&bench, pairs, &exemplar);
+    }
+    put(&elsewhere, A, &exemplar("9", 9.0, 10));
+    let check = |start_ms, end_ms, names: &[&str], expected: &[(&str, &[&str])]| {
+        let matchers: Vec<Vec<Matcher>> =
+            names.iter().map(|name| vec![matcher(MatchOp::Equal, "__name__", name)]).collect();
+        let found = store.exemplars_of(&bench.tenant, start_ms, end_ms, &matchers).expect("exemplars");
+        let found: Vec<(String, Vec<String>)> = found
+            .iter()
+            .map(|of| {
+                let traces =
+                    of.exemplars.iter().map(|e| e.labels.get("trace_id").unwrap_or_default().to_owned());
+                (of.series.get("__name__").unwrap_or_default().to_owned(), traces.collect())
+            })
+            .collect();
+        let expected: Vec<(String, Vec<String>)> = expected
+            .iter()
+            .map(|(name, traces)| ((*name).to_owned(), traces.iter().map(|t| (*t).to_owned()).collect()))
+            .collect();
+        assert_eq!(found, expected, "{start_ms}..={end_ms} of {names:?}");
+    };
+    check(i64::MIN, i64::MAX, &["b", "a", "a"], &[("a", &["1", "2", "3"]), ("b", &["4"])]);
+    check(11, 30, &["a", "b"], &[("a", &["2", "3"])]);
+    check(10, 20, &["a"], &[("a", &["1", "2"])]);
+    check(31, 40, &["a"], &[]);
+    check(0, 40, &["none"], &[]);
+    check(0, 40, &[], &[]);
 }
 
 fn blocks_are_stored_once(store: &dyn Store) {

@@ -43,18 +43,31 @@ pub(super) fn expression(app: &App, query: &str) -> Result<Expr, ParseError> {
     parser::parse(query, &app.state.engine.options().features)
 }
 
-/// Whether `expr` reads any series.
-pub(super) fn reads_series(expr: &Expr) -> bool {
+/// The matchers of every selector in `expr`, in the order they stand.
+///
+/// Source: Prometheus `promql/parser/ast.go`, `ExtractSelectors`.
+pub(super) fn selectors_of(expr: &Expr) -> Vec<Vec<Matcher>> {
+    let mut found = Vec::new();
+    collect_selectors(expr, &mut found);
+    found
+}
+
+fn collect_selectors(expr: &Expr, found: &mut Vec<Vec<Matcher>>) {
     match &expr.kind {
-        ExprKind::Number(_) | ExprKind::String(_) => false,
-        ExprKind::Vector(_) | ExprKind::Matrix(_) => true,
-        ExprKind::Subquery(subquery) => reads_series(&subquery.expr),
-        ExprKind::Call(call) => call.args.iter().any(reads_series),
+        ExprKind::Number(_) | ExprKind::String(_) => {}
+        ExprKind::Vector(selector) => found.push(selector.matchers.clone()),
+        ExprKind::Matrix(matrix) => found.push(matrix.selector.matchers.clone()),
+        ExprKind::Subquery(subquery) => collect_selectors(&subquery.expr, found),
+        ExprKind::Call(call) => call.args.iter().for_each(|arg| collect_selectors(arg, found)),
         ExprKind::Aggregate(aggregate) => {
-            reads_series(&aggregate.expr) || aggregate.param.as_deref().is_some_and(reads_series)
+            collect_selectors(&aggregate.expr, found);
+            aggregate.param.iter().for_each(|param| collect_selectors(param, found));
         }
-        ExprKind::Binary(binary) => reads_series(&binary.left) || reads_series(&binary.right),
-        ExprKind::Unary(unary) => reads_series(&unary.operand),
-        ExprKind::Paren(inner) => reads_series(inner),
+        ExprKind::Binary(binary) => {
+            collect_selectors(&binary.left, found);
+            collect_selectors(&binary.right, found);
+        }
+        ExprKind::Unary(unary) => collect_selectors(&unary.operand, found),
+        ExprKind::Paren(inner) => collect_selectors(inner, found),
     }
 }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use model::number;
 use promql::answer::{Answer, Stats, Timings};
 use promql::engine::QueryOptions;
+use storage::SeriesExemplars;
 
 use super::{ApiError, ApiResult, Reply, language, no_content, tree};
 use crate::App;
@@ -173,20 +175,40 @@ pub(super) async fn parse(State(app): State<App>, form: Form) -> ApiResult {
     app.work.lookup(run).await
 }
 
-/// `/query_exemplars`: reads the request as Prometheus does; the store keeps no exemplars to give yet.
-pub(super) async fn exemplars(State(app): State<App>, form: Form) -> Result<Response, ApiError> {
+/// `/query_exemplars`: of every series that the expression selects, whatever it does with them.
+pub(super) async fn exemplars(
+    State(app): State<App>,
+    caller: Caller,
+    form: Form,
+) -> Result<Response, ApiError> {
     let start_ms = form.time_or("start", TIME_MIN_MS)?;
     let end_ms = form.time_or("end", TIME_MAX_MS)?;
     if end_ms < start_ms {
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
-    let shared = app.clone();
+    let (shared, store) = (app.clone(), app.state.store.clone());
     let run = move || {
         let expr = language::expression(&shared, form.get("query")).map_err(ApiError::bad_data)?;
-        Ok(language::reads_series(&expr))
+        let selectors = language::selectors_of(&expr);
+        if selectors.is_empty() {
+            return Ok(None);
+        }
+        let found = store.exemplars_of(&caller.tenant, start_ms, end_ms, &selectors)?;
+        Ok(Some(Reply::new(|out| json::array(out, &found, write_exemplars))))
     };
-    if !app.work.lookup(run).await? {
-        return Ok(no_content());
-    }
-    Ok(Reply::new(|out| out.extend_from_slice(b"[]")).into_response())
+    Ok(app.work.lookup(run).await?.map_or_else(no_content, Reply::into_response))
+}
+
+/// Source: Prometheus `model/exemplar/exemplar.go`, `QueryResult`; `web/api/v1/json_codec.go`.
+fn write_exemplars(out: &mut Vec<u8>, of: &SeriesExemplars) {
+    let mut entry = json::Object::new(out);
+    entry.labels("seriesLabels", &of.series);
+    entry.array("exemplars", &of.exemplars, |out, exemplar| {
+        let mut entry = json::Object::new(out);
+        entry.labels("labels", &exemplar.labels);
+        json::value::quoted_float(entry.field("value"), exemplar.value);
+        number::append_timestamp(entry.field("timestamp"), exemplar.timestamp_ms);
+        entry.end();
+    });
+    entry.end();
 }

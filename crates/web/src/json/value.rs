@@ -79,7 +79,8 @@ fn histogram_point(out: &mut Vec<u8>, t_ms: i64, value: &FloatHistogram) {
     out.push(b']');
 }
 
-fn quoted_float(out: &mut Vec<u8>, value: f64) {
+/// A number as samples have it: in quotes, so that it may be `NaN` or `+Inf`.
+pub(crate) fn quoted_float(out: &mut Vec<u8>, value: f64) {
     out.push(b'"');
     number::append_json(out, value);
     out.push(b'"');
