@@ -19,6 +19,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("discovery", &["model", "stdx"]),
     ("machine", &["model", "stdx"]),
     ("tsdb", &["model", "stdx", "storage"]),
+    ("blocks", &["model", "stdx"]),
     ("promql", &["model", "re2", "stdx", "storage"]),
     ("scrape", &["model", "stdx", "storage", "wire"]),
     ("receive", &["model", "stdx", "storage", "wire"]),
