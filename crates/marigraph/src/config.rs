@@ -25,17 +25,18 @@ pub use discovery::{Discovery, DnsRecord};
 pub use error::{ConfigError, ConfigWarning};
 pub use global::{Global, GlobalText};
 pub use sections::{
-    ExemplarsText, MachineConfig, MachineText, PasswordText, RetentionText, StorageConfig, StorageText,
-    TsdbText, WebAuth, WebAuthText, WebText,
+    ExemplarsText, LimitsText, MachineConfig, MachineText, PasswordText, RetentionText, StorageConfig,
+    StorageText, TsdbText, WebAuth, WebAuthText, WebText,
 };
 
+use tsdb::SeriesLimits;
 use yaml::{Node, Value};
 
 /// The largest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// The top-level keys, for hints.
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "global",
     "runtime",
     "alerting",
@@ -47,6 +48,7 @@ const SECTIONS: [&str; 13] = [
     "remote_write",
     "remote_read",
     "otlp",
+    "limits",
     "machine",
     "web",
 ];
@@ -64,6 +66,8 @@ pub struct Config {
     pub rule_files: Vec<PathBuf>,
     /// Settings of the store.
     pub storage: StorageConfig,
+    /// How many series sources and jobs may have.
+    pub limits: SeriesLimits,
     /// The collector for this machine; off where missing.
     pub machine: Option<MachineConfig>,
     /// Who may come in.
@@ -130,6 +134,7 @@ impl Config {
             jobs: Vec::new(),
             rule_files: Vec::new(),
             storage: StorageConfig::default(),
+            limits: SeriesLimits::default(),
             machine: None,
             web_auth: WebAuth::default(),
             warnings: Vec::new(),
@@ -249,6 +254,7 @@ impl<'a> Reader<'a> {
                 "scrape_configs" => config.jobs = self.jobs(node, &config.global)?,
                 "scrape_config_files" => {}
                 "storage" => config.storage = self.storage(node)?,
+                "limits" => config.limits = node.read::<LimitsText>()?.validate(),
                 "machine" => config.machine = Some(self.machine(node)?),
                 "web" => config.web_auth = self.web(node)?,
                 "rule_files" => config.rule_files = self.rule_files(node)?,

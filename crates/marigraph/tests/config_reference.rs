@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use marigraph::config::{
-    Config, ExemplarsText, GlobalText, MachineText, PasswordText, RetentionText, StorageText, TsdbText,
-    WebAuthText, WebText,
+    Config, ExemplarsText, GlobalText, LimitsText, MachineText, PasswordText, RetentionText, StorageText,
+    TsdbText, WebAuthText, WebText,
 };
 use scrape::config::{
     AuthorizationText, BasicAuthText, HTTP_CLIENT_FIELDS, HeaderText, HttpClientText, RelabelText,
@@ -15,7 +15,7 @@ use scrape::config::{
 use serde::de::DeserializeOwned;
 
 /// Where the fields of each struct are explained.
-const SECTIONS: [(&str, &str); 24] = [
+const SECTIONS: [(&str, &str); 25] = [
     ("GlobalText", "`global`"),
     ("ScrapeConfigText", "`scrape_configs`"),
     ("StaticText", "`static_configs`"),
@@ -32,6 +32,7 @@ const SECTIONS: [(&str, &str); 24] = [
     ("TsdbText", "`storage`"),
     ("RetentionText", "`storage`"),
     ("ExemplarsText", "`storage`"),
+    ("LimitsText", "`limits`"),
     ("MachineText", "`machine`"),
     ("WebText", "`web`"),
     ("WebAuthText", "`web`"),
@@ -174,6 +175,7 @@ fn fields_are_found_as_serde_knows_them() {
         ("TsdbText", fields_by_serde::<TsdbText>()),
         ("RetentionText", fields_by_serde::<RetentionText>()),
         ("ExemplarsText", fields_by_serde::<ExemplarsText>()),
+        ("LimitsText", fields_by_serde::<LimitsText>()),
         ("MachineText", fields_by_serde::<MachineText>()),
         ("WebText", fields_by_serde::<WebText>()),
         ("WebAuthText", fields_by_serde::<WebAuthText>()),

@@ -11,6 +11,7 @@ mod language;
 mod metadata;
 mod query;
 mod rules;
+mod series_usage;
 mod status;
 mod targets;
 mod tree;
@@ -57,6 +58,7 @@ pub(crate) fn routes(app: &App) -> Router<App> {
         .route("/api/v1/status/buildinfo", get(status::build))
         .route("/api/v1/status/runtimeinfo", get(status::runtime))
         .route("/api/v1/status/tsdb", get(status::tsdb))
+        .route("/api/v1/status/series", get(series_usage::series))
         .route("/api/v1/status/walreplay", get(status::wal_replay))
         .route_layer(middleware::from_fn_with_state(app.clone(), readers_when_ready));
     let admin = Router::new()
@@ -146,6 +148,20 @@ fn optional_count(form: &Form, name: &str) -> Result<Option<usize>, ApiError> {
         text => match crate::form::parse_integer(text) {
             Ok(number) => Ok(usize::try_from(number).ok()),
             Err(_) => Err(ApiError::bad_data(format_args!("{name} must be a number"))),
+        },
+    }
+}
+
+/// `limit` of the lists of a status page: 1 to `max`.
+fn entry_limit(form: &Form, default: usize, max: usize) -> Result<usize, ApiError> {
+    match form.get("limit") {
+        "" => Ok(default),
+        text => match crate::form::parse_integer(text).ok().and_then(|limit| usize::try_from(limit).ok()) {
+            None | Some(0) => Err(ApiError::bad_data("limit must be a positive number")),
+            Some(limit) if limit > max => {
+                Err(ApiError::bad_data(format_args!("limit must not exceed {max}")))
+            }
+            Some(limit) => Ok(limit),
         },
     }
 }

@@ -31,7 +31,8 @@ use tower_http::compression::CompressionLayer;
 pub use auth::{Auth, Caller, Credential, Role};
 pub use metrics::WebMetrics;
 pub use state::{
-    BuildInfo, Lifecycle, Options, Readiness, RuntimeInfo, StoreAdmin, TargetStatus, TsdbStatus, WebState,
+    BuildInfo, Lifecycle, Options, Readiness, RuntimeInfo, SeriesMaker, SeriesUsage, StoreAdmin,
+    TargetStatus, TsdbStatus, WebState,
 };
 
 use reply::{ApiError, ErrorKind};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
-use model::{Matcher, TenantId};
+use model::{Labels, Matcher, TenantId};
 use prometheus_client::registry::Registry;
 use promql::engine::Engine;
 use stdx::clock::Clock;
@@ -168,6 +168,37 @@ pub trait StoreAdmin: Send + Sync {
     /// # Errors
     /// See [`StoreError`].
     fn tsdb_status(&self, tenant: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError>;
+
+    /// Who makes how many series, with at most `limit` entries a list.
+    fn series_usage(&self, tenant: &TenantId, limit: usize) -> SeriesUsage;
+}
+
+/// Who makes how many series: `/api/v1/status/series`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeriesUsage {
+    /// Series in the head.
+    pub series: u64,
+    /// How many the tenant may have.
+    pub tenant_max: u64,
+    /// How many a source may have; `None` for no limit.
+    pub source_max: Option<u64>,
+    /// How many the series of one `job` may be; `None` for no limit.
+    pub job_max: Option<u64>,
+    /// Sources: those refused most first, then those with most series.
+    pub sources: Vec<SeriesMaker>,
+    /// Jobs, in the same order.
+    pub jobs: Vec<SeriesMaker>,
+}
+
+/// One who makes series.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeriesMaker {
+    /// What its series share.
+    pub labels: Labels,
+    /// Its series in the head.
+    pub series: u64,
+    /// New series refused since the start.
+    pub refused: u64,
 }
 
 /// Cardinality of the store: `/api/v1/status/tsdb`.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use scrape::config::{ByteSize, ConfigDuration, ConfigError, Secret, Source, join_dir};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use tsdb::SeriesLimits;
 
 /// `storage`: what can be changed while running.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -72,6 +73,25 @@ impl StorageText {
             retention_bytes: self.tsdb.retention.size.map(|size| size.0),
             max_exemplars: self.exemplars.max_exemplars.map(|max| usize::try_from(max).unwrap_or(0)),
         }
+    }
+}
+
+/// `limits`: budgets that shed only the excess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsText {
+    /// Most series of a source (a scrape target; for pushes, a job and instance) in memory; 0 for any
+    /// number.
+    pub series_per_source: usize,
+    /// Most series with the same label `job` in memory; 0 for any number.
+    pub series_per_job: usize,
+}
+
+impl LimitsText {
+    /// What was meant.
+    pub fn validate(&self) -> SeriesLimits {
+        let limit = |max: usize| (max > 0).then_some(max);
+        SeriesLimits { per_source: limit(self.series_per_source), per_job: limit(self.series_per_job) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use model::{Matcher, TenantId};
+use model::{Labels, Matcher, TenantId};
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
@@ -12,7 +12,7 @@ use stdx::clock::Clock;
 use storage::StoreError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tsdb::Db;
-use web::{BuildInfo, Lifecycle, Readiness, RuntimeInfo, StoreAdmin, TsdbStatus};
+use web::{BuildInfo, Lifecycle, Readiness, RuntimeInfo, SeriesMaker, SeriesUsage, StoreAdmin, TsdbStatus};
 
 use super::ConfigSource;
 use crate::config::Config;
@@ -95,6 +95,7 @@ impl Program {
     /// `config` is in force from now on.
     pub(crate) fn in_force(&self, config: &Config) {
         *self.config_yaml.write() = config.to_yaml();
+        self.store.set_series_limits(config.limits);
         let now = self.clock.now_ms();
         self.last_config_ms.store(now, Ordering::Relaxed);
         self.reload_time_gauge.set(now / 1000);
@@ -189,6 +190,28 @@ impl StoreAdmin for Store {
             "made a snapshot"
         );
         Ok(name)
+    }
+
+    fn series_usage(&self, tenant: &TenantId, limit: usize) -> SeriesUsage {
+        let usage = self.0.series_usage(tenant, limit);
+        let of_source = |source: tsdb::SourceUsage| SeriesMaker {
+            labels: source.labels,
+            series: source.series,
+            refused: source.refused,
+        };
+        let of_job = |job: tsdb::JobUsage| SeriesMaker {
+            labels: Labels::from_pairs([("job", &job.job)]),
+            series: job.series,
+            refused: job.refused,
+        };
+        SeriesUsage {
+            series: usage.series,
+            tenant_max: usage.series_max,
+            source_max: usage.limits.per_source.map(|max| max as u64),
+            job_max: usage.limits.per_job.map(|max| max as u64),
+            sources: usage.sources.into_iter().map(of_source).collect(),
+            jobs: usage.jobs.into_iter().map(of_job).collect(),
+        }
     }
 
     fn tsdb_status(&self, tenant: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError> {

@@ -45,6 +45,7 @@ async fn every_page_but_health_wants_the_credential() -> Result<()> {
         "/api/v1/targets",
         "/api/v1/status/config",
         "/api/v1/status/tsdb",
+        "/api/v1/status/series",
         "/api/v1/metadata",
         "/api/v1/write",
         "/api/v1/nothing",

@@ -2,10 +2,10 @@
 
 use axum::extract::State;
 
-use super::{ApiError, ApiResult, Reply};
+use super::{ApiResult, Reply};
 use crate::App;
 use crate::auth::Caller;
-use crate::form::{Form, parse_integer};
+use crate::form::Form;
 use crate::json;
 use crate::process;
 use crate::state::{BuildInfo, TsdbStatus};
@@ -84,16 +84,7 @@ pub(super) async fn runtime(State(app): State<App>) -> ApiResult {
 
 /// `/status/tsdb`
 pub(super) async fn tsdb(State(app): State<App>, caller: Caller, form: Form) -> ApiResult {
-    let limit = match form.get("limit") {
-        "" => TSDB_LIMIT_DEFAULT,
-        text => match parse_integer(text).ok().and_then(|limit| usize::try_from(limit).ok()) {
-            None | Some(0) => return Err(ApiError::bad_data("limit must be a positive number")),
-            Some(limit) if limit > TSDB_LIMIT_MAX => {
-                return Err(ApiError::bad_data(format_args!("limit must not exceed {TSDB_LIMIT_MAX}")));
-            }
-            Some(limit) => limit,
-        },
-    };
+    let limit = super::entry_limit(&form, TSDB_LIMIT_DEFAULT, TSDB_LIMIT_MAX)?;
     let admin = app.state.admin.clone();
     let run = move || {
         let status = admin.tsdb_status(&caller.tenant, limit)?;

@@ -138,6 +138,8 @@ async fn the_rest_of_the_api() {
             ("/api/v1/status/tsdb?limit=0", 400, "bad_data", "limit must be a positive number"),
             ("/api/v1/status/tsdb?limit=x", 400, "bad_data", "limit must be a positive number"),
             ("/api/v1/status/tsdb?limit=10001", 400, "bad_data", "limit must not exceed 10000"),
+            ("/api/v1/status/series?limit=0", 400, "bad_data", "limit must be a positive number"),
+            ("/api/v1/status/series?limit=10001", 400, "bad_data", "limit must not exceed 10000"),
             ("/api/v1/rules?type=x", 400, "bad_data", r#"invalid parameter "type": not supported value "x""#),
             ("/api/v1/rules?exclude_alerts=x", 400, "bad_data", r#"invalid parameter "exclude_alerts": error converting exclude_alerts: strconv.ParseBool: parsing "x": invalid syntax"#),
             ("/api/v1/rules?group_limit=0", 400, "bad_data", r#"invalid parameter "group_limit": group_limit needs to be greater than 0"#),

@@ -15,8 +15,8 @@ use storage::memory::MemoryStore;
 use storage::{Appender, Batch, MetadataEntry, Policy, Queryable, Row, SourceDesc, StoreError};
 use tower::ServiceExt;
 use web::{
-    Auth, BuildInfo, Lifecycle, Options, Readiness, RuntimeInfo, StoreAdmin, TargetStatus, TsdbStatus,
-    WebMetrics, WebState,
+    Auth, BuildInfo, Lifecycle, Options, Readiness, RuntimeInfo, SeriesMaker, SeriesUsage, StoreAdmin,
+    TargetStatus, TsdbStatus, WebMetrics, WebState,
 };
 
 pub(crate) const FIRST_MS: i64 = 1_000_000;
@@ -101,6 +101,23 @@ impl StoreAdmin for Program {
                 .collect(),
             ..TsdbStatus::default()
         })
+    }
+
+    fn series_usage(&self, _: &TenantId, limit: usize) -> SeriesUsage {
+        let maker = |job: &str, series, refused| SeriesMaker {
+            labels: Labels::from_pairs([("job", job)]),
+            series,
+            refused,
+        };
+        let makers = || [maker("a", 2, 1), maker("b", 3, 0)].into_iter().take(limit).collect();
+        SeriesUsage {
+            series: 5,
+            tenant_max: 100,
+            source_max: Some(4),
+            job_max: None,
+            sources: makers(),
+            jobs: makers(),
+        }
     }
 }
 

@@ -194,6 +194,13 @@ async fn status_pages() {
                     r#""memoryInBytesByLabelName":[],"seriesCountByLabelValuePair":[]}}"#
                 ),
             ),
+            (
+                "/api/v1/status/series?limit=1",
+                concat!(
+                    r#"{"status":"success","data":{"series":5,"limits":{"tenant":100,"source":4,"job":0},"#,
+                    r#""sources":[{"labels":{"job":"a"},"series":2,"refused":1}],"jobs":[{"labels":{"job":"a"},"series":2,"refused":1}]}}"#
+                ),
+            ),
             ("/api/v1/rules?type=alert&exclude_alerts=true&group_limit=5", r#"{"status":"success","data":{"groups":[]}}"#),
             ("/api/v1/parse_query?query=1e3", r#"{"status":"success","data":{"type":"numberLiteral","val":"1000"}}"#),
             ("/api/v1/alerts", r#"{"status":"success","data":{"alerts":[]}}"#),
