@@ -3,7 +3,11 @@
 //!
 //! Source: Prometheus `promql/parser/ast.go` for the meaning of the fields.
 
+use std::fmt;
+
 use model::Matcher;
+
+use crate::depth::deeper;
 
 /// A byte range of the query text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -54,7 +58,6 @@ impl ValueType {
 }
 
 /// An expression and where it stands.
-#[derive(Debug, Clone, PartialEq)]
 pub struct Expr {
     /// Where.
     pub span: Span,
@@ -79,8 +82,8 @@ pub enum ExprKind {
     Call(Call),
     /// `sum by (x) (...)`
     Aggregate(Aggregate),
-    /// `a + b`
-    Binary(Binary),
+    /// `a + b - c`
+    Chain(Chain),
     /// `-a`, `+a`
     Unary(Unary),
     /// `(a)`
@@ -117,7 +120,6 @@ pub enum At {
 }
 
 /// A length of time that may need arithmetic.
-#[derive(Debug, Clone, PartialEq)]
 pub struct DurationExpr {
     /// Where.
     pub span: Span,
@@ -380,49 +382,128 @@ pub struct VectorMatching {
     pub fill_right: Option<f64>,
 }
 
-/// A binary expression.
+/// Operands joined by binary operators, as far as no parentheses are needed: `a + b * c > d` is
+/// `((a + (b * c)) > d)`, a chain of `a`, `b * c` and `d`. However many operators a text has, whoever
+/// walks its tree goes along a list and not down.
+///
+/// Operators group from the left. Those of [`BinaryOp::Pow`] group from the right, and a chain that has
+/// one has no others.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Binary {
-    /// The operator.
-    pub op: BinaryOp,
-    /// Left.
-    pub left: Box<Expr>,
-    /// Right.
-    pub right: Box<Expr>,
-    /// Present when both sides are vectors.
-    pub matching: Option<VectorMatching>,
-    /// `bool`: a comparison gives 0 and 1 instead of filtering.
-    pub return_bool: bool,
+pub struct Chain {
+    /// [`ValueType::Scalar`] when all operands are scalars, otherwise [`ValueType::Vector`].
+    pub value_type: ValueType,
+    /// The first operand.
+    pub first: Box<Expr>,
+    /// The others, each with the operator before it; at least one.
+    pub links: Vec<Link>,
 }
 
-/// A signed expression.
+impl Chain {
+    /// Whether `a ^ b ^ c` means `a ^ (b ^ c)`.
+    pub fn groups_from_right(&self) -> bool {
+        self.links.first().is_some_and(|link| link.op == BinaryOp::Pow)
+    }
+
+    /// The operands, in the order written.
+    pub fn operands(&self) -> impl DoubleEndedIterator<Item = &Expr> {
+        std::iter::once(&*self.first).chain(self.links.iter().map(|link| &link.operand))
+    }
+
+    /// The operand before each link: for `a + b - c` that is `a` and `b`.
+    pub fn before_links(&self) -> impl DoubleEndedIterator<Item = &Expr> + ExactSizeIterator {
+        (0..self.links.len()).map(|at| match at.checked_sub(1) {
+            None => &*self.first,
+            Some(before) => &self.links[before].operand,
+        })
+    }
+}
+
+/// A binary operator and the operand behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Link {
+    /// The operator.
+    pub op: BinaryOp,
+    /// Present when both sides are vectors.
+    pub matching: Option<Box<VectorMatching>>,
+    /// `bool`: a comparison gives 0 and 1 instead of filtering.
+    pub return_bool: bool,
+    /// The operand.
+    pub operand: Expr,
+}
+
+/// A signed expression: `-a`, `-+-a`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unary {
-    /// Whether the sign is minus.
-    pub negative: bool,
+    /// The signs, in the order written; at least one.
+    pub signs: Vec<Sign>,
     /// The operand.
     pub operand: Box<Expr>,
+}
+
+/// The sign of a signed expression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sign {
+    /// Whether it is minus.
+    pub negative: bool,
+    /// Where it stands, a byte of the query text.
+    pub at: u32,
 }
 
 impl Expr {
     /// The type of the expression's value.
     pub fn value_type(&self) -> ValueType {
-        match &self.kind {
-            ExprKind::Number(_) => ValueType::Scalar,
-            ExprKind::String(_) => ValueType::String,
-            ExprKind::Vector(_) | ExprKind::Aggregate(_) => ValueType::Vector,
-            ExprKind::Matrix(_) | ExprKind::Subquery(_) => ValueType::Matrix,
-            ExprKind::Call(call) => call.function.returns,
-            ExprKind::Binary(binary) => {
-                let scalar = |e: &Expr| e.value_type() == ValueType::Scalar;
-                if scalar(&binary.left) && scalar(&binary.right) {
-                    ValueType::Scalar
-                } else {
-                    ValueType::Vector
+        let mut expr = self;
+        loop {
+            return match &expr.kind {
+                ExprKind::Number(_) => ValueType::Scalar,
+                ExprKind::String(_) => ValueType::String,
+                ExprKind::Vector(_) | ExprKind::Aggregate(_) => ValueType::Vector,
+                ExprKind::Matrix(_) | ExprKind::Subquery(_) => ValueType::Matrix,
+                ExprKind::Call(call) => call.function.returns,
+                ExprKind::Chain(chain) => chain.value_type,
+                ExprKind::Unary(Unary { operand: inner, .. }) | ExprKind::Paren(inner) => {
+                    expr = inner;
+                    continue;
                 }
-            }
-            ExprKind::Unary(unary) => unary.operand.value_type(),
-            ExprKind::Paren(inner) => inner.value_type(),
+            };
         }
+    }
+}
+
+// What would be derived, on a stack that is deep enough.
+
+impl fmt::Debug for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        deeper(|| f.debug_struct("Expr").field("span", &self.span).field("kind", &self.kind).finish())
+    }
+}
+
+impl Clone for Expr {
+    fn clone(&self) -> Expr {
+        deeper(|| Expr { span: self.span, kind: self.kind.clone() })
+    }
+}
+
+impl PartialEq for Expr {
+    fn eq(&self, other: &Expr) -> bool {
+        deeper(|| self.span == other.span && self.kind == other.kind)
+    }
+}
+
+impl fmt::Debug for DurationExpr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        deeper(|| f.debug_struct("DurationExpr").field("span", &self.span).field("kind", &self.kind).finish())
+    }
+}
+
+impl Clone for DurationExpr {
+    fn clone(&self) -> DurationExpr {
+        deeper(|| DurationExpr { span: self.span, kind: self.kind.clone() })
+    }
+}
+
+impl PartialEq for DurationExpr {
+    fn eq(&self, other: &DurationExpr) -> bool {
+        deeper(|| self.span == other.span && self.kind == other.kind)
     }
 }

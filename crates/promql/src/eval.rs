@@ -13,12 +13,14 @@ pub(crate) mod binary;
 pub(crate) mod buckets;
 pub(crate) mod budget;
 pub(crate) mod call;
+pub(crate) mod chain;
 pub(crate) mod info;
 pub(crate) mod matching;
 pub(crate) mod plan;
 pub(crate) mod rank;
 pub(crate) mod rows;
 pub(crate) mod select;
+pub(crate) mod set;
 pub(crate) mod top;
 pub(crate) mod window;
 
@@ -33,7 +35,8 @@ use self::plan::{Kind, Node};
 pub(crate) use self::rows::{Cell, Row};
 use crate::annotations::{Annotations, Note};
 use crate::answer::EvalError;
-use crate::ast::{Span, ValueType};
+use crate::ast::Span;
+use crate::depth::deeper;
 
 /// The value of a cell without a sample. No sample has these bits: they end a series.
 #[inline]
@@ -115,6 +118,10 @@ impl Evaluator<'_> {
 
     /// The rows of a vector node.
     pub(crate) fn vector(&self, node: &Node, steps: Steps) -> Result<Vec<Row>, EvalError> {
+        deeper(|| self.vector_here(node, steps))
+    }
+
+    fn vector_here(&self, node: &Node, steps: Steps) -> Result<Vec<Row>, EvalError> {
         self.budget.check()?;
         if steps.count == 0 {
             return Ok(Vec::new());
@@ -138,10 +145,8 @@ impl Evaluator<'_> {
                 Ok(rows.into_iter().filter(|r| r.has(0)).map(|r| r.repeated(steps.count)).collect())
             }
             Kind::Aggregate(aggregate) => self.aggregate(node.span, aggregate, steps),
-            Kind::Binary(binary)
-                if binary.left_type == ValueType::Vector && binary.right_type == ValueType::Vector =>
-            {
-                self.binary_of_vectors(node.span, binary, steps)
+            Kind::Chain(chain) if !self.is_streamed(node) || self.names_may_clash(node) => {
+                self.chain(chain, steps)
             }
             Kind::Call { name, args } if !self.is_streamed(node) => self.call(node.span, name, args, steps),
             Kind::Over(over) if !self.is_streamed(node) => self.absent_over_time(over, steps),
@@ -163,7 +168,8 @@ impl Evaluator<'_> {
     /// Hands the rows of a vector node to `sink`, in batches where that is possible.
     pub(crate) fn stream(&self, node: &Node, steps: Steps, sink: Sink<'_>) -> Result<(), EvalError> {
         if self.is_streamed(node) && !self.names_may_clash(node) {
-            self.stream_batches(node, steps, sink)
+            // A batch comes back up through the sinks of all levels.
+            deeper(|| self.stream_batches(node, steps, &mut |rows| deeper(|| sink(rows))))
         } else {
             sink(self.vector(node, steps)?)
         }
@@ -181,7 +187,7 @@ impl Evaluator<'_> {
             Kind::Over(over) => self.stream_over(over, steps, sink),
             Kind::Negate(inner) => self.stream(inner, steps, &mut |rows| sink(self.negated(rows))),
             Kind::Call { name, args } => self.stream_call(name, args, steps, sink),
-            Kind::Binary(binary) => self.stream_binary_with_scalar(node.span, binary, steps, sink),
+            Kind::Chain(chain) => self.stream_chain(chain, steps, sink),
             _ => sink(self.vector(node, steps)?),
         }
     }
@@ -192,9 +198,7 @@ impl Evaluator<'_> {
             Kind::Select(_) | Kind::Timestamps { .. } | Kind::Negate(_) => true,
             Kind::Over(over) => over.function != crate::functions::over_time::OverTime::Absent,
             Kind::Call { name, args } => !args.is_empty() && call::is_elementwise(name),
-            Kind::Binary(binary) => {
-                binary.left_type == ValueType::Scalar || binary.right_type == ValueType::Scalar
-            }
+            Kind::Chain(chain) => self.streams_chain(chain),
             _ => false,
         }
     }
@@ -208,7 +212,10 @@ impl Evaluator<'_> {
         match &node.kind {
             Kind::Negate(inner) => self.names_differ(inner),
             Kind::Call { args, .. } => args.iter().any(|a| self.names_differ(a)),
-            Kind::Binary(binary) => self.names_differ(&binary.left) || self.names_differ(&binary.right),
+            Kind::Chain(chain) => {
+                self.names_differ(&chain.first)
+                    || chain.links.iter().any(|link| self.names_differ(&link.operand))
+            }
             Kind::Timestamps { selector, .. } => !select::pins_name(selector),
             _ => false,
         }
@@ -222,12 +229,18 @@ impl Evaluator<'_> {
             Kind::Over(over) => over.function.keeps_name(),
             Kind::Invariant(inner) => self.names_differ(inner),
             Kind::Negate(inner) => self.names_differ(inner),
+            // The rows of its vector, names and all, or none of the names.
+            Kind::Chain(chain) => chain.vectors > 1 || self.names_may_clash(node),
             _ => true,
         }
     }
 
     /// The values of a scalar node, one for each step.
     pub(crate) fn scalar(&self, node: &Node, steps: Steps) -> Result<Vec<f64>, EvalError> {
+        deeper(|| self.scalar_here(node, steps))
+    }
+
+    fn scalar_here(&self, node: &Node, steps: Steps) -> Result<Vec<f64>, EvalError> {
         self.budget.check()?;
         self.budget.take(rows::row_weight(steps))?;
         let result = match &node.kind {
@@ -237,14 +250,7 @@ impl Evaluator<'_> {
                 vec![first.first().copied().unwrap_or(f64::NAN); steps.count]
             }
             Kind::Negate(inner) => self.scalar(inner, steps)?.into_iter().map(|v| -v).collect(),
-            Kind::Binary(binary) => {
-                let left = self.scalar(&binary.left, steps)?;
-                let right = self.scalar(&binary.right, steps)?;
-                left.iter()
-                    .zip(&right)
-                    .map(|(l, r)| crate::functions::math::binary(binary.op, *l, *r))
-                    .collect()
-            }
+            Kind::Chain(chain) => self.scalar_chain(chain, steps)?,
             Kind::Call { name, args } => self.scalar_call(name, args, steps)?,
             _ => return Err(EvalError::Internal("a scalar was expected".into())),
         };

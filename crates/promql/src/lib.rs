@@ -7,6 +7,7 @@
 mod annotations;
 pub mod answer;
 pub mod ast;
+pub mod depth;
 pub mod engine;
 mod eval;
 pub mod function;

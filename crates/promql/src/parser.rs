@@ -6,8 +6,8 @@
 //! that is in force while its part of the text is read, the innermost one speaking. The first error
 //! ends the reading.
 //!
-//! A tree is at most [`DEPTH_MAX`] levels high, so that whoever walks it may recurse; a text is at most
-//! [`TEXT_BYTES_MAX`] long. Time and memory are linear in the text.
+//! A tree is at most [`LEVELS_MAX`] levels high; operators in a row are one level, however many they are.
+//! A text is at most [`TEXT_BYTES_MAX`] long. Time and memory are linear in the text.
 //!
 //! Source: Prometheus `promql/parser/generated_parser.y` (grammar) and `parse.go` (checks).
 
@@ -23,19 +23,13 @@ mod tests;
 use std::fmt;
 
 use crate::ast::{
-    Aggregate, AggregateOp, Binary, BinaryOp, Call, Cardinality, Expr, ExprKind, Grouping, NumberLiteral,
-    Span, Unary, VectorMatching,
+    Aggregate, AggregateOp, BinaryOp, Call, Cardinality, Chain, Expr, ExprKind, Grouping, Link,
+    NumberLiteral, Sign, Span, Unary, ValueType, VectorMatching,
 };
+use crate::depth::{LEVELS_MAX, deeper};
 use crate::function;
 use crate::lexer::{Keyword, Kind, Lexer, Preprocessor, Token};
 use quote::quote;
-
-/// How many levels a tree may have. Nested parentheses are levels, and so are the links of a chain:
-/// `a + b + c` has three.
-///
-/// So many levels are parsed, checked, printed and evaluated on a stack of 2 MiB even without
-/// optimisation; tests here and in `tests/scripts.rs` hold it to that.
-pub const DEPTH_MAX: usize = 200;
 
 /// How many regular expressions a text may have in its matchers. Each may take milliseconds to
 /// compile, during which a query cannot be cancelled.
@@ -226,6 +220,12 @@ fn starts_expression(kind: Kind) -> bool {
     }
 }
 
+/// The type of an operator's result.
+fn joined_type(left: ValueType, right: &Expr) -> ValueType {
+    let scalars = left == ValueType::Scalar && right.value_type() == ValueType::Scalar;
+    if scalars { ValueType::Scalar } else { ValueType::Vector }
+}
+
 impl<'a> Parser<'a> {
     fn new(text: &'a str, options: ParseOptions) -> Parsed<Parser<'a>> {
         if text.len() > TEXT_BYTES_MAX {
@@ -328,43 +328,39 @@ impl<'a> Parser<'a> {
         Ok(done)
     }
 
-    /// Goes one level down; [`Parser::rise`] comes back.
-    fn descend(&mut self) -> Parsed<()> {
+    /// Reads what is nested one level deeper.
+    fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
         self.depth += 1;
-        if self.depth > DEPTH_MAX { Err(self.too_deep(self.span_from(self.taken_end))) } else { Ok(()) }
-    }
-
-    fn rise(&mut self) {
+        if self.depth > LEVELS_MAX {
+            return Err(self.too_deep(self.span_from(self.taken_end)));
+        }
+        let done = deeper(|| read(self))?;
         self.depth -= 1;
+        Ok(done)
     }
 
     fn too_deep(&self, span: Span) -> ParseError {
-        self.error(span, format!("expression is nested more than {DEPTH_MAX} levels deep"))
+        self.error(span, format!("expression is nested more than {LEVELS_MAX} levels deep"))
     }
 
     /// A node above others, the highest of which has `below` levels.
     fn tree(&self, span: Span, kind: ExprKind, below: usize) -> Parsed<Tree> {
-        if below >= DEPTH_MAX {
+        if below >= LEVELS_MAX {
             return Err(self.too_deep(span));
         }
         Ok(Tree { expr: Box::new(Expr { span, kind }), height: below + 1 })
     }
 
     fn expression(&mut self) -> Parsed<Tree> {
-        self.binary(power::LOWEST)
+        self.nested(|p| p.binary(power::LOWEST))
     }
 
     /// Operators that bind at least as strongly as `weakest`, and what they bind.
-    ///
-    /// Every level of nesting passes here: the frame is kept small, so that [`DEPTH_MAX`] levels fit a
-    /// small stack.
     fn binary(&mut self, weakest: u8) -> Parsed<Tree> {
-        self.descend()?;
         let mut left = self.signed()?;
         while let Some(op) = self.operator(weakest)? {
-            left = self.infix(op, left)?;
+            left = if op == BinaryOp::Pow { self.powers(left)? } else { self.infix(op, left)? };
         }
-        self.rise();
         Ok(left)
     }
 
@@ -376,56 +372,93 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `left` with the operator ahead and its right side.
+    /// `left` with the operator ahead, which groups from the left, and its right side.
     fn infix(&mut self, op: BinaryOp, left: Tree) -> Parsed<Tree> {
-        self.next()?;
-        let (matching, return_bool) = self.binary_modifiers(op)?;
-        let power = binding_power(op);
-        let right = self.binary(if op == BinaryOp::Pow { power } else { power + 1 })?;
-        self.join(op, matching, return_bool, left, right)
+        let (link, height) = self.link(op, |p| p.binary(binding_power(op) + 1))?;
+        let span = Span { start: left.expr.span.start, end: link.operand.span.end };
+        self.check_fill(&link, span)?;
+        let Tree { mut expr, height: left_height } = left;
+        if let ExprKind::Chain(chain) = &mut expr.kind
+            && !chain.groups_from_right()
+        {
+            chain.value_type = joined_type(chain.value_type, &link.operand);
+            chain.links.push(link);
+            expr.span = span;
+            if height >= LEVELS_MAX {
+                return Err(self.too_deep(span));
+            }
+            return Ok(Tree { expr, height: left_height.max(height + 1) });
+        }
+        let value_type = joined_type(expr.value_type(), &link.operand);
+        let chain = Chain { value_type, first: expr, links: vec![link] };
+        self.tree(span, ExprKind::Chain(chain), left_height.max(height))
     }
 
-    fn join(
-        &mut self,
-        op: BinaryOp,
-        matching: VectorMatching,
-        return_bool: bool,
-        left: Tree,
-        right: Tree,
-    ) -> Parsed<Tree> {
+    /// `first` with the `^` ahead and all that follow: they group from the right.
+    fn powers(&mut self, first: Tree) -> Parsed<Tree> {
+        let Tree { expr: first, height: mut below } = first;
+        let mut value_type = first.value_type();
+        let mut links = Vec::new();
+        while self.operator(power::POW)?.is_some() {
+            let (link, height) = self.link(BinaryOp::Pow, Parser::signed)?;
+            below = below.max(height);
+            value_type = joined_type(value_type, &link.operand);
+            links.push(link);
+        }
+        let chain = Chain { value_type, first, links };
+        let end = chain.operands().next_back().map_or(0, |last| last.span.end);
+        for (left, link) in chain.before_links().zip(&chain.links).rev() {
+            self.check_fill(link, Span { start: left.span.start, end })?;
+        }
+        let span = Span { start: chain.first.span.start, end };
+        self.tree(span, ExprKind::Chain(chain), below)
+    }
+
+    /// The operator ahead with its modifiers and its right side, and the levels of that.
+    fn link(&mut self, op: BinaryOp, right: impl FnOnce(&mut Self) -> Parsed<Tree>) -> Parsed<(Link, usize)> {
+        self.next()?;
+        let (matching, return_bool) = self.binary_modifiers(op)?;
+        let right = right(self)?;
         self.peek()?; // what cannot be read behind the right side is reported first
-        let span = Span { start: left.expr.span.start, end: right.expr.span.end };
-        if !self.options.fill_modifiers && (matching.fill_left.is_some() || matching.fill_right.is_some()) {
+        let link = Link { op, matching: Some(Box::new(matching)), return_bool, operand: *right.expr };
+        Ok((link, right.height))
+    }
+
+    fn check_fill(&self, link: &Link, span: Span) -> Parsed<()> {
+        let fills = link.matching.as_ref().is_some_and(|m| m.fill_left.is_some() || m.fill_right.is_some());
+        if fills && !self.options.fill_modifiers {
             return Err(self.error(span, "binop fill modifiers are experimental and not enabled"));
         }
-        let below = left.height.max(right.height);
-        let binary = Binary { op, left: left.expr, right: right.expr, matching: Some(matching), return_bool };
-        self.tree(span, ExprKind::Binary(binary), below)
+        Ok(())
     }
 
     /// An operand, with its signs before it and its modifiers behind it.
     fn signed(&mut self) -> Parsed<Tree> {
-        let sign = self.peek()?;
-        let Kind::Operator(op @ (BinaryOp::Add | BinaryOp::Sub)) = sign.kind else {
+        let mut signs = Vec::new();
+        while let Token { kind: Kind::Operator(op @ (BinaryOp::Add | BinaryOp::Sub)), span } = self.peek()? {
+            self.next()?;
+            signs.push(Sign { negative: op == BinaryOp::Sub, at: span.start });
+        }
+        if signs.is_empty() {
             let operand = self.operand()?;
             return self.modified(operand);
-        };
-        self.next()?;
-        let operand = self.binary(power::POW)?;
-        self.apply_sign(sign, op == BinaryOp::Sub, operand)
+        }
+        let operand = self.nested(|p| p.binary(power::POW))?;
+        self.apply_signs(signs, operand)
     }
 
-    /// A sign before a number becomes part of it.
-    fn apply_sign(&self, sign: Token, negative: bool, mut operand: Tree) -> Parsed<Tree> {
-        let span = Span { start: sign.span.start, end: operand.expr.span.end };
+    /// Signs before a number become part of it.
+    fn apply_signs(&self, signs: Vec<Sign>, mut operand: Tree) -> Parsed<Tree> {
+        let start = signs.first().map_or(operand.expr.span.start, |sign| sign.at);
+        let span = Span { start, end: operand.expr.span.end };
         if let ExprKind::Number(number) = &mut operand.expr.kind {
-            if negative {
+            for _ in signs.iter().filter(|sign| sign.negative) {
                 number.value = -number.value;
             }
             operand.expr.span = span;
             return Ok(operand);
         }
-        let unary = Unary { negative, operand: operand.expr };
+        let unary = Unary { signs, operand: operand.expr };
         self.tree(span, ExprKind::Unary(unary), operand.height)
     }
 

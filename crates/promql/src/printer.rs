@@ -11,13 +11,18 @@ use model::labels::{METRIC_NAME, is_legacy_label_name};
 use model::number::format_float;
 
 use crate::ast::{
-    Aggregate, At, Binary, Call, Cardinality, DurationExpr, DurationKind, Expr, ExprKind, MatrixSelector,
-    NumberLiteral, RangeMode, Shift, Subquery, Unary, VectorMatching, VectorSelector,
+    Aggregate, At, Call, Cardinality, Chain, DurationExpr, DurationKind, Expr, ExprKind, Link,
+    MatrixSelector, NumberLiteral, RangeMode, Shift, Subquery, Unary, VectorMatching, VectorSelector,
 };
+use crate::depth::deeper;
 use crate::parser::quote::quote;
 
 /// The longest line, in bytes, that [`pretty`] leaves whole.
 const LINE_BYTES_MAX: usize = 100;
+
+/// How far [`pretty`] indents. Every operator of a chain that is split stands a level further in: without
+/// an end to it, the text would grow with the square of the chain.
+const INDENT_LEVELS_MAX: usize = 200;
 
 /// Lays an expression out: what does not fit a line of 100 bytes is split, its parts indented by two
 /// spaces more. Selectors are never split.
@@ -35,7 +40,7 @@ pub fn pretty_within(expr: &Expr, line_bytes: usize) -> String {
 
 impl Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
+        deeper(|| match &self.kind {
             ExprKind::Number(number) => number.fmt(f),
             ExprKind::String(text) => f.write_str(&quote(text)),
             ExprKind::Vector(selector) => write_vector(f, selector),
@@ -57,14 +62,13 @@ impl Display for Expr {
                 }
                 write!(f, "{})", aggregate.expr)
             }
-            ExprKind::Binary(binary) => {
-                write!(f, "{} ", binary.left)?;
-                write_operator(f, binary)?;
-                write!(f, " {}", binary.right)
+            ExprKind::Chain(chain) => write_from(f, chain, 0),
+            ExprKind::Unary(unary) => {
+                write_signs(f, unary)?;
+                unary.operand.fmt(f)
             }
-            ExprKind::Unary(unary) => write!(f, "{}{}", sign(unary), unary.operand),
             ExprKind::Paren(inner) => write!(f, "({inner})"),
-        }
+        })
     }
 }
 
@@ -76,7 +80,7 @@ impl Display for NumberLiteral {
 
 impl Display for DurationExpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
+        deeper(|| match &self.kind {
             DurationKind::Literal(number) => number.fmt(f),
             DurationKind::Unary { negative, operand } => {
                 write!(f, "{}{operand}", if *negative { "-" } else { "" })
@@ -87,12 +91,27 @@ impl Display for DurationExpr {
             DurationKind::Range => f.write_str("range()"),
             DurationKind::MinOf(left, right) => write!(f, "min_of({left}, {right})"),
             DurationKind::MaxOf(left, right) => write!(f, "max_of({left}, {right})"),
-        }
+        })
     }
 }
 
-fn sign(unary: &Unary) -> char {
-    if unary.negative { '-' } else { '+' }
+fn write_signs(out: &mut dyn Write, unary: &Unary) -> fmt::Result {
+    unary.signs.iter().try_for_each(|sign| out.write_char(if sign.negative { '-' } else { '+' }))
+}
+
+/// The operands of a chain from the `operand`th on, and the operators between them.
+fn write_from(out: &mut dyn Write, chain: &Chain, operand: usize) -> fmt::Result {
+    match operand.checked_sub(1) {
+        None => write!(out, "{}", chain.first)?,
+        Some(link) => write!(out, "{}", chain.links[link].operand)?,
+    }
+    chain.links[operand..].iter().try_for_each(|link| write_link(out, link))
+}
+
+fn write_link(out: &mut dyn Write, link: &Link) -> fmt::Result {
+    out.write_char(' ')?;
+    write_operator(out, link)?;
+    write!(out, " {}", link.operand)
 }
 
 fn write_separated<W: Write + ?Sized, T>(
@@ -147,12 +166,12 @@ fn write_aggregate_head(out: &mut dyn Write, aggregate: &Aggregate) -> fmt::Resu
 }
 
 /// The operator with its modifiers.
-fn write_operator(out: &mut dyn Write, binary: &Binary) -> fmt::Result {
-    out.write_str(binary.op.as_str())?;
-    if binary.return_bool {
+fn write_operator(out: &mut dyn Write, link: &Link) -> fmt::Result {
+    out.write_str(link.op.as_str())?;
+    if link.return_bool {
         out.write_str(" bool")?;
     }
-    match &binary.matching {
+    match &link.matching {
         Some(matching) => write_matching(out, matching),
         None => Ok(()),
     }
@@ -284,14 +303,18 @@ impl Layout {
     }
 
     fn indent(&mut self, level: usize) {
-        self.out.extend(std::iter::repeat_n("  ", level));
+        self.out.extend(std::iter::repeat_n("  ", level.min(INDENT_LEVELS_MAX)));
     }
 
     fn write(&mut self, expr: &Expr, level: usize) -> fmt::Result {
+        deeper(|| self.write_here(expr, level))
+    }
+
+    fn write_here(&mut self, expr: &Expr, level: usize) -> fmt::Result {
         match &expr.kind {
             ExprKind::Unary(unary) => {
                 self.indent(level);
-                self.out.push(sign(unary));
+                write_signs(&mut self.out, unary)?;
                 let operand = self.out.len();
                 self.write(&unary.operand, level)?;
                 // The operand follows its sign, not an indent.
@@ -303,13 +326,12 @@ impl Layout {
                 self.write(&subquery.expr, level)?;
                 write_subquery_suffix(&mut self.out, subquery)
             }
-            ExprKind::Binary(binary) if !self.fits_a_line(expr) => {
-                self.write(&binary.left, level + 1)?;
-                self.out.push('\n');
-                self.indent(level);
-                write_operator(&mut self.out, binary)?;
-                self.out.push('\n');
-                self.write(&binary.right, level + 1)
+            ExprKind::Chain(chain) if !self.fits_a_line(expr) => {
+                if chain.groups_from_right() {
+                    self.chain_from_right(chain, level)
+                } else {
+                    self.chain_from_left(chain, level)
+                }
             }
             ExprKind::Aggregate(aggregate) if !self.fits_a_line(expr) => {
                 self.indent(level);
@@ -331,6 +353,54 @@ impl Layout {
                 write!(self.out, "{expr}")
             }
         }
+    }
+
+    /// The last operator stands at `level`, each one before it a level further in, and so on up to what
+    /// fits a line.
+    fn chain_from_left(&mut self, chain: &Chain, level: usize) -> fmt::Result {
+        let links = &chain.links;
+        let mut line = Line { room: self.line_bytes };
+        let mut whole = 0;
+        if write!(line, "{}", chain.first).is_ok() {
+            whole = links.iter().take_while(|link| write_link(&mut line, link).is_ok()).count();
+        }
+        let innermost = level + links.len() - whole;
+        if whole == 0 {
+            self.write(&chain.first, innermost)?;
+        } else {
+            self.indent(innermost);
+            write!(self.out, "{}", chain.first)?;
+            links[..whole].iter().try_for_each(|link| write_link(&mut self.out, link))?;
+        }
+        for (at, link) in links.iter().enumerate().skip(whole) {
+            let level = level + links.len() - 1 - at;
+            self.operator_line(link, level)?;
+            self.write(&link.operand, level + 1)?;
+        }
+        Ok(())
+    }
+
+    /// The first operator stands at `level`, each one behind it a level further in, and so on down to
+    /// what fits a line.
+    fn chain_from_right(&mut self, chain: &Chain, level: usize) -> fmt::Result {
+        for (at, (operand, link)) in chain.before_links().zip(&chain.links).enumerate() {
+            let level = level + at;
+            if write_from(&mut Line { room: self.line_bytes }, chain, at).is_ok() {
+                self.indent(level);
+                return write_from(&mut self.out, chain, at);
+            }
+            self.write(operand, level + 1)?;
+            self.operator_line(link, level)?;
+        }
+        chain.operands().next_back().map_or(Ok(()), |last| self.write(last, level + chain.links.len()))
+    }
+
+    fn operator_line(&mut self, link: &Link, level: usize) -> fmt::Result {
+        self.out.push('\n');
+        self.indent(level);
+        write_operator(&mut self.out, link)?;
+        self.out.push('\n');
+        Ok(())
     }
 
     /// Parentheses on lines of their own around `parts`.

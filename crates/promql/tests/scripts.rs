@@ -8,10 +8,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use model::TenantId;
-use promql::answer::Value;
+use promql::answer::{EvalError, Value};
+use promql::depth::LEVELS_MAX;
 use promql::engine::{Engine, EngineOptions, QueryOptions};
 use promql::function::FUNCTIONS;
-use promql::parser::{DEPTH_MAX, ParseOptions};
+use promql::parser::ParseOptions;
 use promql::script::Script;
 use promql::script::run::{Outcome, run};
 use storage::memory::MemoryStore;
@@ -88,21 +89,55 @@ fn own_scripts_use_every_stable_function_and_operator() {
     assert!(missing.is_empty(), "no script of ours uses {missing:?}");
 }
 
-/// The highest trees that parse must be evaluated on the stack that a thread of the server has.
+/// The highest trees that parse, and the longest chains, must be evaluated on the stack that a thread of
+/// the server has.
 #[test]
-fn the_deepest_expressions_are_evaluated() {
+fn deep_and_long_expressions_are_evaluated() {
     let run = || {
         let (engine, store) = (engine(), MemoryStore::new());
-        let levels = DEPTH_MAX - 2;
+        let levels = LEVELS_MAX - 10;
+        let around = |open: &str, middle: &str, close: &str, levels: usize| {
+            format!("scalar({}{middle}{})", open.repeat(levels), close.repeat(levels))
+        };
+        let chain = |of: &str, operator: &str, operands: usize| {
+            format!("scalar({})", vec![of; operands].join(operator))
+        };
         for (query, value) in [
             (format!("{}1{}", "(".repeat(levels), ")".repeat(levels)), 1.0),
-            (vec!["1"; levels].join(" + "), levels as f64),
-            (format!("scalar({}vector(4){})", "abs(".repeat(levels - 2), ")".repeat(levels - 2)), 4.0),
-            (format!("scalar({}vector(4){})", "sum(".repeat(levels - 2), ")".repeat(levels - 2)), 4.0),
+            (around("abs(", "vector(4)", ")", levels), 4.0),
+            (around("sum(", "vector(4)", ")", levels), 4.0),
+            (
+                around("-(", "vector(4)", ")", levels / 2),
+                if (levels / 2).is_multiple_of(2) { 4.0 } else { -4.0 },
+            ),
+            (around("(vector(1) + on () ", "vector(1)", ")", levels / 2), (levels / 2 + 1) as f64),
+            (around("(1 + ", "vector(1)", ")", levels / 2), (levels / 2 + 1) as f64),
+            (around("last_over_time(", "vector(time())", "[1m:1m])", levels / 2), 0.0),
+            (vec!["1"; 20_000].join(" + "), 20_000.0),
+            (vec!["1"; 20_000].join(" ^ "), 1.0),
+            (format!("{}1", "-".repeat(100_001)), -1.0),
+            (format!("scalar({}vector(1))", "-".repeat(100_001)), -1.0),
+            (format!("scalar(vector(0){})", " + 1".repeat(20_000)), 20_000.0),
+            (format!("scalar(vector(0){})", " + scalar(vector(1))".repeat(1000)), 1000.0),
+            (format!("scalar(sum(vector(0){}))", " + 1".repeat(20_000)), 20_000.0),
+            (chain("vector(1)", " + ", 5000), 5000.0),
+            (chain("vector(1)", " or ", 5000), 1.0),
+            (chain("vector(1)", " and ", 5000), 1.0),
+            (format!("scalar(vector(2){} or vector(3))", " unless vector(1)".repeat(5000)), 3.0),
         ] {
-            let answer = engine.instant(&store, &TenantId::default(), &query, 0, &QueryOptions::default());
-            let answer = answer.unwrap_or_else(|error| panic!("{query}: {error}"));
-            assert_eq!(answer.value, Value::Scalar { t_ms: 0, value }, "for {query}");
+            let (tenant, options) = (TenantId::default(), QueryOptions::default());
+            let named = |error: EvalError| panic!("{}: {error}", &query[..query.len().min(60)]);
+            let answer = engine.instant(&store, &tenant, &query, 0, &options).unwrap_or_else(named);
+            assert_eq!(
+                answer.value,
+                Value::Scalar { t_ms: 0, value },
+                "for {}",
+                &query[..query.len().min(60)]
+            );
+            let over =
+                engine.range(&store, &tenant, &query, 0, 60_000, 30_000, &options).unwrap_or_else(named);
+            let Value::Matrix(series) = over.value else { panic!("{query}: not a matrix") };
+            assert_eq!(series[0].floats[0], (0, value), "for {}", &query[..query.len().min(60)]);
         }
     };
     let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(run).expect("spawn");

@@ -25,6 +25,11 @@ impl<'a> Object<'a> {
         Object { out, first: true }
     }
 
+    /// An object that already has fields, and whose maker wrote on past it.
+    pub(crate) fn resumed(out: &'a mut Vec<u8>) -> Object<'a> {
+        Object { out, first: false }
+    }
+
     /// Starts a field; the caller writes its value into what it gets.
     pub(crate) fn field(&mut self, name: &str) -> &mut Vec<u8> {
         if !std::mem::take(&mut self.first) {

@@ -1,4 +1,4 @@
-//! Binary operators of which at least one side is a vector.
+//! Operators for a row and a scalar, and for two vectors.
 //!
 //! Source: Prometheus `promql/engine.go` (`VectorBinop`, `VectorscalarBinop`, `vectorElemBinop`).
 
@@ -9,12 +9,12 @@ use hashbrown::HashSet;
 use model::Labels;
 
 use super::matching::{Group, Signatures, changes_meaning, matched_labels, result_labels};
-use super::plan::BinaryNode;
+use super::plan::Operator;
 use super::rows::LabelMap;
-use super::{Cell, Evaluator, Row, Sink, Steps, absent, is_absent};
+use super::{Cell, Evaluator, Row, Steps, absent, is_absent};
 use crate::annotations::{Note, Operation};
 use crate::answer::EvalError;
-use crate::ast::{BinaryOp, Cardinality, Span, ValueType, VectorMatching};
+use crate::ast::{BinaryOp, Cardinality, Span, VectorMatching};
 use crate::functions::math;
 use crate::histogram::FloatHistogram;
 
@@ -110,40 +110,23 @@ impl Evaluator<'_> {
         Some((Value::Histogram(Arc::new(result)), true))
     }
 
-    /// A vector and a scalar, row by row.
-    pub(crate) fn stream_binary_with_scalar(
-        &self,
-        span: Span,
-        binary: &BinaryNode,
-        steps: Steps,
-        sink: Sink<'_>,
-    ) -> Result<(), EvalError> {
-        let scalar_left = binary.left_type == ValueType::Scalar;
-        let (vector, scalar) =
-            if scalar_left { (&binary.right, &binary.left) } else { (&binary.left, &binary.right) };
-        let scalars = self.scalar(scalar, steps)?;
-        self.stream(vector, steps, &mut |rows| {
-            let rows = rows.into_iter().map(|row| self.with_scalar(row, &scalars, scalar_left, binary, span));
-            sink(rows.filter(|row| !row.is_empty()).collect())
-        })
-    }
-
-    fn with_scalar(
+    /// A row and a scalar for each step.
+    pub(crate) fn with_scalars(
         &self,
         mut row: Row,
         scalars: &[f64],
         scalar_left: bool,
-        binary: &BinaryNode,
-        span: Span,
+        operator: &Operator,
     ) -> Row {
-        let op = binary.op;
+        let (return_bool, span) = (operator.return_bool, operator.span);
+        let op = operator.op;
         if row.histograms.is_none() && !matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
             for (v, s) in row.floats.iter_mut().zip(scalars) {
                 if is_absent(*v) {
                     continue;
                 }
                 let (l, r) = if scalar_left { (*s, *v) } else { (*v, *s) };
-                if !op.is_comparison() || binary.return_bool {
+                if !op.is_comparison() || return_bool {
                     *v = math::binary(op, l, r);
                 } else if !math::compare(op, l, r) {
                     *v = absent();
@@ -158,7 +141,7 @@ impl Evaluator<'_> {
                     self.element(op, cell, Cell::Float(*s), span)
                 };
                 match element {
-                    Some((_, keep)) if binary.return_bool => {
+                    Some((_, keep)) if return_bool => {
                         row.set(step, Cell::Float(f64::from(u8::from(keep))));
                     }
                     // A comparison keeps the vector's element, on whichever side it stands.
@@ -168,93 +151,53 @@ impl Evaluator<'_> {
                 }
             }
         }
-        if changes_meaning(op) || binary.return_bool {
+        if drops_name(operator) {
             self.drop_name(&mut row);
         }
         row
     }
 
-    /// Two vectors.
-    pub(crate) fn binary_of_vectors(
+    /// An arithmetic or comparison operator between two vectors.
+    pub(crate) fn join_vectors(
         &self,
-        span: Span,
-        binary: &BinaryNode,
+        operator: &Operator,
+        left: Vec<Row>,
+        right: Vec<Row>,
         steps: Steps,
     ) -> Result<Vec<Row>, EvalError> {
-        let Some(matching) = &binary.matching else {
+        let Some(matching) = &operator.matching else {
             return Err(EvalError::Internal("two vectors without matching".into()));
         };
-        let left = self.vector(&binary.left, steps)?;
-        let right = self.vector(&binary.right, steps)?;
-        let rows = if binary.op.is_set() {
-            set_operator(binary.op, left, right, matching, steps)
-        } else {
-            let swapped = matching.card == Cardinality::OneToMany;
-            let (many, one) = if swapped { (right, left) } else { (left, right) };
-            let groups = Signatures::new(matching).groups(&many, &one);
-            let operator = Operator {
-                evaluator: self,
-                span,
-                binary,
-                matching,
-                swapped,
-                many: &many,
-                one: &one,
-                // With `group_right` the sides are swapped, but not the fill values.
-                fill_many: matching.fill_left,
-                fill_one: matching.fill_right,
-                steps,
-            };
-            operator.rows(&groups)?
+        let swapped = matching.card == Cardinality::OneToMany;
+        let (many, one) = if swapped { (right, left) } else { (left, right) };
+        let groups = Signatures::new(matching).groups(&many, &one);
+        let join = Join {
+            evaluator: self,
+            operator,
+            matching,
+            swapped,
+            many: &many,
+            one: &one,
+            // With `group_right` the sides are swapped, but not the fill values.
+            fill_many: matching.fill_left,
+            fill_one: matching.fill_right,
+            steps,
         };
+        let rows = join.rows(&groups)?;
         self.settle(rows, steps)
     }
 }
 
-/// `and`, `or`, `unless`.
-fn set_operator(
-    op: BinaryOp,
-    mut left: Vec<Row>,
-    mut right: Vec<Row>,
-    matching: &VectorMatching,
-    steps: Steps,
-) -> Vec<Row> {
-    let groups = Signatures::new(matching).groups(&left, &right);
-    let mut present = vec![false; steps.count];
-    for group in &groups {
-        // Of `or` the left side stays whole and hides the right one; otherwise it is the other way.
-        let (guards, guarded, guard_rows, rows) = if op == BinaryOp::Or {
-            (&group.left, &group.right, &left, &mut right)
-        } else {
-            (&group.right, &group.left, &right, &mut left)
-        };
-        present.fill(false);
-        for guard in guards {
-            for (step, found) in present.iter_mut().enumerate() {
-                *found |= guard_rows[*guard as usize].has(step);
-            }
-        }
-        for at in guarded {
-            for (step, found) in present.iter().enumerate() {
-                if *found != (op == BinaryOp::And) {
-                    rows[*at as usize].clear(step);
-                }
-            }
-        }
-    }
-    if op == BinaryOp::Or {
-        left.extend(right);
-    }
-    left.retain(|row| !row.is_empty());
-    left
+/// Whether the result of an operator goes without the metric's name.
+pub(crate) fn drops_name(operator: &Operator) -> bool {
+    changes_meaning(operator.op) || operator.return_bool
 }
 
 /// An arithmetic or comparison operator between two vectors; "one" is the side of which a match group
 /// has at most one sample at a time.
-struct Operator<'a, 'q> {
+struct Join<'a, 'q> {
     evaluator: &'a Evaluator<'q>,
-    span: Span,
-    binary: &'a BinaryNode,
+    operator: &'a Operator,
     matching: &'a VectorMatching,
     /// The "one" side stands on the left.
     swapped: bool,
@@ -265,7 +208,7 @@ struct Operator<'a, 'q> {
     steps: Steps,
 }
 
-impl Operator<'_, '_> {
+impl Join<'_, '_> {
     /// The results, in the order of the "many" side.
     fn rows(&self, groups: &[Group]) -> Result<Vec<Row>, EvalError> {
         let mut out: Vec<(usize, Row)> = Vec::new();
@@ -299,11 +242,11 @@ impl Operator<'_, '_> {
     }
 
     fn drops_name_now(&self) -> bool {
-        !self.evaluator.delayed_names && self.binary.return_bool
+        !self.evaluator.delayed_names && self.operator.return_bool
     }
 
     fn labels(&self, many: &Labels, one: &Labels) -> Labels {
-        result_labels(many, one, self.binary.op, self.matching, self.drops_name_now())
+        result_labels(many, one, self.operator.op, self.matching, self.drops_name_now())
     }
 
     /// A group with one row on the "one" side and no two results of the same labels, whole columns at
@@ -328,17 +271,17 @@ impl Operator<'_, '_> {
     }
 
     fn pair(&self, many: &Row, one: &Row, labels: Labels) -> Row {
-        let op = self.binary.op;
+        let op = self.operator.op;
         let trims = matches!(op, BinaryOp::TrimLower | BinaryOp::TrimUpper);
         let mut row = Row::empty(labels, self.steps.count);
-        row.drop_name = self.binary.return_bool && self.evaluator.delayed_names;
+        row.drop_name = self.operator.return_bool && self.evaluator.delayed_names;
         if many.histograms.is_none() && one.histograms.is_none() && !trims {
             for ((out, m), o) in row.floats.iter_mut().zip(&many.floats).zip(&one.floats) {
                 if is_absent(*m) || is_absent(*o) {
                     continue;
                 }
                 let (l, r) = if self.swapped { (*o, *m) } else { (*m, *o) };
-                if !op.is_comparison() || self.binary.return_bool {
+                if !op.is_comparison() || self.operator.return_bool {
                     *out = math::binary(op, l, r);
                 } else if math::compare(op, l, r) {
                     *out = l;
@@ -356,11 +299,11 @@ impl Operator<'_, '_> {
 
     fn element(&self, many: Cell<'_>, one: Cell<'_>) -> Element {
         let (l, r) = if self.swapped { (one, many) } else { (many, one) };
-        self.evaluator.element(self.binary.op, l, r, self.span)
+        self.evaluator.element(self.operator.op, l, r, self.operator.span)
     }
 
     fn put(&self, row: &mut Row, step: usize, value: &Value, keep: bool) {
-        if self.binary.return_bool {
+        if self.operator.return_bool {
             row.set(step, Cell::Float(f64::from(u8::from(keep))));
         } else if keep {
             row.set(step, value.cell());
@@ -421,9 +364,9 @@ impl Operator<'_, '_> {
         } else if !results.matched.insert(labels.clone()) {
             return Err(exec("multiple matches for labels: grouping labels must ensure unique matches"));
         }
-        if keep || self.binary.return_bool {
+        if keep || self.operator.return_bool {
             let row = results.row(labels, order, self.steps);
-            row.drop_name = self.binary.return_bool && self.evaluator.delayed_names;
+            row.drop_name = self.operator.return_bool && self.evaluator.delayed_names;
             self.put(row, step, &value, keep);
         }
         Ok(())

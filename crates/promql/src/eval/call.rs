@@ -11,7 +11,7 @@ use super::rows::merged;
 use super::{Cell, Evaluator, Row, Sink, Steps, absent, is_absent};
 use crate::annotations::Note;
 use crate::answer::EvalError;
-use crate::ast::{Span, ValueType};
+use crate::ast::Span;
 use crate::functions::datetime::{self, Civil};
 use crate::functions::{math, natural};
 use crate::histogram::FloatHistogram;
@@ -29,7 +29,7 @@ pub(crate) fn is_scalar(node: &Node) -> bool {
     match &node.kind {
         Kind::Number(_) => true,
         Kind::Call { name, .. } => matches!(*name, "time" | "pi" | "scalar" | "min_of" | "max_of"),
-        Kind::Binary(b) => b.left_type == ValueType::Scalar && b.right_type == ValueType::Scalar,
+        Kind::Chain(chain) => chain.vectors == 0,
         Kind::Negate(inner) | Kind::Invariant(inner) => is_scalar(inner),
         _ => false,
     }

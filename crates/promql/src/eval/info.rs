@@ -6,11 +6,12 @@ use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 use model::{Labels, LabelsBuilder, MatchOp, Matcher};
 
-use super::plan::{Kind, Node, Selector, When, WindowSource};
+use super::plan::{Kind, LinkNode, Node, Selector, When, WindowSource};
 use super::rows::{LabelMap, merged};
 use super::{Evaluator, Row, Steps, is_absent};
 use crate::answer::EvalError;
 use crate::ast::RangeMode;
+use crate::depth::deeper;
 
 /// The labels by which info series are found.
 const IDENTIFYING: [&str; 2] = ["instance", "job"];
@@ -45,16 +46,24 @@ fn name_matchers(given: &[Matcher]) -> Result<Vec<Matcher>, EvalError> {
 
 /// The time that the first selector inside looks at.
 fn first_when(node: &Node) -> Option<When> {
-    match &node.kind {
+    deeper(|| match &node.kind {
         Kind::Select(selector) | Kind::Timestamps { selector, .. } => Some(selector.when),
         Kind::Window(window) => when_of_source(&window.source),
         Kind::Over(over) => when_of_source(&over.window.source),
         Kind::Call { args, .. } => args.iter().find_map(first_when),
         Kind::Aggregate(aggregate) => first_when(&aggregate.input),
-        Kind::Binary(binary) => first_when(&binary.left).or_else(|| first_when(&binary.right)),
+        Kind::Chain(chain) => {
+            let operands = || chain.links.iter().map(|link| &link.operand);
+            match chain.links.first() {
+                Some(LinkNode { operand_left: true, .. }) => {
+                    operands().rev().find_map(first_when).or_else(|| first_when(&chain.first))
+                }
+                _ => first_when(&chain.first).or_else(|| operands().find_map(first_when)),
+            }
+        }
         Kind::Negate(inner) | Kind::Invariant(inner) => first_when(inner),
         Kind::Number(_) | Kind::Text(_) => None,
-    }
+    })
 }
 
 /// Offsets of subqueries add up until an `@` fixes the time.

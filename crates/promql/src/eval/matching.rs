@@ -41,7 +41,8 @@ impl<'m> Signatures<'m> {
         Signatures { matching, numbers: LabelMap::with_hasher(RandomState::default()), key: Vec::new() }
     }
 
-    fn number(&mut self, labels: &Labels) -> usize {
+    /// The number of the match group of a row with these labels; a new one is the count of those before.
+    pub(crate) fn number(&mut self, labels: &Labels) -> usize {
         let matching = self.matching;
         write_key(&mut self.key, labels, |name| takes_part(matching, name));
         if let Some(found) = self.numbers.get(self.key.as_slice()) {
@@ -50,6 +51,13 @@ impl<'m> Signatures<'m> {
         let next = self.numbers.len();
         self.numbers.insert(self.key.as_slice().into(), next as u32);
         next
+    }
+
+    /// The number of the match group of a row with these labels, if there is one.
+    pub(crate) fn find(&mut self, labels: &Labels) -> Option<usize> {
+        let matching = self.matching;
+        write_key(&mut self.key, labels, |name| takes_part(matching, name));
+        self.numbers.get(self.key.as_slice()).map(|found| *found as usize)
     }
 
     /// The match groups, in the order in which they appear, left side first.
@@ -69,8 +77,12 @@ impl<'m> Signatures<'m> {
     }
 }
 
+fn is_listed(matching: &VectorMatching, name: &str) -> bool {
+    matching.labels.binary_search_by(|label| label.as_str().cmp(name)).is_ok()
+}
+
 fn takes_part(matching: &VectorMatching, name: &str) -> bool {
-    let listed = matching.labels.iter().any(|l| l == name);
+    let listed = is_listed(matching, name);
     if matching.on { listed } else { !listed && name != METRIC_NAME }
 }
 
@@ -90,8 +102,7 @@ pub(crate) fn result_labels(
     let drop_name = drop_name || changes_meaning(op);
     let one_to_one = matching.card == Cardinality::OneToOne;
     let keep = |name: &str| {
-        let listed = || matching.labels.iter().any(|l| l == name);
-        !(drop_name && is_metadata(name)) && (!one_to_one || matching.on == listed())
+        !(drop_name && is_metadata(name)) && (!one_to_one || matching.on == is_listed(matching, name))
     };
     let kept = if many.iter().all(|(name, _)| keep(name)) { many.clone() } else { many.only(keep) };
     if matching.include.is_empty() {

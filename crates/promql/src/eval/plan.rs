@@ -11,9 +11,10 @@ use model::Matcher;
 use super::Steps;
 use crate::answer::EvalError;
 use crate::ast::{
-    Aggregate, AggregateOp, At, Binary, BinaryOp, Call, DurationExpr, DurationKind, Expr, ExprKind, Grouping,
-    RangeMode, Shift, Span, Subquery, ValueType, VectorMatching, VectorSelector,
+    Aggregate, AggregateOp, At, BinaryOp, Call, Chain, DurationExpr, DurationKind, Expr, ExprKind, Grouping,
+    Link, RangeMode, Shift, Span, Subquery, ValueType, VectorMatching, VectorSelector,
 };
+use crate::depth::deeper;
 use crate::functions::over_time::OverTime;
 
 /// A node of the plan.
@@ -42,8 +43,8 @@ pub(crate) enum Kind {
     Call { name: &'static str, args: Vec<Node> },
     /// An aggregation.
     Aggregate(Box<AggregateNode>),
-    /// A binary operator.
-    Binary(Box<BinaryNode>),
+    /// Operands joined by binary operators.
+    Chain(Box<ChainNode>),
     /// Unary minus.
     Negate(Box<Node>),
     /// The same at every step.
@@ -124,16 +125,41 @@ pub(crate) struct AggregateNode {
     pub(crate) grouping: Grouping,
 }
 
+/// Operands joined by binary operators, in the order in which they are evaluated.
+#[derive(Debug)]
+pub(crate) struct ChainNode {
+    pub(crate) first: Node,
+    /// At least one.
+    pub(crate) links: Vec<LinkNode>,
+    /// How many operands are vectors; the others are scalars.
+    pub(crate) vectors: usize,
+}
+
+/// What is done with the value of a chain so far.
+#[derive(Debug)]
+pub(crate) struct LinkNode {
+    pub(crate) operator: Operator,
+    pub(crate) operand: Node,
+    pub(crate) operand_type: ValueType,
+    /// The operand is the left side, and the value so far the right one, as with `^`.
+    pub(crate) operand_left: bool,
+}
+
+impl ChainNode {
+    pub(crate) fn first_type(&self) -> ValueType {
+        let others = self.links.iter().filter(|link| link.operand_type == ValueType::Vector).count();
+        if self.vectors > others { ValueType::Vector } else { ValueType::Scalar }
+    }
+}
+
 /// A binary operator.
 #[derive(Debug)]
-pub(crate) struct BinaryNode {
+pub(crate) struct Operator {
     pub(crate) op: BinaryOp,
-    pub(crate) left: Node,
-    pub(crate) right: Node,
-    pub(crate) left_type: ValueType,
-    pub(crate) right_type: ValueType,
-    /// Present when both sides are vectors.
-    pub(crate) matching: Option<VectorMatching>,
+    /// Of both sides together.
+    pub(crate) span: Span,
+    /// Present when both sides are vectors; labels sorted.
+    pub(crate) matching: Option<Box<VectorMatching>>,
     pub(crate) return_bool: bool,
 }
 
@@ -185,6 +211,10 @@ impl Planner {
     }
 
     fn expr(&self, expr: &Expr) -> Result<Planned, EvalError> {
+        deeper(|| self.expr_here(expr))
+    }
+
+    fn expr_here(&self, expr: &Expr) -> Result<Planned, EvalError> {
         let outside = self.inside.get();
         let inside = match &expr.kind {
             ExprKind::Call(call) => match call.function.name {
@@ -196,9 +226,6 @@ impl Planner {
                 }
                 _ => outside,
             },
-            ExprKind::Binary(binary) if matches!(binary.op, BinaryOp::TrimLower | BinaryOp::TrimUpper) => {
-                Inside { buckets: true, ..outside }
-            }
             _ => outside,
         };
         self.inside.set(inside);
@@ -214,15 +241,17 @@ impl Planner {
             ExprKind::String(text) => constant(Kind::Text(text.clone())),
             ExprKind::Paren(inner) => self.expr(inner)?,
             ExprKind::Unary(unary) => {
-                let operand = self.expr(&unary.operand)?;
-                if !unary.negative {
-                    return Ok(operand);
+                let mut operand = self.expr(&unary.operand)?;
+                // Two minuses are not none: the name goes. Four are two.
+                let minuses = unary.signs.iter().filter(|sign| sign.negative).count();
+                for _ in 0..if minuses < 2 { minuses } else { 2 - minuses % 2 } {
+                    let kind = match operand.node.kind {
+                        Kind::Number(value) => Kind::Number(-value),
+                        _ => Kind::Negate(Box::new(operand.node)),
+                    };
+                    operand = Planned { node: Node { span: expr.span, kind }, ..operand };
                 }
-                let kind = match operand.node.kind {
-                    Kind::Number(value) => Kind::Number(-value),
-                    _ => Kind::Negate(Box::new(operand.node)),
-                };
-                Planned { node: Node { span: expr.span, kind }, ..operand }
+                operand
             }
             ExprKind::Vector(selector) => {
                 let selector = self.selector(selector)?;
@@ -238,7 +267,7 @@ impl Planner {
             }
             ExprKind::Call(call) => self.call(expr.span, call)?,
             ExprKind::Aggregate(aggregate) => self.aggregate(expr.span, aggregate)?,
-            ExprKind::Binary(binary) => self.binary(expr.span, binary)?,
+            ExprKind::Chain(chain) => self.chain(expr.span, chain)?,
         })
     }
 
@@ -252,22 +281,28 @@ impl Planner {
         Ok(Planned { node: Node { span, kind }, invariant, wrap })
     }
 
-    fn binary(&self, span: Span, binary: &Binary) -> Result<Planned, EvalError> {
-        let left = self.expr(&binary.left)?;
-        let right = self.expr(&binary.right)?;
-        let invariant = left.invariant && right.invariant;
-        let (left, right) =
-            if invariant { (left.node, right.node) } else { (left.wrapped(), right.wrapped()) };
-        let kind = Kind::Binary(Box::new(BinaryNode {
-            op: binary.op,
-            left,
-            right,
-            left_type: binary.left.value_type(),
-            right_type: binary.right.value_type(),
-            matching: binary.matching.clone(),
-            return_bool: binary.return_bool,
-        }));
-        Ok(Planned { node: Node { span, kind }, invariant, wrap: invariant })
+    fn chain(&self, span: Span, chain: &Chain) -> Result<Planned, EvalError> {
+        let trims = |link: &Link| matches!(link.op, BinaryOp::TrimLower | BinaryOp::TrimUpper);
+        let last_trim = chain.links.iter().rposition(trims);
+        if chain.groups_from_right() {
+            let mut operands = chain.operands().rev();
+            let Some(last) = operands.next() else { return Err(empty_chain()) };
+            let mut building = Building::new(span, last, self.expr(last)?);
+            for (link, operand) in chain.links.iter().zip(chain.before_links()).rev() {
+                building.add(link, operand, self.expr(operand)?, true);
+            }
+            return Ok(building.done());
+        }
+        let outside = self.inside.get();
+        let within = |trimmed: bool| if trimmed { Inside { buckets: true, ..outside } } else { outside };
+        self.inside.set(within(last_trim.is_some()));
+        let mut building = Building::new(span, &chain.first, self.expr(&chain.first)?);
+        for (at, link) in chain.links.iter().enumerate() {
+            self.inside.set(within(last_trim.is_some_and(|trim| at <= trim)));
+            building.add(link, &link.operand, self.expr(&link.operand)?, false);
+        }
+        self.inside.set(outside);
+        Ok(building.done())
     }
 
     fn call(&self, span: Span, call: &Call) -> Result<Planned, EvalError> {
@@ -397,6 +432,10 @@ impl Planner {
     }
 
     fn seconds(&self, duration: &DurationExpr) -> Result<f64, EvalError> {
+        deeper(|| self.seconds_here(duration))
+    }
+
+    fn seconds_here(&self, duration: &DurationExpr) -> Result<f64, EvalError> {
         Ok(match &duration.kind {
             DurationKind::Literal(number) => number.value,
             DurationKind::Paren(inner) => self.seconds(inner)?,
@@ -421,6 +460,93 @@ impl Planner {
             }
         })
     }
+}
+
+fn empty_chain() -> EvalError {
+    EvalError::Internal("operators without operands".into())
+}
+
+/// A chain being planned. What has the same value at every step is evaluated once, also when it is only
+/// the beginning of the chain.
+struct Building {
+    whole: Span,
+    /// Of what has been added.
+    span: Span,
+    first: Planned,
+    links: Vec<LinkNode>,
+    vectors: usize,
+    invariant: bool,
+}
+
+impl Building {
+    fn new(whole: Span, expr: &Expr, first: Planned) -> Building {
+        let vectors = usize::from(expr.value_type() == ValueType::Vector);
+        Building { whole, span: expr.span, invariant: first.invariant, first, links: Vec::new(), vectors }
+    }
+
+    fn add(&mut self, link: &Link, expr: &Expr, operand: Planned, operand_left: bool) {
+        let both = self.invariant && operand.invariant;
+        if !both {
+            self.close_invariant();
+        }
+        self.span = if operand_left {
+            Span { start: expr.span.start, end: self.span.end }
+        } else {
+            Span { start: self.span.start, end: expr.span.end }
+        };
+        let operand_type = expr.value_type();
+        self.vectors += usize::from(operand_type == ValueType::Vector);
+        self.links.push(LinkNode {
+            operator: Operator {
+                op: link.op,
+                span: self.span,
+                matching: link.matching.clone().map(sorted),
+                return_bool: link.return_bool,
+            },
+            operand: if both { operand.node } else { operand.wrapped() },
+            operand_type,
+            operand_left,
+        });
+        self.invariant = both;
+    }
+
+    /// Makes one operand of what has been added, to be evaluated once.
+    fn close_invariant(&mut self) {
+        if !self.invariant {
+            return;
+        }
+        self.invariant = false;
+        let placeholder = Planned {
+            node: Node { span: self.span, kind: Kind::Number(0.0) },
+            invariant: false,
+            wrap: false,
+        };
+        let first = std::mem::replace(&mut self.first, placeholder);
+        if self.links.is_empty() {
+            self.first.node = first.wrapped();
+            return;
+        }
+        let node =
+            ChainNode { first: first.node, links: std::mem::take(&mut self.links), vectors: self.vectors };
+        self.vectors = usize::from(self.vectors > 0);
+        self.first.node = invariant(Node { span: self.span, kind: Kind::Chain(Box::new(node)) });
+    }
+
+    fn done(self) -> Planned {
+        // A first operand that differs from step to step was wrapped, if at all, before it was added to.
+        let Building { whole, first, links, vectors, invariant, .. } = self;
+        let node = ChainNode { first: first.node, links, vectors };
+        Planned { node: Node { span: whole, kind: Kind::Chain(Box::new(node)) }, invariant, wrap: invariant }
+    }
+}
+
+/// Sorted labels are found faster; their order has no meaning.
+fn sorted(mut matching: Box<VectorMatching>) -> Box<VectorMatching> {
+    for labels in [&mut matching.labels, &mut matching.include] {
+        labels.sort_unstable();
+        labels.dedup();
+    }
+    matching
 }
 
 fn without_parens(mut expr: &Expr) -> &Expr {

@@ -181,7 +181,7 @@ pub(crate) fn merged(rows: Vec<Row>) -> Result<Vec<Row>, EvalError> {
     Ok(out)
 }
 
-fn merge_into(into: &mut Row, from: &Row) -> Result<(), EvalError> {
+pub(crate) fn merge_into(into: &mut Row, from: &Row) -> Result<(), EvalError> {
     for step in 0..from.floats.len() {
         let cell = from.cell(step);
         if matches!(cell, Cell::Absent) {

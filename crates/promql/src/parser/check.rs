@@ -4,13 +4,16 @@
 //! Source: Prometheus `promql/parser/parse.go`, `checkAST`, whose order of checks decides which of
 //! several errors is reported.
 
+use std::collections::BTreeSet;
+
 use model::labels::METRIC_NAME;
 
 use super::ParseError;
 use super::quote::quote;
 use crate::ast::{
-    Aggregate, AggregateOp, Binary, Call, Cardinality, Expr, ExprKind, Span, ValueType, VectorSelector,
+    Aggregate, AggregateOp, Call, Cardinality, Chain, Expr, ExprKind, Link, Span, ValueType, VectorSelector,
 };
+use crate::depth::deeper;
 
 /// Checks `expr` and all below it, drops vector matching where a side is not a vector, and gives the type.
 pub(super) fn check(expr: &mut Expr, text: &str) -> Result<ValueType, ParseError> {
@@ -29,6 +32,10 @@ impl Checker<'_> {
     }
 
     fn expr(&self, expr: &mut Expr) -> Checked {
+        deeper(|| self.expr_here(expr))
+    }
+
+    fn expr_here(&self, expr: &mut Expr) -> Checked {
         let span = expr.span;
         match &mut expr.kind {
             ExprKind::Number(_) => Ok(ValueType::Scalar),
@@ -51,7 +58,7 @@ impl Checker<'_> {
             },
             ExprKind::Call(call) => self.call(call, span),
             ExprKind::Aggregate(aggregate) => self.aggregate(aggregate),
-            ExprKind::Binary(binary) => self.binary(binary, span),
+            ExprKind::Chain(chain) => self.chain(chain),
             ExprKind::Unary(unary) => match self.expr(&mut unary.operand)? {
                 found @ (ValueType::Scalar | ValueType::Vector) => Ok(found),
                 other => {
@@ -59,7 +66,9 @@ impl Checker<'_> {
                         "unary expression only allowed on expressions of type scalar or instant vector, got {}",
                         quote(other.documented())
                     );
-                    Err(self.error(span, message))
+                    // The innermost sign is the one at fault.
+                    let start = unary.signs.last().map_or(span.start, |sign| sign.at);
+                    Err(self.error(Span { start, end: span.end }, message))
                 }
             },
             ExprKind::Paren(inner) => self.expr(inner),
@@ -161,47 +170,74 @@ impl Checker<'_> {
         }
     }
 
-    fn binary(&self, binary: &mut Binary, span: Span) -> Checked {
+    fn chain(&self, chain: &mut Chain) -> Checked {
+        if chain.groups_from_right() {
+            return self.chain_from_right(chain);
+        }
+        let mut left = Side { value_type: self.expr(&mut chain.first)?, span: chain.first.span };
+        for link in &mut chain.links {
+            let right = Side { value_type: self.expr(&mut link.operand)?, span: link.operand.span };
+            left = self.operator(link, left, right)?;
+        }
+        Ok(left.value_type)
+    }
+
+    fn chain_from_right(&self, chain: &mut Chain) -> Checked {
+        let mut lefts = vec![Side { value_type: self.expr(&mut chain.first)?, span: chain.first.span }];
+        for link in &mut chain.links {
+            lefts.push(Side { value_type: self.expr(&mut link.operand)?, span: link.operand.span });
+        }
+        let Some(mut right) = lefts.pop() else { return Ok(chain.value_type) };
+        for (link, left) in chain.links.iter_mut().zip(lefts).rev() {
+            right = self.operator(link, left, right)?;
+        }
+        Ok(right.value_type)
+    }
+
+    /// Checks the operator of `link` between two sides and gives what it makes of them.
+    fn operator(&self, link: &mut Link, left: Side, right: Side) -> Result<Side, ParseError> {
         use ValueType::{Scalar, Vector};
-        let left = self.expr(&mut binary.left)?;
-        let right = self.expr(&mut binary.right)?;
-        let op = binary.op;
-        if binary.return_bool && !op.is_comparison() {
+        let span = Span { start: left.span.start, end: right.span.end };
+        let scalars = left.value_type == Scalar && right.value_type == Scalar;
+        if link.return_bool && !link.op.is_comparison() {
             let message = "bool modifier can only be used on comparison operators";
-            return Err(self.error(self.operator_span(binary), message));
+            return Err(self.error(self.operator_span(left, right), message));
         }
-        if op.is_comparison() && !binary.return_bool && left == Scalar && right == Scalar {
+        if link.op.is_comparison() && !link.return_bool && scalars {
             let message = "comparisons between scalars must use BOOL modifier";
-            return Err(self.error(self.operator_span(binary), message));
+            return Err(self.error(self.operator_span(left, right), message));
         }
-        if let Some(matching) = &binary.matching
+        if let Some(matching) = &link.matching
             && matching.on
-            && let Some(twice) = matching.labels.iter().find(|l| matching.include.contains(l))
+            && !matching.include.is_empty()
         {
-            let message = format!("label {} must not occur in ON and GROUP clause at once", quote(twice));
-            return Err(self.error(self.operator_span(binary), message));
+            let included: BTreeSet<&String> = matching.include.iter().collect();
+            if let Some(twice) = matching.labels.iter().find(|label| included.contains(label)) {
+                let message = format!("label {} must not occur in ON and GROUP clause at once", quote(twice));
+                return Err(self.error(self.operator_span(left, right), message));
+            }
         }
-        for (side, found) in [(&binary.left, left), (&binary.right, right)] {
-            if found != Scalar && found != Vector {
+        for side in [left, right] {
+            if side.value_type != Scalar && side.value_type != Vector {
                 let message = "binary expression must contain only scalar and instant vector types";
                 return Err(self.error(side.span, message));
             }
         }
-        let between_vectors = left == Vector && right == Vector;
-        self.matching(binary, between_vectors, span)?;
+        let between_vectors = left.value_type == Vector && right.value_type == Vector;
+        self.matching(link, between_vectors, span)?;
         if !between_vectors {
-            binary.matching = None;
+            link.matching = None;
         }
-        if (left == Scalar || right == Scalar) && op.is_set() {
+        if (left.value_type == Scalar || right.value_type == Scalar) && link.op.is_set() {
             let message =
-                format!("set operator {} not allowed in binary scalar expression", quote(op.as_str()));
+                format!("set operator {} not allowed in binary scalar expression", quote(link.op.as_str()));
             return Err(self.error(span, message));
         }
-        Ok(if left == Scalar && right == Scalar { Scalar } else { Vector })
+        Ok(Side { value_type: if scalars { Scalar } else { Vector }, span })
     }
 
-    fn matching(&self, binary: &Binary, between_vectors: bool, span: Span) -> Result<(), ParseError> {
-        let Some(matching) = &binary.matching else { return Ok(()) };
+    fn matching(&self, link: &Link, between_vectors: bool, span: Span) -> Result<(), ParseError> {
+        let Some(matching) = &link.matching else { return Ok(()) };
         let fills = matching.fill_left.is_some() || matching.fill_right.is_some();
         if !between_vectors {
             if !matching.labels.is_empty() {
@@ -212,9 +248,9 @@ impl Checker<'_> {
                     self.error(span, "filling in missing series only allowed between instant vectors")
                 );
             }
-        } else if binary.op.is_set() {
+        } else if link.op.is_set() {
             if matching.card != Cardinality::ManyToMany {
-                let message = format!("no grouping allowed for {} operation", quote(binary.op.as_str()));
+                let message = format!("no grouping allowed for {} operation", quote(link.op.as_str()));
                 return Err(self.error(span, message));
             }
             if fills {
@@ -225,10 +261,10 @@ impl Checker<'_> {
     }
 
     /// From the operator to the right side, without the spaces around.
-    fn operator_span(&self, binary: &Binary) -> Span {
+    fn operator_span(&self, left: Side, right: Side) -> Span {
         let bytes = self.text.as_bytes();
         let blank = |at: u32| bytes.get(at as usize).is_some_and(u8::is_ascii_whitespace);
-        let (mut start, mut end) = (binary.left.span.end, binary.right.span.start);
+        let (mut start, mut end) = (left.span.end, right.span.start);
         while start < end && blank(start) {
             start += 1;
         }
@@ -237,4 +273,11 @@ impl Checker<'_> {
         }
         Span { start, end }
     }
+}
+
+/// A side of an operator.
+#[derive(Debug, Clone, Copy)]
+struct Side {
+    value_type: ValueType,
+    span: Span,
 }

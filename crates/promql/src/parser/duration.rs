@@ -2,6 +2,7 @@
 
 use super::{Parsed, Parser, binding_power, power};
 use crate::ast::{BinaryOp, DurationExpr, DurationKind, Span};
+use crate::depth::LEVELS_MAX;
 use crate::lexer::{Kind, Preprocessor, Token};
 
 /// A finished duration and its levels.
@@ -55,7 +56,10 @@ impl Parser<'_> {
     }
 
     fn duration(&mut self, weakest: u8) -> Parsed<Duration> {
-        self.descend()?;
+        self.nested(|p| p.duration_here(weakest))
+    }
+
+    fn duration_here(&mut self, weakest: u8) -> Parsed<Duration> {
         let first = self.peek()?;
         let left = match first.kind {
             Kind::Operator(op @ (BinaryOp::Add | BinaryOp::Sub)) => {
@@ -65,9 +69,7 @@ impl Parser<'_> {
             }
             _ => self.duration_operand()?,
         };
-        let whole = self.duration_tail(left, weakest)?;
-        self.rise();
-        Ok(whole)
+        self.duration_tail(left, weakest)
     }
 
     /// The operators behind `left` that bind at least as strongly as `weakest`.
@@ -100,7 +102,7 @@ impl Parser<'_> {
     }
 
     fn duration_node(&self, span: Span, kind: DurationKind, below: usize) -> Parsed<Duration> {
-        if below >= super::DEPTH_MAX {
+        if below >= LEVELS_MAX {
             return Err(self.too_deep(span));
         }
         Ok(Duration { expr: DurationExpr { span, kind }, height: below + 1 })

@@ -315,7 +315,9 @@ fn pin(expr: &mut Expr, at_ms: i64) -> bool {
         ExprKind::Aggregate(aggregate) => {
             pin(&mut aggregate.expr, at_ms) && aggregate.param.as_mut().is_none_or(|param| pin(param, at_ms))
         }
-        ExprKind::Binary(binary) => pin(&mut binary.left, at_ms) && pin(&mut binary.right, at_ms),
+        ExprKind::Chain(chain) => {
+            pin(&mut chain.first, at_ms) && chain.links.iter_mut().all(|link| pin(&mut link.operand, at_ms))
+        }
         ExprKind::Unary(unary) => pin(&mut unary.operand, at_ms),
         ExprKind::Paren(inner) => pin(inner, at_ms),
     }

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use model::Matcher;
 use promql::ast::{Expr, ExprKind};
+use promql::depth::deeper;
 use promql::parser::{self, ParseError};
 
 use crate::App;
@@ -53,7 +54,7 @@ pub(super) fn selectors_of(expr: &Expr) -> Vec<Vec<Matcher>> {
 }
 
 fn collect_selectors(expr: &Expr, found: &mut Vec<Vec<Matcher>>) {
-    match &expr.kind {
+    deeper(|| match &expr.kind {
         ExprKind::Number(_) | ExprKind::String(_) => {}
         ExprKind::Vector(selector) => found.push(selector.matchers.clone()),
         ExprKind::Matrix(matrix) => found.push(matrix.selector.matchers.clone()),
@@ -63,11 +64,8 @@ fn collect_selectors(expr: &Expr, found: &mut Vec<Vec<Matcher>>) {
             collect_selectors(&aggregate.expr, found);
             aggregate.param.iter().for_each(|param| collect_selectors(param, found));
         }
-        ExprKind::Binary(binary) => {
-            collect_selectors(&binary.left, found);
-            collect_selectors(&binary.right, found);
-        }
+        ExprKind::Chain(chain) => chain.operands().for_each(|operand| collect_selectors(operand, found)),
         ExprKind::Unary(unary) => collect_selectors(&unary.operand, found),
         ExprKind::Paren(inner) => collect_selectors(inner, found),
-    }
+    });
 }

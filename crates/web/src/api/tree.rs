@@ -5,14 +5,25 @@
 
 use model::{Matcher, labels, number};
 use promql::ast::{
-    Aggregate, At, Binary, Call, Cardinality, DurationExpr, DurationKind, Expr, ExprKind, NumberLiteral,
-    RangeMode, Shift, VectorMatching, VectorSelector,
+    Aggregate, At, Call, Cardinality, Chain, DurationExpr, DurationKind, Expr, ExprKind, Link, NumberLiteral,
+    RangeMode, Shift, Unary, VectorMatching, VectorSelector,
 };
+use promql::depth::deeper;
 
 use crate::json::{self, Object};
 
 /// Writes `expr`.
 pub(super) fn write(out: &mut Vec<u8>, expr: &Expr) {
+    deeper(|| match &expr.kind {
+        ExprKind::Chain(chain) if chain.groups_from_right() => write_chain_from_right(out, chain),
+        ExprKind::Chain(chain) => write_chain(out, chain),
+        ExprKind::Unary(unary) => write_unary(out, unary),
+        _ => write_plain(out, expr),
+    });
+}
+
+/// What is one object here and one node in the tree.
+fn write_plain(out: &mut Vec<u8>, expr: &Expr) {
     let mut node = Object::new(out);
     match &expr.kind {
         ExprKind::Number(literal) => {
@@ -42,12 +53,7 @@ pub(super) fn write(out: &mut Vec<u8>, expr: &Expr) {
         }
         ExprKind::Call(call) => write_call(&mut node, call),
         ExprKind::Aggregate(aggregate) => write_aggregate(&mut node, aggregate),
-        ExprKind::Binary(binary) => write_binary(&mut node, binary),
-        ExprKind::Unary(unary) => {
-            write(node.field("expr"), &unary.operand);
-            node.text("op", sign(unary.negative));
-            node.text("type", "unaryExpr");
-        }
+        ExprKind::Chain(_) | ExprKind::Unary(_) => {}
         ExprKind::Paren(inner) => {
             write(node.field("expr"), inner);
             node.text("type", "parenExpr");
@@ -121,6 +127,10 @@ fn plain_seconds(kind: &DurationKind) -> Option<f64> {
 }
 
 fn write_duration(out: &mut Vec<u8>, expr: &DurationExpr, wrapped: bool) {
+    deeper(|| write_duration_here(out, expr, wrapped));
+}
+
+fn write_duration_here(out: &mut Vec<u8>, expr: &DurationExpr, wrapped: bool) {
     let (op, left, right) = match &expr.kind {
         DurationKind::Literal(literal) => return write_duration_literal(out, literal),
         DurationKind::Paren(inner) => return write_duration(out, inner, true),
@@ -179,16 +189,66 @@ fn write_aggregate(node: &mut Object<'_>, aggregate: &Aggregate) {
     node.boolean("without", grouping.is_some_and(|g| g.without));
 }
 
-fn write_binary(node: &mut Object<'_>, binary: &Binary) {
-    node.boolean("bool", binary.return_bool);
-    write(node.field("lhs"), &binary.left);
-    match &binary.matching {
+/// Signs are objects in one another, the first outermost.
+fn write_unary(out: &mut Vec<u8>, unary: &Unary) {
+    for _ in &unary.signs {
+        Object::new(out).field("expr");
+    }
+    write(out, &unary.operand);
+    for sign_of in unary.signs.iter().rev() {
+        let mut node = Object::resumed(out);
+        node.text("op", sign(sign_of.negative));
+        node.text("type", "unaryExpr");
+        node.end();
+    }
+}
+
+/// Operators are objects in one another, the last outermost: its left side is all before it.
+fn write_chain(out: &mut Vec<u8>, chain: &Chain) {
+    for link in chain.links.iter().rev() {
+        write_operator_head(&mut Object::new(out), link);
+    }
+    write(out, &chain.first);
+    for link in &chain.links {
+        let mut node = Object::resumed(out);
+        write_operator(&mut node, link);
+        write(node.field("rhs"), &link.operand);
+        node.text("type", "binaryExpr");
+        node.end();
+    }
+}
+
+/// The first operator is outermost: its right side is all behind it.
+fn write_chain_from_right(out: &mut Vec<u8>, chain: &Chain) {
+    for (left, link) in chain.before_links().zip(&chain.links) {
+        let mut node = Object::new(out);
+        write(write_operator_head(&mut node, link), left);
+        write_operator(&mut node, link);
+        node.field("rhs");
+    }
+    if let Some(last) = chain.operands().next_back() {
+        write(out, last);
+    }
+    for _ in &chain.links {
+        let mut node = Object::resumed(out);
+        node.text("type", "binaryExpr");
+        node.end();
+    }
+}
+
+/// What stands before the left side, which the caller writes into what it gets.
+fn write_operator_head<'o>(node: &'o mut Object<'_>, link: &Link) -> &'o mut Vec<u8> {
+    node.boolean("bool", link.return_bool);
+    node.field("lhs")
+}
+
+/// What stands between the sides.
+fn write_operator(node: &mut Object<'_>, link: &Link) {
+    match &link.matching {
         Some(matching) => write_matching(node.field("matching"), matching),
         None => node.null("matching"),
     }
-    node.text("op", binary.op.as_str());
-    write(node.field("rhs"), &binary.right);
-    node.text("type", "binaryExpr");
+    node.text("op", link.op.as_str());
 }
 
 fn write_matching(out: &mut Vec<u8>, matching: &VectorMatching) {
@@ -278,6 +338,28 @@ mod tests {
                 r#"{{"args":[{UP}],"func":{{"argTypes":["vector"],"name":"abs","returnType":"vector","variadic":0}},"type":"call"}}"#
             ),
         );
+    }
+
+    #[test]
+    fn operators_and_signs_in_a_row_are_objects_in_one_another() {
+        let number = |value: u8| format!(r#"{{"type":"numberLiteral","val":"{value}"}}"#);
+        let binary = |left: &str, op: &str, right: &str| {
+            format!(
+                r#"{{"bool":false,"lhs":{left},"matching":null,"op":"{op}","rhs":{right},"type":"binaryExpr"}}"#
+            )
+        };
+        let (one, two, three) = (number(1), number(2), number(3));
+        check("1 - 2 + 3", &binary(&binary(&one, "-", &two), "+", &three));
+        check("1 + 2 * 3", &binary(&one, "+", &binary(&two, "*", &three)));
+        check("1 ^ 2 ^ 3", &binary(&one, "^", &binary(&two, "^", &three)));
+        let signed = |op: &str, of: &str| format!(r#"{{"expr":{of},"op":"{op}","type":"unaryExpr"}}"#);
+        check("-+up", &signed("-", &signed("+", UP)));
+        let long = format!("1{}", " + 1".repeat(20_000));
+        let mut expected = r#"{"bool":false,"lhs":"#.repeat(20_000) + &one;
+        expected.push_str(
+            &format!(r#","matching":null,"op":"+","rhs":{one},"type":"binaryExpr"}}"#).repeat(20_000),
+        );
+        check(&long, &expected);
     }
 
     #[test]

@@ -37,7 +37,7 @@ async fn queries_that_ask_too_much_are_told_so() -> Result<()> {
     let addr = hub.addr();
     fill(addr).await?;
 
-    const DEEP: &str = "expression is nested more than 200 levels deep";
+    const DEEP: &str = "expression is nested more than 2000 levels deep";
     const MANY: &str =
         "execution: query processing would load too many samples into memory in query execution";
     const POINTS: &str = "bad_data: exceeded maximum resolution of 11,000 points per timeseries. Try decreasing \
@@ -49,18 +49,31 @@ async fn queries_that_ask_too_much_are_told_so() -> Result<()> {
     let range = |text: &str, rest: &str| ("/api/v1/query_range", format!("query={}&{rest}", escape(text)));
     let regex = |pattern: &str| instant(&format!("count({{text=~\"{pattern}\"}})"));
     let empty = r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#;
+    let scalar = |value: &str| {
+        format!(r#"{{"status":"success","data":{{"resultType":"scalar","result":[1700000009,"{value}"]}}}}"#)
+    };
     let mut cases: Vec<(&str, (&str, String), u16, String)> = vec![
         (
             "parentheses",
             instant(&("(".repeat(100_000) + "1" + &")".repeat(100_000))),
             400,
-            format!("bad_data: invalid parameter \"query\": 1:201: parse error: {DEEP}"),
+            format!("bad_data: invalid parameter \"query\": 1:2001: parse error: {DEEP}"),
         ),
         (
-            "signs",
-            instant(&("-".repeat(100_000) + "1")),
+            "signs and parentheses",
+            instant(&("-(".repeat(100_000) + "1" + &")".repeat(100_000))),
             400,
-            format!("bad_data: invalid parameter \"query\": 1:201: parse error: {DEEP}"),
+            format!("bad_data: invalid parameter \"query\": 1:2001: parse error: {DEEP}"),
+        ),
+        ("signs", instant(&("-".repeat(100_000) + "1")), 200, scalar("1")),
+        ("sums", instant(&vec!["1"; 100_000].join("+")), 200, scalar("100000")),
+        ("powers", instant(&vec!["1"; 100_000].join("^")), 200, scalar("1")),
+        (
+            "alternatives",
+            instant(&format!("count({})", vec!["tide{buoy=\"b1\"}"; 2000].join(" or "))),
+            200,
+            r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1700000009,"1"]}]}}"#
+                .to_owned(),
         ),
         (
             "open braces",
