@@ -17,7 +17,7 @@ use ulid::Ulid;
 const DIR: &str = "/data";
 
 /// A disk that holds one file, and its path.
-fn disk_with(bytes: &[u8]) -> (FakeDisk, PathBuf) {
+pub(crate) fn disk_with(bytes: &[u8]) -> (FakeDisk, PathBuf) {
     let disk = FakeDisk::new(Path::new(DIR));
     let path = Path::new(DIR).join("file");
     let written = disk.create(&path).and_then(|mut file| file.write_all(bytes));
@@ -179,7 +179,7 @@ pub(crate) fn part_seeds() -> Vec<Vec<u8>> {
                 let labels = Labels::from_pairs([("__name__", name), ("instance", instance)]);
                 let values = (0..50).map(|i| if name == "a" { 1.0 } else { f64::from(i) * 0.25 }).collect();
                 let start_times = (name == "b").then(|| vec![1_600_000_000_000; 50].into());
-                let column = Column { times: times.clone(), values, histograms: Vec::new(), start_times };
+                let column = Column { times: times.clone(), values, start_times, ..Column::default() };
                 writer.add_series(&labels, &column)?;
             }
         }

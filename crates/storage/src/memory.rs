@@ -13,8 +13,8 @@ use parking_lot::RwLock;
 
 use crate::{
     Appended, Appender, Batch, BlockKey, Column, CommitPosition, Conflict, Late, ListedLabels, MetadataEntry,
-    Policy, QueryError, Queryable, RejectReason, Rejection, Row, Select, SeriesExemplars, SeriesRef, SeriesSet,
-    SourceDesc, SourceRef, StoreError, exemplars_by_series,
+    Policy, QueryError, Queryable, RejectReason, Rejection, Row, Select, SeriesExemplars, SeriesRef,
+    SeriesSet, SourceDesc, SourceRef, StoreError, exemplars_by_series,
 };
 
 /// Most characters that an exemplar's labels may have together. Source: OpenMetrics 1.0, Exemplars.
@@ -287,7 +287,7 @@ impl Series {
         let mut times = Vec::new();
         let mut values = Vec::new();
         let mut start_times = Vec::new();
-        let mut histograms = Vec::new();
+        let (mut histograms, mut histogram_starts) = (Vec::new(), Vec::new());
         for (at, stored) in self.between(start_ms, end_ms) {
             match &stored.value {
                 Value::Float(value) => {
@@ -295,18 +295,15 @@ impl Series {
                     values.push(*value);
                     start_times.push(stored.start_ms);
                 }
-                Value::Histogram(histogram) => histograms.push((at, Arc::clone(histogram))),
+                Value::Histogram(histogram) => {
+                    histograms.push((at, Arc::clone(histogram)));
+                    histogram_starts.push(stored.start_ms);
+                }
             }
         }
-        let start_times = start_times.iter().any(|start| *start != 0).then(|| start_times.into());
-        Column { times: times.into(), values, histograms, start_times }
-    }
-
-    fn histogram_start_times(&self, start_ms: i64, end_ms: i64) -> Option<Vec<i64>> {
-        let histograms =
-            self.between(start_ms, end_ms).filter(|(_, s)| matches!(s.value, Value::Histogram(_)));
-        let starts: Vec<i64> = histograms.map(|(_, stored)| stored.start_ms).collect();
-        starts.iter().any(|start| *start != 0).then_some(starts)
+        let known = |starts: Vec<i64>| starts.iter().any(|start| *start != 0).then(|| starts.into());
+        let (start_times, histogram_starts) = (known(start_times), known(histogram_starts));
+        Column { times: times.into(), values, histograms, start_times, histogram_starts }
     }
 }
 
@@ -358,7 +355,7 @@ impl Appender for MemoryStore {
 
 /// A copy of what was selected.
 #[derive(Debug)]
-struct Copied(Vec<(Labels, Column, Option<Vec<i64>>)>);
+struct Copied(Vec<(Labels, Column)>);
 
 impl SeriesSet for Copied {
     fn len(&self) -> usize {
@@ -370,12 +367,8 @@ impl SeriesSet for Copied {
     }
 
     fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError> {
-        out.extend(self.0[range].iter().map(|(_, column, _)| column.clone()));
+        out.extend(self.0[range].iter().map(|(_, column)| column.clone()));
         Ok(())
-    }
-
-    fn histogram_start_times(&self, at: usize) -> Option<Vec<i64>> {
-        self.0[at].2.clone()
     }
 }
 
@@ -383,8 +376,7 @@ impl Queryable for MemoryStore {
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
         let inner = self.inner.read();
         let copy = |(labels, series): (&Labels, &Series)| {
-            let (start, end) = (select.start_ms, select.end_ms);
-            (labels.clone(), series.column(start, end), series.histogram_start_times(start, end))
+            (labels.clone(), series.column(select.start_ms, select.end_ms))
         };
         Ok(Box::new(Copied(inner.selected(select).map(copy).collect())))
     }

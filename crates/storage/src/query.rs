@@ -37,11 +37,20 @@ pub struct Column {
     /// Start timestamps of the float samples, as long as `times`, 0 where unknown; `None` when all
     /// are unknown.
     pub start_times: Option<Arc<[i64]>>,
+    /// Start timestamps of the histograms, as long as `histograms`, 0 where unknown; `None` when all are
+    /// unknown.
+    pub histogram_starts: Option<Arc<[i64]>>,
 }
 
 impl Default for Column {
     fn default() -> Self {
-        Column { times: Arc::from([]), values: Vec::new(), histograms: Vec::new(), start_times: None }
+        Column {
+            times: Arc::from([]),
+            values: Vec::new(),
+            histograms: Vec::new(),
+            start_times: None,
+            histogram_starts: None,
+        }
     }
 }
 
@@ -70,17 +79,14 @@ pub trait SeriesSet: Send + Sync + fmt::Debug {
 
     /// Appends the columns of `range` to `out`, in order. Ranges of neighbours are cheapest.
     ///
+    /// What is damaged on a disk is left out, and told by [`warnings`](Self::warnings) from then on.
+    ///
     /// # Errors
-    /// [`QueryError::Corrupt`] names the file and place that could not be read.
+    /// [`QueryError::Corrupt`] when nothing sensible can be answered.
     fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError>;
 
-    /// The start timestamps of the histograms of series `at`, as many as its column has, 0 where
-    /// unknown; `None` when all are unknown. Few have any, so they are asked for apart.
-    fn histogram_start_times(&self, _at: usize) -> Option<Vec<i64>> {
-        None
-    }
-
-    /// What the user should know about the selection (unreadable pages, incomplete sources).
+    /// What the user should know about the selection (unreadable pages, incomplete sources). Loading may
+    /// add to it: whoever shows an answer asks again after the last [`load`](Self::load).
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
@@ -116,9 +122,8 @@ pub fn exemplars_by_series(found: impl IntoIterator<Item = (Labels, Exemplar)>) 
             let by_value = || a.value.total_cmp(&b.value).then_with(|| a.labels.cmp(&b.labels));
             a.timestamp_ms.cmp(&b.timestamp_ms).then_with(by_value)
         });
-        exemplars.dedup_by(|a, b| {
-            (a.timestamp_ms, bits(a), &a.labels) == (b.timestamp_ms, bits(b), &b.labels)
-        });
+        exemplars
+            .dedup_by(|a, b| (a.timestamp_ms, bits(a), &a.labels) == (b.timestamp_ms, bits(b), &b.labels));
         SeriesExemplars { series, exemplars }
     };
     by_series.into_iter().map(ordered).collect()

@@ -23,6 +23,7 @@ mod chunks;
 mod columns;
 mod directory;
 mod file;
+mod histogram_columns;
 pub(crate) mod histograms;
 mod labels;
 mod layout;

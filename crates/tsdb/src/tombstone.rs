@@ -1,6 +1,7 @@
 //! Deletions: what was asked to go, applied at read and made true at merge.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use model::{Labels, Matcher};
 use storage::Column;
@@ -71,7 +72,7 @@ impl Deleted {
         if self.0.is_empty() {
             return;
         }
-        column.histograms.retain(|(time, _)| !self.covers(*time));
+        keep_histograms(column, |time| !self.covers(time));
         keep_rows(column, &self.kept(&column.times), cache);
     }
 
@@ -109,19 +110,31 @@ pub(crate) fn keep_rows(column: &mut Column, keep: &[Range<usize>], cache: &mut 
     column.values.truncate(len);
 }
 
+/// Keeps only the histograms of `column` whose time `keep` wants.
+pub(crate) fn keep_histograms(column: &mut Column, keep: impl Fn(i64) -> bool) {
+    if column.histograms.iter().all(|(time, _)| keep(*time)) {
+        return;
+    }
+    if let Some(starts) = column.histogram_starts.take() {
+        let with_times = starts.iter().zip(&column.histograms);
+        let kept: Arc<[i64]> =
+            with_times.filter(|(_, (time, _))| keep(*time)).map(|(start, _)| *start).collect();
+        column.histogram_starts = (!kept.is_empty()).then_some(kept);
+    }
+    column.histograms.retain(|(time, _)| keep(*time));
+}
+
 /// Keeps only the samples of `column` from `start_ms` to `end_ms`, both inclusive; times stay shared
 /// through `cache`.
 pub fn clip(column: &mut Column, start_ms: i64, end_ms: i64, cache: &mut TimeConcatCache) {
     let from = column.times.partition_point(|&t| t < start_ms);
     let to = column.times.partition_point(|&t| t <= end_ms).max(from);
     keep_rows(column, std::slice::from_ref(&(from..to)), cache);
-    column.histograms.retain(|(time, _)| (start_ms..=end_ms).contains(time));
+    keep_histograms(column, |time| (start_ms..=end_ms).contains(&time));
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn deleted(ranges: &[(i64, i64)]) -> Deleted {

@@ -59,6 +59,15 @@ impl storage::Queryable for TemporaryDb {
     ) -> Result<Vec<(String, Vec<model::Metadata>)>, storage::QueryError> {
         self.db.metadata(tenant, metric)
     }
+    fn exemplars_of(
+        &self,
+        tenant: &model::TenantId,
+        start_ms: i64,
+        end_ms: i64,
+        matchers: &[Vec<model::Matcher>],
+    ) -> Result<Vec<storage::SeriesExemplars>, storage::QueryError> {
+        self.db.exemplars_of(tenant, start_ms, end_ms, matchers)
+    }
 }
 
 #[test]

@@ -46,7 +46,7 @@ struct Newest<'c> {
     floats: &'c Bounds,
     histograms: &'c Bounds,
     /// As many as the column has histograms, or none.
-    histogram_starts: Vec<i64>,
+    histogram_starts: &'c [i64],
 }
 
 /// A series with its samples, stored or computed by a subquery.
@@ -224,7 +224,7 @@ impl Evaluator<'_> {
                 let of = Newest {
                     floats: &cache.of(&column.times),
                     histograms: &cache.of_slice(&histogram_times(&column).unwrap_or_default()),
-                    histogram_starts: set.histogram_start_times(at).unwrap_or_default(),
+                    histogram_starts: column.histogram_starts.as_deref().unwrap_or_default(),
                     column: &column,
                 };
                 for step in 0..steps.count {
@@ -242,6 +242,7 @@ impl Evaluator<'_> {
 
     /// `smoothed` instant selectors: between two samples, the straight line.
     fn stream_smoothed(
+                        let histogram_starts = column.histogram_starts.clone();
         &self,
         span: Span,
         selector: &Selector,
@@ -299,8 +300,8 @@ impl Evaluator<'_> {
                     self.load_batch(&*set, batch, |at, column, outcome| {
                         let stale: Vec<bool> = column.histograms.iter().map(|(_, h)| h.is_stale()).collect();
                         let mut samples = Samples::from_column(column, use_starts, selector.statistics);
-                        if use_starts && let Some(starts) = set.histogram_start_times(at) {
-                            let kept = starts.into_iter().zip(stale).filter(|(_, stale)| !stale);
+                        if use_starts && let Some(starts) = histogram_starts {
+                            let kept = starts.iter().copied().zip(stale).filter(|(_, stale)| !stale);
                             samples.histogram_starts = kept.map(|(start, _)| start).collect();
                         }
                         outcome.read += samples.weight();

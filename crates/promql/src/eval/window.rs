@@ -34,7 +34,7 @@ impl Samples {
             .zip(&column.histograms)
             .filter_map(|(computed, (t, _))| Some((*t, computed?)))
             .collect();
-        let Column { mut times, mut values, histograms: _, start_times: mut starts } = column;
+        let Column { mut times, mut values, start_times: mut starts, .. } = column;
         if !start_times {
             starts = None;
         }

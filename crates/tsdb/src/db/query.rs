@@ -96,6 +96,7 @@ impl Queryable for Db {
         end_ms: i64,
         matchers: &[Vec<Matcher>],
     ) -> Result<Vec<SeriesExemplars>, QueryError> {
+        self.inner.check_refused(tenant)?;
         let found = self.exemplars(tenant, matchers, start_ms, end_ms);
         Ok(exemplars_by_series(found.into_iter().map(|stored| (stored.series, stored.exemplar))))
     }
@@ -342,8 +343,8 @@ impl SeriesSet for Selection {
             self.load_head(series, &mut cache, &mut pieces)?;
             let mut column = combine(&mut pieces, &mut cache);
             clip(&mut column, self.start_ms, self.end_ms, &mut cache);
-            if column.start_times.as_ref().is_some_and(|starts| starts.iter().all(|start| *start == 0)) {
-                column.start_times = None;
+            for starts in [&mut column.start_times, &mut column.histogram_starts] {
+                starts.take_if(|starts| starts.iter().all(|start| *start == 0));
             }
             out.push(column);
         }

@@ -86,7 +86,7 @@ impl Points {
                 Point::Histogram(histogram) => histograms.push((*time, histogram.clone())),
             }
         }
-        let column = Column { times: times.into(), values, histograms, start_times: None };
+        let column = Column { times: times.into(), values, histograms, ..Column::default() };
         Piece { rank: Rank { replace, position: self.position }, column }
     }
 }

@@ -331,14 +331,22 @@ pub(crate) fn read_pieces(
             } else {
                 cache.cut(&block.times, &runs_of(present))
             };
-            let column = Column { times, values, histograms: Vec::new(), start_times: None };
+            let column = Column { times, values, ..Column::default() };
             out.push(Piece { rank: Rank { replace: false, position: block.position }, column });
         }
     }
     out.extend(series.beside.iter().filter(|(flush, _)| *flush > pruned).map(|(_, piece)| piece.clone()));
     for piece in &mut out[first..] {
-        if !series.starts.is_empty() && !piece.column.times.is_empty() {
-            piece.column.start_times = Some(starts_of(&piece.column.times, &series.starts));
+        if series.starts.is_empty() {
+            continue;
+        }
+        let column = &mut piece.column;
+        if !column.times.is_empty() {
+            column.start_times = Some(starts_of(column.times.iter().copied(), &series.starts));
+        }
+        if !column.histograms.is_empty() {
+            let times = column.histograms.iter().map(|(time, _)| *time);
+            column.histogram_starts = Some(starts_of(times, &series.starts));
         }
     }
     Ok(())
@@ -355,12 +363,12 @@ fn runs_of(present: u32) -> SmallVec<[Range<usize>; 8]> {
     runs
 }
 
-fn starts_of(times: &[i64], starts: &[(i64, i64)]) -> Arc<[i64]> {
-    let at = |time: &i64| {
-        let after = starts.partition_point(|(from, _)| from <= time);
+fn starts_of(times: impl Iterator<Item = i64>, starts: &[(i64, i64)]) -> Arc<[i64]> {
+    let at = |time: i64| {
+        let after = starts.partition_point(|(from, _)| *from <= time);
         after.checked_sub(1).map_or(0, |at| starts[at].1)
     };
-    times.iter().map(at).collect()
+    times.map(at).collect()
 }
 
 impl Lanes {

@@ -226,7 +226,7 @@ pub fn combine(pieces: &mut Vec<Piece>, cache: &mut TimeConcatCache) -> Column {
         starts.into()
     });
     pieces.clear();
-    Column { times: plan.times.clone(), values, histograms: Vec::new(), start_times }
+    Column { times: plan.times.clone(), values, start_times, ..Column::default() }
 }
 
 fn pick_float(pieces: &[Piece], rows: &[(usize, usize)]) -> (usize, usize) {
@@ -258,14 +258,14 @@ fn float_key(value: f64) -> (bool, u64) {
 #[derive(Debug, Clone)]
 enum Any {
     Float(f64, i64),
-    Histogram(Arc<Histogram>),
+    Histogram(Arc<Histogram>, i64),
 }
 
 impl Any {
     fn is_stale(&self) -> bool {
         match self {
             Any::Float(value, _) => model::is_stale(*value),
-            Any::Histogram(histogram) => histogram.is_stale(),
+            Any::Histogram(histogram, _) => histogram.is_stale(),
         }
     }
 
@@ -274,9 +274,11 @@ impl Any {
             (Any::Float(a, a_start), Any::Float(b, b_start)) => {
                 (a.to_bits(), a_start).cmp(&(b.to_bits(), b_start))
             }
-            (Any::Float(..), Any::Histogram(_)) => Ordering::Less,
-            (Any::Histogram(_), Any::Float(..)) => Ordering::Greater,
-            (Any::Histogram(a), Any::Histogram(b)) => histogram_bytes(a).cmp(&histogram_bytes(b)),
+            (Any::Float(..), Any::Histogram(..)) => Ordering::Less,
+            (Any::Histogram(..), Any::Float(..)) => Ordering::Greater,
+            (Any::Histogram(a, a_start), Any::Histogram(b, b_start)) => {
+                (histogram_bytes(a), a_start).cmp(&(histogram_bytes(b), b_start))
+            }
         })
     }
 }
@@ -296,18 +298,22 @@ fn combine_mixed(pieces: Vec<Piece>) -> Column {
         _ => None,
     };
     let has_starts = pieces.iter().any(|p| p.column.start_times.is_some());
+    let has_histogram_starts = pieces.iter().any(|p| p.column.histogram_starts.is_some());
     for Piece { rank, column } in pieces {
         for (row, (&time, &value)) in column.times.iter().zip(&column.values).enumerate() {
             let start = column.start_times.as_ref().map_or(0, |starts| starts[row]);
             samples.push((time, rank, Any::Float(value, start)));
         }
-        samples.extend(column.histograms.into_iter().map(|(time, h)| (time, rank, Any::Histogram(h))));
+        for (row, (time, histogram)) in column.histograms.into_iter().enumerate() {
+            let start = column.histogram_starts.as_ref().map_or(0, |starts| starts[row]);
+            samples.push((time, rank, Any::Histogram(histogram, start)));
+        }
     }
     samples.sort_by(|(t, r, v), (u, s, w)| {
         t.cmp(u).then_with(|| stronger(*s, *r).unwrap_or_else(|| w.cmp_value(v)))
     });
     samples.dedup_by_key(|(time, _, _)| *time);
-    let (mut times, mut starts) = (Vec::new(), Vec::new());
+    let (mut times, mut starts, mut histogram_starts) = (Vec::new(), Vec::new(), Vec::new());
     let mut out = Column::default();
     for (time, _, sample) in samples {
         match sample {
@@ -316,7 +322,10 @@ fn combine_mixed(pieces: Vec<Piece>) -> Column {
                 out.values.push(value);
                 starts.push(start);
             }
-            Any::Histogram(histogram) => out.histograms.push((time, histogram)),
+            Any::Histogram(histogram, start) => {
+                out.histograms.push((time, histogram));
+                histogram_starts.push(start);
+            }
         }
     }
     out.times = match only_times {
@@ -324,5 +333,7 @@ fn combine_mixed(pieces: Vec<Piece>) -> Column {
         _ => times.into(),
     };
     out.start_times = (has_starts && !starts.is_empty()).then(|| starts.into());
+    out.histogram_starts =
+        (has_histogram_starts && !histogram_starts.is_empty()).then(|| histogram_starts.into());
     out
 }

@@ -13,7 +13,7 @@ fn winner(samples: &[(Rank, Column)]) -> Column {
         let stale = column.values.first().is_some_and(|v| model::is_stale(*v))
             || column.histograms.first().is_some_and(|(_, h)| h.is_stale());
         let (_, values, histograms, starts) = bits(column);
-        let start = starts.first().copied().unwrap_or(0);
+        let start = starts.iter().flatten().next().copied().unwrap_or(0);
         let by_value = (!stale, !histograms.is_empty(), values, histograms, start);
         let by_rank = if rank.replace { (true, rank.position) } else { (false, 0) };
         (by_rank, by_value)
@@ -34,14 +34,20 @@ fn merged(inputs: &[(Rank, Column)]) -> Column {
         }
     }
     let has_starts = inputs.iter().any(|(_, column)| column.start_times.is_some());
+    let has_histogram_starts = inputs.iter().any(|(_, column)| column.histogram_starts.is_some());
     let (mut out, mut times, mut starts) = (Column::default(), Vec::new(), Vec::new());
+    let mut histogram_starts = Vec::new();
     for samples in by_time.values() {
         let one = winner(samples);
         times.extend_from_slice(&one.times);
         out.values.extend_from_slice(&one.values);
         starts.extend(one.times.iter().map(|_| one.start_times.as_ref().map_or(0, |s| s[0])));
+        let of_histogram = one.histograms.iter().map(|_| one.histogram_starts.as_ref().map_or(0, |s| s[0]));
+        histogram_starts.extend(of_histogram);
         out.histograms.extend(one.histograms);
     }
+    out.histogram_starts =
+        (has_histogram_starts && !out.histograms.is_empty()).then(|| histogram_starts.into());
     out.start_times = (has_starts && !times.is_empty()).then(|| starts.into());
     out.times = times.into();
     out
@@ -162,6 +168,10 @@ proptest! {
                 let starts = column.start_times.iter().flat_map(|s| s.iter().copied());
                 let starts: Arc<[i64]> = whole.start_times.iter().flat_map(|s| s.iter().copied()).chain(starts).collect();
                 whole.start_times = (!starts.is_empty()).then_some(starts);
+                let starts = column.histogram_starts.iter().flat_map(|s| s.iter().copied());
+                let before = whole.histogram_starts.iter().flat_map(|s| s.iter().copied());
+                let starts: Arc<[i64]> = before.chain(starts).collect();
+                whole.histogram_starts = (!starts.is_empty()).then_some(starts);
                 whole.times = whole.times.iter().chain(column.times.iter()).copied().collect();
                 whole.values.extend(column.values);
                 whole.histograms.extend(column.histograms);

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! chunk:   end of VAL varint │ end of HST varint, before its first series │ entry of each series
-//! entry:   head u8 (bit 0 floats, bit 1 histograms, bit 2 start times)
+//! entry:   head u8 (bit 0 floats, bit 1 histograms, bit 2 start times, bit 3 those of histograms)
 //!          [floats: rows of │ count varint │ block …] [starts: rows of] [histograms: rows of │ count │ length …]
+//!          [their starts: rows of]
 //! rows of: column zigzag, against the one before in the chunk │ first row varint
 //! block:   0 │ k zigzag              all rows are the integer k
 //!          1 │ bits u64              all rows have these bits
@@ -12,7 +13,7 @@
 //! ```
 //!
 //! A series of n rows has ⌈n / 480⌉ blocks as even as can be: block i ends before row n·(i+1)/blocks.
-//! Its histogram blocks likewise, of 120 each.
+//! Its histogram blocks likewise, of 240 each (120 in the first version of HST).
 
 use std::ops::Range;
 
@@ -25,11 +26,14 @@ use crate::codec::varint::{Reader, put, put_signed};
 /// Rows of a value block at most.
 pub(super) const BLOCK_ROWS: usize = 480;
 /// Histograms of a block at most.
-pub(super) const HISTOGRAM_ROWS: usize = 120;
+pub(super) const HISTOGRAM_ROWS: usize = 240;
+/// Histograms of a block at most in the first version of HST.
+pub(super) const HISTOGRAM_ROWS_V1: usize = 120;
 
 const FLOATS: u8 = 1;
 const HISTOGRAMS: u8 = 2;
 const STARTS: u8 = 4;
+const HISTOGRAM_STARTS: u8 = 8;
 
 /// The rows of the blocks of a series of `rows` rows: starts, and the end.
 pub(super) fn block_bounds(rows: usize, block_rows: usize) -> impl Iterator<Item = Range<usize>> {
@@ -62,13 +66,16 @@ pub(super) struct Histograms {
     pub(super) rows: u32,
     /// Offset and length in HST.
     pub(super) blocks: SmallVec<[(u64, u32); 2]>,
+    /// Histograms of a block at most.
+    pub(super) block_rows: usize,
+    pub(super) starts: Option<RowsOf>,
 }
 
 impl Histograms {
     /// The blocks that have some of `rows`: where they are, and which rows they have.
     pub(super) fn wanted(&self, rows: &Range<usize>) -> impl Iterator<Item = ((u64, u32), Range<usize>)> {
         let (from, to) = (rows.start, rows.end);
-        let blocks = self.blocks.iter().copied().zip(block_bounds(self.rows as usize, HISTOGRAM_ROWS));
+        let blocks = self.blocks.iter().copied().zip(block_bounds(self.rows as usize, self.block_rows));
         blocks.filter(move |(_, rows)| rows.start < to && rows.end > from)
     }
 }
@@ -89,12 +96,14 @@ pub(super) struct State {
     values: u64,
     /// End of HST so far.
     histograms: u64,
+    /// Histograms of a block at most.
+    block_rows: usize,
 }
 
 impl State {
     /// The state a chunk starts with when so much is in VAL and HST.
     pub(super) fn at(values: u64, histograms: u64) -> State {
-        State { column: 0, starts: 0, values, histograms }
+        State { column: 0, starts: 0, values, histograms, block_rows: HISTOGRAM_ROWS }
     }
 
     /// Appends the head of a chunk.
@@ -103,16 +112,16 @@ impl State {
         put(out, self.histograms);
     }
 
-    /// Reads the head of a chunk.
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<State, CodecError> {
-        Ok(State::at(reader.varint()?, reader.varint()?))
+    /// Reads the head of a chunk, in a part whose histogram blocks have at most `block_rows` rows.
+    pub(super) fn read(reader: &mut Reader<'_>, block_rows: usize) -> Result<State, CodecError> {
+        Ok(State { block_rows, ..State::at(reader.varint()?, reader.varint()?) })
     }
 
     /// Appends `entry`.
     pub(super) fn put_entry(&mut self, entry: &Entry, out: &mut Vec<u8>) {
         let floats = entry.floats.as_ref();
         let head = floats.map_or(0, |f| FLOATS | f.starts.map_or(0, |_| STARTS))
-            | entry.histograms.as_ref().map_or(0, |_| HISTOGRAMS);
+            | entry.histograms.as_ref().map_or(0, |h| HISTOGRAMS | h.starts.map_or(0, |_| HISTOGRAM_STARTS));
         out.push(head);
         if let Some(floats) = floats {
             put_rows(&mut self.column, floats.times, out);
@@ -131,6 +140,9 @@ impl State {
                 debug_assert_eq!(offset, self.histograms, "histogram blocks follow each other");
                 put(out, u64::from(len));
                 self.histograms = offset + u64::from(len);
+            }
+            if let Some(starts) = histograms.starts {
+                put_rows(&mut self.starts, starts, out);
             }
         }
     }
@@ -161,7 +173,7 @@ impl State {
     /// Reads the next entry.
     pub(super) fn read_entry(&mut self, reader: &mut Reader<'_>) -> Result<Entry, CodecError> {
         let head = reader.byte()?;
-        if head & !(FLOATS | HISTOGRAMS | STARTS) != 0 {
+        if head & !(FLOATS | HISTOGRAMS | STARTS | HISTOGRAM_STARTS) != 0 {
             return Err(CodecError::Malformed("a directory entry has an unknown head"));
         }
         let mut entry = Entry::default();
@@ -176,14 +188,17 @@ impl State {
         if head & HISTOGRAMS != 0 {
             let times = read_rows(&mut self.column, reader)?;
             let rows = reader.count(u32::MAX as usize)?;
-            let count = block_count(rows, HISTOGRAM_ROWS, reader)?;
+            let count = block_count(rows, self.block_rows, reader)?;
             let mut blocks = SmallVec::new();
             for _ in 0..count {
                 let len = reader.count(u32::MAX as usize)? as u32;
                 blocks.push((self.histograms, len));
                 self.histograms = self.histograms.saturating_add(u64::from(len));
             }
-            entry.histograms = Some(Histograms { times, rows: rows as u32, blocks });
+            let with_starts = head & HISTOGRAM_STARTS != 0;
+            let starts = if with_starts { Some(read_rows(&mut self.starts, reader)?) } else { None };
+            entry.histograms =
+                Some(Histograms { times, rows: rows as u32, blocks, block_rows: self.block_rows, starts });
         }
         Ok(entry)
     }

@@ -24,12 +24,7 @@ const FLOAT: u8 = 2;
 pub(crate) fn encode_histogram(histogram: &Histogram, previous: Option<&Histogram>, out: &mut Vec<u8>) {
     let same = previous.is_some_and(|p| same_layout(p, histogram));
     let float = matches!(histogram.buckets, Buckets::Float { .. });
-    let hint = match histogram.counter_reset_hint {
-        CounterResetHint::Unknown => 0,
-        CounterResetHint::Reset => 1,
-        CounterResetHint::NotReset => 2,
-        CounterResetHint::Gauge => 3u8,
-    };
+    let hint = hint_code(histogram.counter_reset_hint);
     out.push(if same { SAME_LAYOUT } else { 0 } | if float { FLOAT } else { 0 } | hint << 2);
     if !same {
         put_signed(out, i64::from(histogram.schema));
@@ -74,6 +69,27 @@ pub(crate) fn encode_histogram(histogram: &Histogram, previous: Option<&Histogra
     }
 }
 
+/// A counter reset hint as two bits.
+pub(super) fn hint_code(hint: CounterResetHint) -> u8 {
+    match hint {
+        CounterResetHint::Unknown => 0,
+        CounterResetHint::Reset => 1,
+        CounterResetHint::NotReset => 2,
+        CounterResetHint::Gauge => 3,
+    }
+}
+
+/// The counter reset hint that [`hint_code`] made two bits of.
+pub(super) fn hint_of(code: u8) -> Result<CounterResetHint, CodecError> {
+    match code {
+        0 => Ok(CounterResetHint::Unknown),
+        1 => Ok(CounterResetHint::Reset),
+        2 => Ok(CounterResetHint::NotReset),
+        3 => Ok(CounterResetHint::Gauge),
+        _ => Err(CodecError::Malformed("a histogram has an unknown head")),
+    }
+}
+
 fn floats_of(previous: Option<&Histogram>) -> (f64, f64, &[f64], &[f64]) {
     match previous.map(|p| &p.buckets) {
         Some(Buckets::Float { count, zero_count, positive, negative }) => {
@@ -91,7 +107,7 @@ fn same_layout(a: &Histogram, b: &Histogram) -> bool {
         && a.custom_values.iter().map(|v| v.to_bits()).eq(b.custom_values.iter().map(|v| v.to_bits()))
 }
 
-fn put_spans(spans: &[Span], out: &mut Vec<u8>) {
+pub(super) fn put_spans(spans: &[Span], out: &mut Vec<u8>) {
     put(out, spans.len() as u64);
     for span in spans {
         put_signed(out, i64::from(span.offset));
@@ -105,13 +121,7 @@ pub(crate) fn decode_histogram(
     previous: Option<&Histogram>,
 ) -> Result<Histogram, CodecError> {
     let head = reader.byte()?;
-    let counter_reset_hint = match head >> 2 {
-        0 => CounterResetHint::Unknown,
-        1 => CounterResetHint::Reset,
-        2 => CounterResetHint::NotReset,
-        3 => CounterResetHint::Gauge,
-        _ => return Err(CodecError::Malformed("a histogram has an unknown head")),
-    };
+    let counter_reset_hint = hint_of(head >> 2)?;
     let mut histogram = if head & SAME_LAYOUT != 0 {
         let before = previous.ok_or(CodecError::Malformed("the first histogram refers to one before"))?;
         Histogram {
@@ -141,13 +151,16 @@ fn read_layout(reader: &mut Reader<'_>) -> Result<Histogram, CodecError> {
     let mut histogram = empty(schema, zero_threshold);
     histogram.positive_spans = read_spans(reader)?;
     histogram.negative_spans = read_spans(reader)?;
-    let bounds = reader.count(reader.remaining() / 8)?;
-    histogram.custom_values =
-        (0..bounds).map(|_| reader.u64_le().map(f64::from_bits)).collect::<Result<_, _>>()?;
+    histogram.custom_values = read_bounds(reader)?;
     Ok(histogram)
 }
 
-fn read_spans(reader: &mut Reader<'_>) -> Result<Vec<Span>, CodecError> {
+pub(super) fn read_bounds(reader: &mut Reader<'_>) -> Result<Vec<f64>, CodecError> {
+    let bounds = reader.count(reader.remaining() / 8)?;
+    (0..bounds).map(|_| reader.u64_le().map(f64::from_bits)).collect()
+}
+
+pub(super) fn read_spans(reader: &mut Reader<'_>) -> Result<Vec<Span>, CodecError> {
     const WIDE: CodecError = CodecError::Malformed("a span has more than 32 bits");
     let count = reader.count(reader.remaining() / 2)?;
     let span = |reader: &mut Reader<'_>| {

@@ -12,7 +12,7 @@ pub(super) const MAGIC: [u8; 8] = *b"mgpart\r\n";
 /// Raised when older readers can no longer read; this reader takes its own and lower ones.
 pub(super) const MAJOR: u16 = 1;
 /// Raised for additions that older readers may skip.
-pub(super) const MINOR: u16 = 0;
+pub(super) const MINOR: u16 = 1;
 pub(super) const HEADER_LEN: usize = 64;
 pub(super) const FOOTER_LEN: usize = 32;
 /// Every so many bytes of a section have a CRC of their own.
@@ -71,6 +71,15 @@ impl SectionId {
         }
     }
 
+    /// The newest version of the section that is read.
+    fn newest_version(self) -> u8 {
+        match self {
+            SectionId::Directory => DIRECTORY_WITH_HISTOGRAM_STARTS,
+            SectionId::Histograms => HISTOGRAMS_IN_COLUMNS,
+            _ => FIRST_VERSION,
+        }
+    }
+
     fn is_required(self) -> bool {
         self != SectionId::Metadata
     }
@@ -80,8 +89,12 @@ impl SectionId {
     }
 }
 
-/// The version of all sections so far.
-const SECTION_VERSION: u8 = 1;
+/// The version that sections have unless they need more.
+pub(super) const FIRST_VERSION: u8 = 1;
+/// The version of a directory in which histograms have start times.
+pub(super) const DIRECTORY_WITH_HISTOGRAM_STARTS: u8 = 2;
+/// The version of histogram blocks that have a column for each bucket.
+pub(super) const HISTOGRAMS_IN_COLUMNS: u8 = 2;
 /// A reader that does not know the section must refuse the part.
 const REQUIRED: u8 = 1;
 
@@ -92,6 +105,7 @@ const REPLACE: u8 = 2;
 #[derive(Debug, Clone)]
 pub(super) struct Section {
     pub(super) id: SectionId,
+    pub(super) version: u8,
     /// Where it starts in the file.
     pub(super) offset: u64,
     /// Bytes, the index at its end included.
@@ -170,7 +184,7 @@ pub(super) fn encode_toc(info: &PartInfo, sections: &[Section]) -> Vec<u8> {
     put(&mut out, sections.len() as u64);
     for section in sections {
         let flags = if section.id.is_required() { REQUIRED } else { 0 };
-        out.extend_from_slice(&[section.id as u8, SECTION_VERSION, flags]);
+        out.extend_from_slice(&[section.id as u8, section.version, flags]);
         put(&mut out, section.offset);
         put(&mut out, section.len);
         put(&mut out, section.index_len);
@@ -213,8 +227,8 @@ fn decode_section(reader: &mut Reader<'_>, bytes: u64) -> Result<Option<Section>
     let crcs = reader.take(pages.saturating_mul(4))?;
     let crcs = crcs.as_chunks::<4>().0.iter().map(|crc| u32::from_le_bytes(*crc)).collect();
     match SectionId::of(id) {
-        Some(known) if version <= SECTION_VERSION => {
-            Ok(Some(Section { id: known, offset, len, index_len, crcs }))
+        Some(known) if version <= known.newest_version() => {
+            Ok(Some(Section { id: known, version, offset, len, index_len, crcs }))
         }
         _ if flags & REQUIRED == 0 => Ok(None),
         _ => Err(FrameError::Unsupported(format!(

@@ -110,12 +110,29 @@ impl Part {
         column: &mut Column,
         damage: &mut Vec<PartError>,
     ) {
+        let starts = match self.starts_of(stored.starts, clip) {
+            Ok(starts) if !clip.rows.is_empty() => starts,
+            Ok(_) => None,
+            Err(error) => {
+                damage.push(error);
+                None
+            }
+        };
+        let mut kept: Vec<i64> = Vec::new();
         for (stretch, rows) in stored.wanted(&clip.rows) {
             let before = column.histograms.len();
-            if let Err(error) = self.fetch_histograms(&[(stretch, rows)], clip, &mut column.histograms) {
-                damage.push(error);
-                column.histograms.truncate(before);
+            let fills = rows.start.max(clip.rows.start)..rows.end.min(clip.rows.end);
+            match self.fetch_histograms(&[(stretch, rows)], clip, &mut column.histograms) {
+                Ok(()) => {
+                    let fills = fills.start - clip.rows.start..fills.end - clip.rows.start;
+                    kept.extend(starts.iter().flat_map(|starts| &starts[fills.clone()]));
+                }
+                Err(error) => {
+                    damage.push(error);
+                    column.histograms.truncate(before);
+                }
             }
         }
+        column.histogram_starts = (!kept.is_empty()).then(|| kept.into());
     }
 }

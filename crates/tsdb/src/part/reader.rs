@@ -12,10 +12,12 @@ use storage::Column;
 
 use super::chunks::ChunkIndex;
 use super::columns::{Columns, RowsOf};
-use super::directory::{BLOCK_ROWS, Block, Entry, Floats, State, block_bounds};
+use super::directory::{
+    BLOCK_ROWS, Block, Entry, Floats, HISTOGRAM_ROWS, HISTOGRAM_ROWS_V1, State, block_bounds,
+};
 use super::file::{PartFile, Stretch};
-use super::histograms::decode_histogram;
-use super::layout::SectionId;
+use super::histogram_columns::{decode_block, decode_rows};
+use super::layout::{HISTOGRAMS_IN_COLUMNS, SectionId};
 use super::postings::Postings;
 use super::rows::LabelRows;
 use super::symbols::Symbols;
@@ -238,6 +240,7 @@ impl Part {
         for (at, stored, clip) in histograms {
             let wanted: Vec<_> = stored.wanted(&clip.rows).collect();
             self.fetch_histograms(&wanted, &clip, &mut out[at].histograms)?;
+            out[at].histogram_starts = self.starts_of(stored.starts, &clip)?;
         }
         Ok(())
     }
@@ -277,7 +280,8 @@ impl Part {
             let chunk = index.cached(&self.file, at)?;
             let bad = self.file.undecodable(SectionId::Directory, place.offset);
             let mut reader = Reader::new(&chunk);
-            let mut state = State::read(&mut reader).map_err(&bad)?;
+            let block_rows = if self.has_histogram_columns() { HISTOGRAM_ROWS } else { HISTOGRAM_ROWS_V1 };
+            let mut state = State::read(&mut reader, block_rows).map_err(&bad)?;
             let mut next = place.first;
             for &wanted in here {
                 loop {
@@ -365,20 +369,27 @@ impl Part {
         out: &mut Vec<(i64, Arc<Histogram>)>,
     ) -> Result<(), PartError> {
         let (stretches, rows): (Vec<Stretch>, Vec<Range<usize>>) = blocks.iter().cloned().unzip();
+        let in_columns = self.has_histogram_columns();
         self.file.read_all(SectionId::Histograms, &stretches, |at, bytes| {
-            let mut reader = Reader::new(bytes);
-            let mut previous: Option<Arc<Histogram>> = None;
-            for row in rows[at].clone() {
-                let histogram = decode_histogram(&mut reader, previous.as_deref())
-                    .map_err(self.file.undecodable(SectionId::Histograms, stretches[at].0))?;
-                let histogram = Arc::new(histogram);
-                if clip.rows.contains(&row) {
-                    out.push((clip.times[row - clip.rows.start], histogram.clone()));
-                }
-                previous = Some(histogram);
-            }
-            Ok(())
+            let rows = &rows[at];
+            let from = clip.rows.start.max(rows.start);
+            let wanted = from - rows.start..clip.rows.end.min(rows.end).max(from) - rows.start;
+            let take = |row: usize, histogram| {
+                out.push((clip.times[rows.start + row - clip.rows.start], Arc::new(histogram)));
+            };
+            let decoded = if in_columns {
+                decode_block(bytes, rows.len(), wanted, take)
+            } else {
+                decode_rows(&mut Reader::new(bytes), rows.len(), wanted, take)
+            };
+            decoded.map_err(self.file.undecodable(SectionId::Histograms, stretches[at].0))
         })
+    }
+
+    /// Whether histogram blocks have a column for each bucket, as they have since version 2 of HST.
+    fn has_histogram_columns(&self) -> bool {
+        let section = self.file.section(SectionId::Histograms);
+        section.is_none_or(|section| section.version >= HISTOGRAMS_IN_COLUMNS)
     }
 
     /// What metric families say of themselves, by name, sorted; each with every distinct statement.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use stdx::disk::{AppendFile, Disk};
 
-use super::layout::{PAGE, Section, SectionId};
+use super::layout::{FIRST_VERSION, PAGE, Section, SectionId};
 
 /// The file under construction.
 #[derive(Debug)]
@@ -27,8 +27,14 @@ impl SectionsWriter {
 
     /// Starts section `id`; what is written until [`SectionsWriter::end`] belongs to it.
     pub(super) fn begin(&mut self, id: SectionId) {
+        self.begin_as(id, FIRST_VERSION);
+    }
+
+    /// Starts section `id` in `version`.
+    pub(super) fn begin_as(&mut self, id: SectionId, version: u8) {
         debug_assert!(self.open.is_none(), "section within a section");
-        self.open = Some(Section { id, offset: self.position, len: 0, index_len: 0, crcs: Vec::new() });
+        let (offset, crcs) = (self.position, Vec::new());
+        self.open = Some(Section { id, version, offset, len: 0, index_len: 0, crcs });
     }
 
     /// Appends to the open section.

@@ -10,6 +10,7 @@ use storage::Column;
 use super::*;
 
 mod faults;
+mod histogram_blocks;
 
 /// Series in part order.
 pub(crate) type Model = Vec<(Labels, Column)>;
@@ -44,8 +45,8 @@ pub(crate) fn write(
     (dir.join(info.file_name()), info)
 }
 
-/// Times, values, histograms and start times.
-type Bits = (Vec<i64>, Vec<u64>, Vec<(i64, Vec<u8>)>, Vec<i64>);
+/// Times, values, histograms, start times of floats and of histograms.
+type Bits = (Vec<i64>, Vec<u64>, Vec<(i64, Vec<u8>)>, [Vec<i64>; 2]);
 
 /// A column as comparable bits.
 pub(crate) fn bits(column: &Column) -> Bits {
@@ -58,7 +59,8 @@ pub(crate) fn bits(column: &Column) -> Bits {
         column.times.to_vec(),
         column.values.iter().map(|v| v.to_bits()).collect(),
         column.histograms.iter().map(|(time, h)| (*time, encode(h))).collect(),
-        column.start_times.as_ref().map_or(Vec::new(), |starts| starts.to_vec()),
+        [&column.start_times, &column.histogram_starts]
+            .map(|starts| starts.as_ref().map_or(Vec::new(), |starts| starts.to_vec())),
     )
 }
 
@@ -74,6 +76,11 @@ pub(crate) fn clipped(column: &Column, start: i64, end: i64) -> Column {
             .as_ref()
             .filter(|_| !rows.is_empty())
             .map(|s| rows.iter().map(|&i| s[i]).collect()),
+        histogram_starts: column.histogram_starts.as_ref().and_then(|starts| {
+            let kept = starts.iter().zip(&column.histograms).filter(|(_, (t, _))| (start..=end).contains(t));
+            let kept: Vec<i64> = kept.map(|(start, _)| *start).collect();
+            (!kept.is_empty()).then(|| kept.into())
+        }),
     }
 }
 
@@ -195,6 +202,10 @@ pub(crate) fn model() -> impl Strategy<Value = Model> {
             if kind % 2 == 1 && !column.times.is_empty() {
                 column.start_times = Some(column.times.iter().map(|t| t / 100 * 100).collect());
             }
+            if kind % 2 == 1 && !column.histograms.is_empty() {
+                let times = column.histograms.iter().map(|(time, _)| *time);
+                column.histogram_starts = Some(times.map(|t| t / 100 * 100).collect());
+            }
             if !column.is_empty() {
                 map.insert(labels, column);
             }
@@ -314,7 +325,7 @@ pub(crate) fn sample() -> (Model, Vec<(&'static str, Metadata)>) {
                 times[times.len() - values.len()..].into()
             };
             let start_times = starts.then(|| Arc::from(vec![1_699_999_000_000; times.len()]));
-            series.push((labels, Column { times, values, histograms: Vec::new(), start_times }));
+            series.push((labels, Column { times, values, start_times, ..Column::default() }));
         };
         add(labels("up", &[]), vec![1.0; 600], false);
         add(
@@ -507,9 +518,36 @@ fn a_bad_page_takes_only_its_own_data_away() {
 #[ignore = "writes testdata"]
 fn write_the_golden_part() {
     let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let (series, metadata) = sample();
+    let (series, metadata) = sample_of_1_1();
     let (path, _) = write(&testdata, spec(0xc0ffee), &series, &metadata);
-    std::fs::rename(path, testdata.join(format!("part-v{}.mgp", layout::MAJOR))).unwrap();
+    std::fs::rename(path, testdata.join(format!("part-v{}.{}.mgp", layout::MAJOR, layout::MINOR))).unwrap();
+}
+
+/// The sample part with what version 1.1 has besides: start times of histograms.
+fn sample_of_1_1() -> (Model, Vec<(&'static str, Metadata)>) {
+    let (mut series, metadata) = sample();
+    for (_, column) in series.iter_mut().filter(|(_, column)| !column.histograms.is_empty()) {
+        let starts = (0..column.histograms.len()).map(|row| if row < 50 { 0 } else { 1_699_999_000_000 });
+        column.histogram_starts = Some(starts.collect());
+    }
+    (series, metadata)
+}
+
+/// Histograms in columns, and with start times. As above: never replace the file.
+#[test]
+fn the_golden_part_of_version_1_1_reads_as_it_was_written() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/part-v1.1.mgp");
+    let (series, metadata) = sample_of_1_1();
+    let part = Part::open(&RealDisk, &path).unwrap();
+    check_samples(&part, &series, i64::MIN, i64::MAX);
+    check_labels(&part, &series, &[]);
+    assert!(part.verify().is_empty());
+    let dir = tempfile::tempdir().unwrap();
+    let (again, _) = write(dir.path(), spec(0xc0ffee), &series, &metadata);
+    assert!(
+        std::fs::read(again).unwrap() == std::fs::read(path).unwrap(),
+        "what is written today is the same"
+    );
 }
 
 /// Parts of version 1 must be readable for ever. Written by `sample()`; never replace the file, add one.

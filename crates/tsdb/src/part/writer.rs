@@ -13,9 +13,12 @@ use storage::Column;
 use super::chunks::{CHUNK_BYTES, ChunkWriter};
 use super::columns::ColumnsWriter;
 use super::directory::{BLOCK_ROWS, Block, Entry, Floats, HISTOGRAM_ROWS, Histograms, State, block_bounds};
-use super::histograms::encode_histogram;
+use super::histogram_columns::encode_block;
 use super::labels::LabelsWriter;
-use super::layout::{SectionId, encode_footer, encode_header, encode_toc};
+use super::layout::{
+    DIRECTORY_WITH_HISTOGRAM_STARTS, FIRST_VERSION, HISTOGRAMS_IN_COLUMNS, SectionId, encode_footer,
+    encode_header, encode_toc,
+};
 use super::sections::{SectionsWriter, Spool};
 use super::{PartError, PartInfo, PartSpec, file_name, part_order};
 use crate::codec::varint::{put, put_text};
@@ -55,6 +58,7 @@ struct DirectoryWriter {
     raw: Vec<u8>,
     first: u32,
     state: State,
+    has_histogram_starts: bool,
 }
 
 /// The end of VAL, and what is there.
@@ -130,7 +134,9 @@ impl<'a> PartWriter<'a> {
             return Err(self.invalid(format!("series {labels} out of order")));
         }
         let rows = column.times.len();
-        let starts_fit = column.start_times.as_ref().is_none_or(|starts| starts.len() == rows);
+        let fit = |starts: &Option<Arc<[i64]>>, rows| starts.as_ref().is_none_or(|s| s.len() == rows);
+        let starts_fit =
+            fit(&column.start_times, rows) && fit(&column.histogram_starts, column.histograms.len());
         if column.values.len() != rows || !starts_fit || u32::try_from(rows).is_err() {
             return Err(self.invalid(format!("columns of series {labels} differ in length")));
         }
@@ -182,15 +188,17 @@ impl<'a> PartWriter<'a> {
             let mut blocks = SmallVec::new();
             for rows in block_bounds(rows.len(), HISTOGRAM_ROWS) {
                 self.scratch.clear();
-                let mut previous: Option<&Histogram> = None;
-                for (_, histogram) in &column.histograms[rows] {
-                    encode_histogram(histogram, previous, &mut self.scratch);
-                    previous = Some(histogram);
-                }
+                let block: Vec<&Histogram> =
+                    column.histograms[rows].iter().map(|(_, histogram)| &**histogram).collect();
+                encode_block(&block, &mut self.scratch);
                 blocks.push((histograms.len(), self.scratch.len() as u32));
                 histograms.write(&self.scratch)?;
             }
-            entry.histograms = Some(Histograms { times: times.add(&rows)?, rows: rows.len() as u32, blocks });
+            let of_histograms =
+                column.histogram_starts.as_ref().map(|column| starts.add(column)).transpose()?;
+            let (times, rows) = (times.add(&rows)?, rows.len() as u32);
+            entry.histograms =
+                Some(Histograms { times, rows, blocks, block_rows: HISTOGRAM_ROWS, starts: of_histograms });
         }
         Ok(entry)
     }
@@ -239,12 +247,12 @@ impl<'a> PartWriter<'a> {
         out.end(&[])?;
         times.finish(&mut out)?;
         starts.finish(&mut out)?;
-        out.begin(SectionId::Histograms);
+        out.begin_as(SectionId::Histograms, HISTOGRAMS_IN_COLUMNS);
         histograms.copy_to(&mut out)?;
         out.end(&[])?;
         self.directory.close();
         if self.info.series > 0 {
-            out.begin(SectionId::Directory);
+            out.begin_as(SectionId::Directory, self.directory.version());
             out.write(&self.directory.chunks.bytes)?;
             out.end(&self.directory.chunks.index(0, &[]))?;
             if let Some(reason) = std::mem::take(&mut self.labels).finish(&mut out)? {
@@ -292,10 +300,16 @@ impl DirectoryWriter {
             self.state = state;
             state.put(&mut self.raw);
         }
+        self.has_histogram_starts |= entry.histograms.as_ref().is_some_and(|h| h.starts.is_some());
         self.state.put_entry(entry, &mut self.raw);
         if self.raw.len() >= CHUNK_BYTES {
             self.close();
         }
+    }
+
+    /// The version of the section: older readers can do with what they know.
+    fn version(&self) -> u8 {
+        if self.has_histogram_starts { DIRECTORY_WITH_HISTOGRAM_STARTS } else { FIRST_VERSION }
     }
 
     fn close(&mut self) {

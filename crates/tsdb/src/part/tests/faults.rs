@@ -112,7 +112,7 @@ fn a_refused_write_is_an_error_and_leaves_nothing() {
         assert!(disk.files().is_empty(), "operation {operation}: {error} leaves {:?}", disk.files());
     }
     let disk = FakeDisk::new(Path::new(DIR));
-    disk.set_capacity(Some(2000));
+    disk.set_capacity(Some(1000));
     assert!(matches!(write_on(&disk, &series), Err(PartError::Io { .. })));
     assert!(disk.files().is_empty());
 }
