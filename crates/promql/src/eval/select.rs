@@ -242,7 +242,6 @@ impl Evaluator<'_> {
 
     /// `smoothed` instant selectors: between two samples, the straight line.
     fn stream_smoothed(
-                        let histogram_starts = column.histogram_starts.clone();
         &self,
         span: Span,
         selector: &Selector,
@@ -299,6 +298,7 @@ impl Evaluator<'_> {
                 let work = |batch| {
                     self.load_batch(&*set, batch, |at, column, outcome| {
                         let stale: Vec<bool> = column.histograms.iter().map(|(_, h)| h.is_stale()).collect();
+                        let histogram_starts = column.histogram_starts.clone();
                         let mut samples = Samples::from_column(column, use_starts, selector.statistics);
                         if use_starts && let Some(starts) = histogram_starts {
                             let kept = starts.iter().copied().zip(stale).filter(|(_, stale)| !stale);
