@@ -129,8 +129,23 @@ pub struct Stats {
     pub peak_samples: u64,
     /// Samples read from the store.
     pub samples_read: u64,
+    /// The same by step, where [`crate::engine::QueryOptions::per_step_stats`] asked for it; otherwise
+    /// empty.
+    pub per_step: Vec<StepStats>,
     /// Where the time went.
     pub timings: Timings,
+}
+
+/// What a step of a query cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepStats {
+    /// The step's time, milliseconds.
+    pub t_ms: i64,
+    /// Samples looked at for it.
+    pub queryable_samples: u64,
+    /// Samples read for it that no earlier step needed; what is the same at every step, and what a range
+    /// holds besides its windows, counts at no step or at the first.
+    pub samples_read: u64,
 }
 
 /// Where the time of a query went.

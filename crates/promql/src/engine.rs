@@ -8,17 +8,19 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use model::TenantId;
 use parking_lot::Mutex;
 use storage::Queryable;
 
-use crate::answer::{Answer, EvalError, Stats, Timings, Value};
+use crate::answer::{Answer, EvalError, Stats, StepStats, Timings, Value};
 use crate::ast::ValueType;
+use crate::eval::batches::Workers;
 use crate::eval::budget::Budget;
 use crate::eval::plan::Planner;
+use crate::eval::tally::Tally;
 use crate::eval::{Evaluator, Steps};
 use crate::parser::{ParseOptions, parse};
 
@@ -72,6 +74,8 @@ pub struct QueryOptions {
     pub timeout: Option<Duration>,
     /// Raised by the caller to stop the query.
     pub cancel: CancelFlag,
+    /// Also gather [`Stats::per_step`].
+    pub per_step_stats: bool,
     /// At most this many series in the answer; 0 for all. The answer then has the warning
     /// `results truncated due to limit`.
     pub limit: usize,
@@ -97,7 +101,7 @@ impl CancelFlag {
 #[derive(Debug)]
 pub struct Engine {
     options: EngineOptions,
-    pool: rayon::ThreadPool,
+    workers: Workers,
 }
 
 /// What a query asks for, beside its text.
@@ -124,7 +128,7 @@ impl Engine {
             .thread_name(|at| format!("promql-{at}"))
             .build()
             .expect("threads for queries");
-        Engine { options, pool }
+        Engine { options, workers: Workers::new(pool) }
     }
 
     /// The options it was made with.
@@ -208,6 +212,7 @@ impl Engine {
             inside: Cell::default(),
         };
         let node = planner.plan(&expr)?;
+        drop(expr);
         let planned = Instant::now();
         let evaluator = self.evaluator(ask, started);
         let (mut value, sorting) = if is_range {
@@ -224,10 +229,17 @@ impl Engine {
             warnings.push("results truncated due to limit".into());
         }
         let done = Instant::now();
+        let tally = evaluator.tally.into_inner();
+        let per_step = tally.by_step().iter().enumerate().map(|(step, counted)| StepStats {
+            t_ms: ask.steps.at(step),
+            queryable_samples: counted.looked_at,
+            samples_read: counted.read,
+        });
         let stats = Stats {
-            total_queryable_samples: evaluator.samples_looked_at.into_inner(),
+            total_queryable_samples: tally.looked_at,
             peak_samples: evaluator.budget.peak(),
-            samples_read: evaluator.samples_read.into_inner(),
+            samples_read: tally.read,
+            per_step: per_step.collect(),
             timings: Timings {
                 parse: parsed - started,
                 prepare: planned - parsed,
@@ -245,15 +257,17 @@ impl Engine {
         Evaluator {
             store: ask.store,
             tenant: ask.tenant,
-            pool: &self.pool,
+            workers: &self.workers,
             budget: Budget::new(self.options.max_samples, deadline, ask.options.cancel.clone()),
             notes: Mutex::default(),
             lookback_ms: ask.options.lookback_ms.filter(|ms| *ms > 0).unwrap_or(self.options.lookback_ms),
             delayed_names: self.options.delayed_name_removal,
             type_labels: self.options.type_and_unit_labels,
             start_timestamps: self.options.use_start_timestamps,
-            samples_looked_at: AtomicU64::new(0),
-            samples_read: AtomicU64::new(0),
+            steps: ask.steps,
+            per_step: ask.options.per_step_stats,
+            tally: Mutex::new(Tally::new(ask.steps, ask.options.per_step_stats)),
+            subqueries: AtomicU32::new(0),
         }
     }
 }

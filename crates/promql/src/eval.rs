@@ -9,6 +9,7 @@
 //! Source: Prometheus `promql/engine.go`.
 
 pub(crate) mod aggregate;
+pub(crate) mod batches;
 pub(crate) mod binary;
 pub(crate) mod buckets;
 pub(crate) mod budget;
@@ -21,18 +22,21 @@ pub(crate) mod rank;
 pub(crate) mod rows;
 pub(crate) mod select;
 pub(crate) mod set;
+pub(crate) mod tally;
 pub(crate) mod top;
 pub(crate) mod window;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use model::{STALE_NAN_BITS, TenantId};
 use parking_lot::Mutex;
 use storage::Queryable;
 
+use self::batches::Workers;
 use self::budget::Budget;
 use self::plan::{Kind, Node};
 pub(crate) use self::rows::{Cell, Row};
+use self::tally::Tally;
 use crate::annotations::{Annotations, Note};
 use crate::answer::EvalError;
 use crate::ast::Span;
@@ -91,17 +95,20 @@ pub(crate) type Sink<'s> = &'s mut dyn FnMut(Vec<Row>) -> Result<(), EvalError>;
 pub(crate) struct Evaluator<'q> {
     pub(crate) store: &'q dyn Queryable,
     pub(crate) tenant: &'q TenantId,
-    pub(crate) pool: &'q rayon::ThreadPool,
+    pub(crate) workers: &'q Workers,
     pub(crate) budget: Budget,
     pub(crate) notes: Mutex<Annotations>,
     pub(crate) lookback_ms: i64,
     pub(crate) delayed_names: bool,
     pub(crate) type_labels: bool,
     pub(crate) start_timestamps: bool,
-    /// Samples looked at, a window's samples again for each step.
-    pub(crate) samples_looked_at: AtomicU64,
-    /// Samples read from the store.
-    pub(crate) samples_read: AtomicU64,
+    /// The steps of the whole query.
+    pub(crate) steps: Steps,
+    /// Whether samples are counted by step too.
+    pub(crate) per_step: bool,
+    pub(crate) tally: Mutex<Tally>,
+    /// How many subqueries the node being evaluated is in.
+    pub(crate) subqueries: AtomicU32,
 }
 
 impl Evaluator<'_> {
@@ -110,10 +117,10 @@ impl Evaluator<'_> {
         self.notes.lock().add(span, note);
     }
 
-    /// Counts samples for the statistics.
-    pub(crate) fn count_samples(&self, looked_at: u64, read: u64) {
-        self.samples_looked_at.fetch_add(looked_at, Ordering::Relaxed);
-        self.samples_read.fetch_add(read, Ordering::Relaxed);
+    /// Adds what was counted at `steps` to the statistics.
+    pub(crate) fn count(&self, tally: &Tally, steps: Steps) {
+        let in_subquery = self.subqueries.load(Ordering::Relaxed) > 0;
+        self.tally.lock().add(self.steps, steps, tally, in_subquery);
     }
 
     /// The rows of a vector node.

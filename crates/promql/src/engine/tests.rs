@@ -266,3 +266,95 @@ fn steps_without_number_are_refused_before_memory_is_taken() {
         assert!(matches!(error, EvalError::TooManySamples), "{query}: {error}");
     }
 }
+
+/// One and three series of a sample every 10 s, as upstream counts with.
+fn every_ten_seconds() -> Grid {
+    let times: Arc<[i64]> = (0..100).map(|i| i * 10_000).collect();
+    let of = |name: &str, instance: &str| Labels::from_pairs([("__name__", name), ("instance", instance)]);
+    let series = [of("one", "a"), of("three", "a"), of("three", "b"), of("three", "c")];
+    let values: Vec<f64> = (0..100).map(f64::from).collect();
+    Grid { series: series.into_iter().map(|labels| (labels, values.clone())).collect(), times, broken: None }
+}
+
+/// Source: Prometheus `promql/engine_test.go`, `TestQueryStatistics`, for what is looked at.
+#[test]
+fn samples_are_counted_as_prometheus_counts_them() {
+    let (store, tenant) = (every_ten_seconds(), TenantId::default());
+    let engine = engine(|_| {});
+    let options = QueryOptions { per_step_stats: true, ..QueryOptions::default() };
+    let check = |query: &str, steps: usize, queryable: &[u64], read: u64| {
+        let end_ms = 201_000 + (steps as i64 - 1) * 5000;
+        let answer = if steps == 1 {
+            engine.instant(&store, &tenant, query, 201_000, &options)
+        } else {
+            engine.range(&store, &tenant, query, 201_000, end_ms, 5000, &options)
+        };
+        let stats = answer.unwrap_or_else(|error| panic!("{query}: {error}")).stats;
+        let per_step: Vec<u64> = stats.per_step.iter().map(|step| step.queryable_samples).collect();
+        assert_eq!(per_step, queryable, "{query}");
+        assert_eq!(stats.total_queryable_samples, queryable.iter().sum::<u64>(), "{query}");
+        assert_eq!(stats.samples_read, read, "{query}");
+        assert_eq!(stats.per_step.iter().map(|step| step.samples_read).sum::<u64>(), read, "{query}");
+        assert_eq!(stats.per_step.last().map(|step| step.t_ms), Some(end_ms), "{query}");
+    };
+    check("one", 1, &[1], 1);
+    check("three", 1, &[3], 3);
+    check("sum by (instance) (three)", 1, &[3], 3);
+    check("max_over_time(three[60s])", 1, &[18], 18);
+    check("one[60s]", 1, &[6], 6);
+    check("one[60s:5s]", 1, &[12], 12);
+    check("max_over_time(three[60s:5s])", 1, &[36], 36);
+    check("sum(max_over_time(three[60s:5s])) + sum(max_over_time(three[60s:5s]))", 1, &[72], 72);
+    check("one", 4, &[1, 1, 1, 1], 4);
+    check("max_over_time(one[20s])", 4, &[2, 2, 2, 2], 3);
+    check("max_over_time(three[20s])", 4, &[6, 6, 6, 6], 9);
+    check("max_over_time(one[60s:5s])", 4, &[12, 12, 12, 12], 15);
+    check("one + on () group_right () three", 4, &[4, 4, 4, 4], 16);
+    check("1 + 1", 4, &[0, 0, 0, 0], 0);
+}
+
+#[test]
+fn whether_a_query_holds_too_much_does_not_depend_on_threads() {
+    let store = Grid::new(2, 300, 100);
+    for query in [
+        "requests_total * 2",
+        "sum(rate(requests_total[5m]))",
+        "topk(3, requests_total)",
+        "requests_total / on (instance, job) (requests_total offset 1m) or vector(1)",
+    ] {
+        let peak = |threads: usize, samples_max: u64| {
+            let engine = engine(|o| (o.threads, o.max_samples) = (threads, samples_max));
+            range(&engine, &store, query, &QueryOptions::default()).map(|answer| answer.stats.peak_samples)
+        };
+        let needed = peak(1, u64::MAX).expect(query);
+        for threads in [1, 2, 4] {
+            for _ in 0..3 {
+                assert_eq!(peak(threads, needed).ok(), Some(needed), "{query}, {threads} threads");
+                assert!(matches!(peak(threads, needed - 1), Err(EvalError::TooManySamples)), "{query}");
+            }
+        }
+    }
+}
+
+/// While others have all threads of the pool, a query goes on by itself.
+#[test]
+fn a_query_does_not_wait_for_the_pool() {
+    let store = Grid::new(2, 300, 50);
+    let engine = engine(|_| {});
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = parking_lot::Mutex::new(held);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            // Not a query: it would share. The pool is as taken as it can be until `release` is gone.
+            scope.spawn(|| {
+                engine.workers.occupy(|| {
+                    let _ = held.lock().recv();
+                });
+            });
+        }
+        let _busy = [engine.workers.counted(), engine.workers.counted()];
+        let answer = range(&engine, &store, "sum(rate(requests_total[5m]))", &QueryOptions::default());
+        assert!(answer.is_ok(), "{answer:?}");
+        drop(release);
+    });
+}

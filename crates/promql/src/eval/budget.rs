@@ -6,7 +6,8 @@ use std::time::Instant;
 use crate::answer::EvalError;
 use crate::engine::CancelFlag;
 
-/// The limits of one query, shared by its threads.
+/// The limits of one query. Only the thread of the query takes and gives, in an order that depends on
+/// nothing but the query and its data, so that the verdict and the peak do not either; others ask.
 #[derive(Debug)]
 pub(crate) struct Budget {
     samples_max: u64,
@@ -37,6 +38,12 @@ impl Budget {
         let held = self.held.fetch_add(samples, Ordering::Relaxed).saturating_add(samples);
         self.peak.fetch_max(held, Ordering::Relaxed);
         if held > self.samples_max { Err(EvalError::TooManySamples) } else { Ok(()) }
+    }
+
+    /// Whether `samples` would be too many by themselves. Counts nothing: threads may ask at any time and
+    /// always get the same answer.
+    pub(crate) fn fits(&self, samples: u64) -> Result<(), EvalError> {
+        if samples > self.samples_max { Err(EvalError::TooManySamples) } else { Ok(()) }
     }
 
     /// Gives `samples` back.

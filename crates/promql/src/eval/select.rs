@@ -2,14 +2,16 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hashbrown::HashSet;
 use model::{Labels, MatchOp, Matcher, Sample};
-use rayon::prelude::*;
 use storage::{Column, Select, SeriesSet};
 
+use super::batches::{Outcome, batch_series};
 use super::plan::{Over, Selector, When, Window, WindowSource};
 use super::rows::{row_weight, same_labelset, without_metadata};
+use super::tally::Tally;
 use super::window::{Bounds, BoundsCache, Samples, computed_histograms};
 use super::{Cell, Evaluator, Row, Sink, Steps, absent};
 use crate::annotations::{Annotations, Note};
@@ -18,26 +20,12 @@ use crate::ast::{RangeMode, Span};
 use crate::functions::mixed;
 use crate::functions::over_time::{OverCall, OverTime, any_present};
 
-/// Series in a batch: enough to make a load worthwhile, few enough to keep decoded samples in cache.
-const BATCH_SERIES: usize = 128;
-/// Batches computed before their rows are consumed, for each thread.
-const BATCHES_AHEAD: usize = 4;
-
 /// Whether a selector admits one metric name only.
 pub(crate) fn pins_name(selector: &Selector) -> bool {
     selector
         .matchers
         .iter()
         .any(|m: &Matcher| m.name == "__name__" && m.op == MatchOp::Equal && !m.value.is_empty())
-}
-
-/// What a batch of series gives.
-#[derive(Default)]
-struct Outcome {
-    rows: Vec<Row>,
-    notes: Annotations,
-    looked_at: u64,
-    read: u64,
 }
 
 /// Where the newest samples of a series stand.
@@ -79,70 +67,29 @@ impl Evaluator<'_> {
         Ok(set)
     }
 
-    /// Computes `work` for ranges of `total` series in parallel, and consumes the outcomes in order.
-    fn in_batches(
-        &self,
-        total: usize,
-        steps: Steps,
-        work: impl Fn(Range<usize>) -> Result<Outcome, EvalError> + Sync,
-        sink: Sink<'_>,
-    ) -> Result<(), EvalError> {
-        let mut finish = |outcome: Result<Outcome, EvalError>| {
-            let outcome = outcome?;
-            self.count_samples(outcome.looked_at, outcome.read);
-            if !outcome.notes.is_empty() {
-                self.notes.lock().merge(outcome.notes);
-            }
-            let held = outcome.rows.len() as u64 * row_weight(steps);
-            self.budget.take(held)?;
-            self.budget.give(held);
-            sink(outcome.rows)
-        };
-        let ahead = BATCH_SERIES * BATCHES_AHEAD * self.pool.current_num_threads();
-        for wave in (0..total).step_by(ahead.max(1)) {
-            self.budget.check()?;
-            let wave = wave..(wave + ahead).min(total);
-            if wave.len() <= BATCH_SERIES {
-                finish(work(wave))?;
-                continue;
-            }
-            let batches: Vec<Range<usize>> = wave
-                .clone()
-                .step_by(BATCH_SERIES)
-                .map(|from| from..(from + BATCH_SERIES).min(wave.end))
-                .collect();
-            let outcomes: Vec<Result<Outcome, EvalError>> = self.pool.install(|| {
-                batches.into_par_iter().map(|batch| self.budget.check().and_then(|()| work(batch))).collect()
-            });
-            for outcome in outcomes {
-                finish(outcome)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Loads a batch and makes a row of each series; samples are held until the batch is done.
     fn load_batch(
         &self,
         set: &dyn SeriesSet,
         batch: Range<usize>,
+        steps: Steps,
         make: impl Fn(usize, Column, &mut Outcome) -> Option<Row>,
     ) -> Result<Outcome, EvalError> {
         let mut columns = Vec::with_capacity(batch.len());
         set.load(batch.clone(), &mut columns)?;
-        let mut outcome = Outcome { rows: Vec::with_capacity(batch.len()), ..Outcome::default() };
+        let mut outcome = self.outcome(steps);
+        outcome.rows.reserve(batch.len());
         for warning in set.warnings() {
             outcome.notes.add_store_warning(warning);
         }
-        let held = columns.iter().map(|c| (c.values.len() + c.histograms.len()) as u64).sum();
-        self.budget.take(held)?;
+        outcome.held = columns.iter().map(|c| (c.values.len() + c.histograms.len()) as u64).sum();
+        self.budget.fits(outcome.held)?;
         for (at, column) in batch.zip(columns) {
             if !column.is_empty() {
                 let row = make(at, column, &mut outcome);
                 outcome.rows.extend(row);
             }
         }
-        self.budget.give(held);
         Ok(outcome)
     }
 
@@ -160,15 +107,14 @@ impl Evaluator<'_> {
         let set = self.select(&selector.matchers, selector.when, steps, self.lookback_ms, 0)?;
         let cache = BoundsCache::new(steps, selector.when, self.lookback_ms, 0);
         let work = |batch| {
-            self.load_batch(&*set, batch, |at, column, outcome| {
+            self.load_batch(&*set, batch, steps, |at, column, outcome| {
                 let row = newest(set.labels(at), &column, &cache, steps, selector.statistics);
-                let seen = (0..steps.count).filter(|step| row.has(*step)).count() as u64;
-                outcome.looked_at += seen;
-                outcome.read += seen;
-                (seen > 0).then_some(row)
+                let before = outcome.tally.read;
+                (0..steps.count).filter(|step| row.has(*step)).for_each(|step| outcome.tally.see(step, 1));
+                (outcome.tally.read > before).then_some(row)
             })
         };
-        self.in_batches(set.len(), steps, work, sink)
+        self.in_batches(set.len(), span_ms(selector.when, steps, self.lookback_ms), steps, work, sink)
     }
 
     /// The time of the newest sample of each series, or its start timestamp, in seconds.
@@ -219,7 +165,7 @@ impl Evaluator<'_> {
         let set = self.select(&selector.matchers, selector.when, steps, self.lookback_ms, 0)?;
         let cache = BoundsCache::new(steps, selector.when, self.lookback_ms, 0);
         let work = |batch| {
-            self.load_batch(&*set, batch, |at, column, outcome| {
+            self.load_batch(&*set, batch, steps, |at, column, outcome| {
                 let mut row = newest(set.labels(at), &column, &cache, steps, selector.statistics);
                 let of = Newest {
                     floats: &cache.of(&column.times),
@@ -229,15 +175,14 @@ impl Evaluator<'_> {
                 };
                 for step in 0..steps.count {
                     if row.has(step) {
-                        outcome.looked_at += 1;
-                        outcome.read += 1;
+                        outcome.tally.see(step, 1);
                         change(&of, &mut row, step);
                     }
                 }
                 (!row.is_empty()).then_some(row)
             })
         };
-        self.in_batches(set.len(), steps, work, sink)
+        self.in_batches(set.len(), span_ms(selector.when, steps, self.lookback_ms), steps, work, sink)
     }
 
     /// `smoothed` instant selectors: between two samples, the straight line.
@@ -252,16 +197,15 @@ impl Evaluator<'_> {
         let set = self.select(&selector.matchers, selector.when, steps, lookback, lookback)?;
         let cache = BoundsCache::new(steps, selector.when, lookback, lookback);
         let work = |batch| {
-            self.load_batch(&*set, batch, |at, column, outcome| {
+            self.load_batch(&*set, batch, steps, |at, column, outcome| {
                 let samples = Samples::from_column(column, false, selector.statistics);
                 let mut row = Row::empty(set.labels(at).clone(), steps.count);
                 mixed::smooth(&mut row, &samples, &cache, span, &mut outcome.notes);
-                outcome.looked_at += samples.weight();
-                outcome.read += samples.weight();
+                outcome.tally.see(0, samples.weight());
                 (!row.is_empty()).then_some(row)
             })
         };
-        self.in_batches(set.len(), steps, work, sink)
+        self.in_batches(set.len(), span_ms(selector.when, steps, 2 * lookback), steps, work, sink)
     }
 
     /// A function of windows, series by series.
@@ -296,7 +240,7 @@ impl Evaluator<'_> {
             WindowSource::Select(selector) => {
                 let set = self.select(&selector.matchers, call.when, steps, before, after)?;
                 let work = |batch| {
-                    self.load_batch(&*set, batch, |at, column, outcome| {
+                    self.load_batch(&*set, batch, steps, |at, column, outcome| {
                         let stale: Vec<bool> = column.histograms.iter().map(|(_, h)| h.is_stale()).collect();
                         let histogram_starts = column.histogram_starts.clone();
                         let mut samples = Samples::from_column(column, use_starts, selector.statistics);
@@ -304,24 +248,36 @@ impl Evaluator<'_> {
                             let kept = starts.iter().copied().zip(stale).filter(|(_, stale)| !stale);
                             samples.histogram_starts = kept.map(|(start, _)| start).collect();
                         }
-                        outcome.read += samples.weight();
+                        outcome.tally.read += samples.weight();
                         let series = Series { labels: set.labels(at).clone(), drop_name: false, samples };
-                        self.over_row(&call, &series, &cache, outcome)
+                        self.over_row(&call, &series, &cache, true, outcome)
                     })
                 };
-                self.in_batches(set.len(), steps, work, &mut unique)
+                self.in_batches(
+                    set.len(),
+                    span_ms(call.when, steps, before + after),
+                    steps,
+                    work,
+                    &mut unique,
+                )
             }
             WindowSource::Subquery { .. } => {
                 let computed = self.subquery(window, steps)?;
                 let work = |batch: Range<usize>| {
-                    let mut outcome = Outcome::default();
+                    let mut outcome = self.outcome(steps);
                     for series in &computed[batch] {
-                        let row = self.over_row(&call, series, &cache, &mut outcome);
+                        let row = self.over_row(&call, series, &cache, false, &mut outcome);
                         outcome.rows.extend(row);
                     }
                     Ok(outcome)
                 };
-                self.in_batches(computed.len(), steps, work, &mut unique)
+                self.in_batches(
+                    computed.len(),
+                    span_ms(call.when, steps, before + after),
+                    steps,
+                    work,
+                    &mut unique,
+                )
             }
         }
     }
@@ -340,6 +296,7 @@ impl Evaluator<'_> {
         call: &OverCall<'_>,
         series: &Series,
         cache: &BoundsCache,
+        stored: bool,
         outcome: &mut Outcome,
     ) -> Option<Row> {
         let Series { labels, drop_name, samples } = series;
@@ -348,13 +305,13 @@ impl Evaluator<'_> {
         }
         let name = labels.metric_name();
         let bounds = cache.of_samples(samples);
-        outcome.looked_at += bounds.samples();
+        outcome.tally.look_through(&bounds, stored);
         let mut row = Row { drop_name: *drop_name, ..Row::of_floats(labels.clone(), Vec::new()) };
         if samples.histograms.is_empty() {
             row.floats = call.floats(samples, &bounds, name, &mut outcome.notes);
         } else {
             row.floats = vec![absent(); call.steps.count];
-            outcome.looked_at += mixed::row(call, &mut row, samples, &bounds, cache, &mut outcome.notes);
+            mixed::row(call, &mut row, samples, &bounds, cache, outcome);
         }
         let has_floats = any_present(&row.floats);
         if !has_floats && row.is_empty() {
@@ -395,7 +352,9 @@ impl Evaluator<'_> {
         let inner = self.subquery_steps(window.range_ms, *step_ms, *when, steps);
         self.budget.take(row_weight(inner))?;
         self.budget.give(row_weight(inner));
+        self.subqueries.fetch_add(1, Ordering::Relaxed);
         let rows = self.vector_or_scalar(node, inner)?;
+        self.subqueries.fetch_sub(1, Ordering::Relaxed);
         let all: Arc<[i64]> = (0..inner.count).map(|step| inner.at(step)).collect();
         Ok(rows.into_iter().map(|row| computed(row, &all)).collect())
     }
@@ -422,13 +381,19 @@ impl Evaluator<'_> {
     pub(crate) fn raw_windows(&self, window: &Window, steps: Steps) -> Result<Vec<Series>, EvalError> {
         let (before, after) = self.reach(window);
         let WindowSource::Select(selector) = &window.source else {
-            return self.subquery(window, steps);
+            let computed = self.subquery(window, steps)?;
+            let mut tally = Tally::new(steps, self.per_step);
+            tally.look(0, computed.iter().map(|series| series.samples.weight()).sum());
+            self.count(&tally, steps);
+            return Ok(computed);
         };
         let set = self.select(&selector.matchers, window.when(), steps, before, after)?;
         let mut out = Vec::new();
-        for from in (0..set.len()).step_by(BATCH_SERIES) {
+        let mut tally = Tally::new(steps, self.per_step);
+        let each = batch_series(span_ms(window.when(), steps, before + after), steps);
+        for from in (0..set.len()).step_by(each) {
             self.budget.check()?;
-            let batch = from..(from + BATCH_SERIES).min(set.len());
+            let batch = from..(from + each).min(set.len());
             let mut columns = Vec::with_capacity(batch.len());
             set.load(batch.clone(), &mut columns)?;
             for warning in set.warnings() {
@@ -437,10 +402,11 @@ impl Evaluator<'_> {
             for (at, column) in batch.zip(columns) {
                 let samples = Samples::from_column(column, false, selector.statistics);
                 self.budget.take(samples.weight())?;
-                self.count_samples(samples.weight(), samples.weight());
+                tally.see(0, samples.weight());
                 out.push(Series { labels: set.labels(at).clone(), drop_name: false, samples });
             }
         }
+        self.count(&tally, steps);
         Ok(out)
     }
 
@@ -464,6 +430,12 @@ impl Evaluator<'_> {
         row.drop_name = self.delayed_names;
         Ok(if row.is_empty() { Vec::new() } else { vec![row] })
     }
+}
+
+/// How long a time is looked at, when each step looks at `reach_ms`.
+fn span_ms(when: When, steps: Steps, reach_ms: i64) -> i64 {
+    let moved = when.reference(steps.last()).saturating_sub(when.reference(steps.start_ms));
+    moved.saturating_add(reach_ms)
 }
 
 /// The times of a column's histograms, if it has any.

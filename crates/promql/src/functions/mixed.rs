@@ -13,6 +13,7 @@ use super::over_time::{OverCall, OverTime, Watch};
 use super::rate::{self, Sampled};
 use crate::annotations::{Annotations, Note, Operation};
 use crate::ast::{RangeMode, Span};
+use crate::eval::batches::Outcome;
 use crate::eval::window::{Bounds, BoundsCache, Samples};
 use crate::eval::{Cell, Row, absent, is_absent};
 use crate::histogram::{FloatHistogram, HistogramSum, Incompatible, Reconciled};
@@ -76,15 +77,16 @@ pub(crate) fn row(
     samples: &Samples,
     bounds: &Bounds,
     cache: &BoundsCache,
-    notes: &mut Annotations,
-) -> u64 {
+    outcome: &mut Outcome,
+) {
+    let Outcome { notes, tally, .. } = outcome;
     let labels = row.labels.clone();
     let name = labels.metric_name();
     row.floats = call.floats(samples, bounds, name, notes);
     let times: Vec<i64> = samples.histograms.iter().map(|(t, _)| *t).collect();
     let of_histograms = cache.of_slice(&times);
     let mut notes = Notes { all: notes, span: call.window_span, name };
-    let mut looked_at = 0;
+    let mut reached = 0;
     let mut watch = Watch::of(call);
     for step in 0..call.steps.count {
         let (lo, hi) = of_histograms.at(step);
@@ -92,11 +94,14 @@ pub(crate) fn row(
             continue;
         }
         let points = &samples.histograms[lo..hi];
-        let weight = points.iter().map(|(_, h)| h.weight()).sum::<u64>();
+        let weight_of = |points: &[Point]| points.iter().map(|(_, h)| h.weight()).sum::<u64>();
+        let weight = weight_of(points);
         if watch.stops(usize::try_from(weight).unwrap_or(usize::MAX)) {
             break;
         }
-        looked_at += weight;
+        tally.look(step, weight);
+        tally.reach(step, weight_of(&samples.histograms[lo.max(reached)..hi]));
+        reached = hi;
         let (float_lo, float_hi) = bounds.at(step);
         let beside = Beside {
             times: &samples.times[float_lo..float_hi],
@@ -110,7 +115,6 @@ pub(crate) fn row(
         };
         put_right(call, row, step, points, &beside, &mut notes);
     }
-    looked_at
 }
 
 fn put_right(

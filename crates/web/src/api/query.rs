@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use model::number;
-use promql::answer::{Answer, Stats, Timings};
+use promql::answer::{Answer, Stats, StepStats, Timings};
 use promql::engine::QueryOptions;
 use storage::SeriesExemplars;
 
@@ -99,6 +99,7 @@ impl Asked {
                 lookback_ms: self.lookback_ms,
                 timeout: Some(left),
                 cancel,
+                per_step_stats: self.stats == "all",
                 limit: self.limit,
             };
             let mut answer = evaluate(&options)?;
@@ -146,11 +147,27 @@ fn write_stats(out: &mut Vec<u8>, stats: &Stats, queued: Duration) {
     timings.number("execTotalTime", (total + queued).as_secs_f64());
     timings.end();
     let mut samples = json::Object::new(all.field("samples"));
+    let per_step = |samples: &mut json::Object<'_>, name: &str, count: fn(&StepStats) -> u64| {
+        if !stats.per_step.is_empty() {
+            samples.array(name, &stats.per_step, |out, step| write_step(out, step.t_ms, count(step)));
+        }
+    };
+    per_step(&mut samples, "totalQueryableSamplesPerStep", |step| step.queryable_samples);
     samples.integer("totalQueryableSamples", stats.total_queryable_samples);
+    per_step(&mut samples, "samplesReadPerStep", |step| step.samples_read);
     samples.integer("samplesRead", stats.samples_read);
     samples.integer("peakSamples", stats.peak_samples);
     samples.end();
     all.end();
+}
+
+/// `[seconds,count]`
+fn write_step(out: &mut Vec<u8>, t_ms: i64, count: u64) {
+    out.push(b'[');
+    number::append_json(out, t_ms as f64 / 1000.0);
+    out.push(b',');
+    json::integer(out, count);
+    out.push(b']');
 }
 
 /// `/format_query`

@@ -83,6 +83,13 @@ async fn annotations_and_statistics() {
     assert_eq!(json["warnings"], serde_json::json!([warning]));
     assert!(json["data"]["stats"]["timings"]["execTotalTime"].is_number(), "{}", answer.body);
     assert!(json["data"]["stats"]["samples"]["peakSamples"].is_u64(), "{}", answer.body);
+
+    let answer = fixture.ask("/api/v1/query_range?query=vector(1)&start=1.5&end=3&step=1&stats=all").await;
+    let samples = concat!(
+        r#""samples":{"totalQueryableSamplesPerStep":[[1.5,0],[2.5,0]],"totalQueryableSamples":0,"#,
+        r#""samplesReadPerStep":[[1.5,0],[2.5,0]],"samplesRead":0,"peakSamples":"#
+    );
+    assert!(answer.body.contains(samples), "{}", answer.body);
 }
 
 #[tokio::test]
