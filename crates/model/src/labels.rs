@@ -172,10 +172,27 @@ pub fn write_quoted(out: &mut dyn fmt::Write, text: &str) -> fmt::Result {
             '\x0b' => out.write_str("\\v")?,
             '\x0c' => out.write_str("\\f")?,
             c if (c as u32) < 0x20 || c as u32 == 0x7f => write!(out, "\\x{:02x}", c as u32)?,
-            c => out.write_char(c)?,
+            c if is_printable(c) => out.write_char(c)?,
+            c if (c as u32) < 0x1_0000 => write!(out, "\\u{:04x}", c as u32)?,
+            c => write!(out, "\\U{:08x}", c as u32)?,
         }
     }
     out.write_char('"')
+}
+
+/// Whether Go shows a character as it is: no control or format character, no space but the usual one,
+/// nothing for private use. (Characters that Unicode has not assigned are shown here.)
+///
+/// Source: Go `strconv.IsPrint`; Unicode 15, categories Cc, Cf, Co, Zs, Zl, Zp.
+fn is_printable(c: char) -> bool {
+    let hidden = matches!(c,
+        '\u{80}'..='\u{a0}' | '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
+        | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{1680}' | '\u{180e}' | '\u{2000}'..='\u{200f}'
+        | '\u{2028}'..='\u{202f}' | '\u{205f}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{3000}'
+        | '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}'
+        | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}' | '\u{e0020}'..='\u{e007f}' | '\u{f0000}'..);
+    !hidden
 }
 
 /// Whether `name` is `[a-zA-Z_][a-zA-Z0-9_]*`, the label names that need no quotes.
@@ -294,6 +311,21 @@ impl LabelsBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quoting_shows_what_go_shows() {
+        for (text, want) in [
+            ("Pegel Köln 潮 \u{1f30a}", "\"Pegel Köln 潮 \u{1f30a}\""),
+            ("\"\\\n\t\x07\x00\x7f", r#""\"\\\n\t\a\x00\x7f""#),
+            ("\u{80}\u{a0}\u{ad}", r#""\u0080\u00a0\u00ad""#),
+            ("\u{200b}\u{2028}\u{3000}\u{e000}\u{feff}", r#""\u200b\u2028\u3000\ue000\ufeff""#),
+            ("\u{e0001}\u{10ffff}", r#""\U000e0001\U0010ffff""#),
+        ] {
+            let mut out = String::new();
+            write_quoted(&mut out, text).expect("a string");
+            assert_eq!(out, want);
+        }
+    }
 
     #[test]
     fn labels_are_sorted_unique_and_without_empty_values() {
