@@ -13,7 +13,7 @@ use crate::db::OpenError;
 use crate::db::open::{FORMAT, check_format, take_lock};
 use crate::filenames;
 use crate::manifest::{self, ManifestError};
-use crate::part::{Part, file_name};
+use crate::part::{Part, PartError, file_name};
 use crate::wal::segment;
 
 /// The format of data directories that this version writes, and the newest it reads: major and minor.
@@ -49,6 +49,8 @@ pub enum FileKind {
     Part,
     /// A segment of the log.
     Segment,
+    /// A segment of the log that waits for a tenant whose manifest is damaged.
+    Waiting,
 }
 
 /// A file of a data directory.
@@ -71,6 +73,8 @@ pub struct Contents {
     pub files: Vec<StoreFile>,
     /// Parts that a manifest names and that are not there.
     pub missing: Vec<PathBuf>,
+    /// Manifests that cannot be read, with file and place: all parts of such a tenant are listed.
+    pub damaged: Vec<String>,
 }
 
 impl Contents {
@@ -103,18 +107,25 @@ pub fn contents(disk: &dyn Disk, dir: &Path) -> Result<Contents, OpenError> {
     };
     for tenant_dir in list(&filenames::tenants_dir(dir))? {
         let name = tenant_dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if TenantId::new(name).is_err() {
+            continue; // nobody's
+        }
         let tenant = filenames::tenant_dir(Path::new(""), name);
         let manifest = tenant_dir.join(filenames::MANIFEST);
-        if TenantId::new(name).is_err() || !disk.exists(&manifest) {
-            continue; // nobody's; or all it has is in the log
+        if disk.exists(&manifest) {
+            found.add(disk, dir, tenant.join(filenames::MANIFEST), FileKind::Manifest)?;
+            for part in part_names(disk, &tenant_dir, &mut found.damaged)? {
+                let path = filenames::part(&tenant, &part);
+                if disk.exists(&dir.join(&path)) {
+                    found.add(disk, dir, path, FileKind::Part)?;
+                } else {
+                    found.missing.push(path);
+                }
+            }
         }
-        found.add(disk, dir, tenant.join(filenames::MANIFEST), FileKind::Manifest)?;
-        for part in parts(disk, &manifest)? {
-            let path = filenames::part(&tenant, &part);
-            if disk.exists(&dir.join(&path)) {
-                found.add(disk, dir, path, FileKind::Part)?;
-            } else {
-                found.missing.push(path);
+        for path in list(&filenames::waiting_dir(&tenant_dir))? {
+            if let Some(number) = filenames::segment_number(&path) {
+                found.add(disk, dir, filenames::waiting_segment(&tenant, number), FileKind::Waiting)?;
             }
         }
     }
@@ -126,8 +137,29 @@ pub fn contents(disk: &dyn Disk, dir: &Path) -> Result<Contents, OpenError> {
     Ok(found)
 }
 
+/// The file names of the parts of a tenant: those that its manifest names, or, where that cannot be read,
+/// all that there are.
+fn part_names(
+    disk: &dyn Disk,
+    tenant_dir: &Path,
+    damaged: &mut Vec<String>,
+) -> Result<Vec<String>, OpenError> {
+    match named_parts(disk, &tenant_dir.join(filenames::MANIFEST)) {
+        Ok(names) => return Ok(names),
+        Err(error @ ManifestError::Io { .. }) => return Err(error.into()),
+        Err(error) => damaged.push(error.to_string()),
+    }
+    let dir = tenant_dir.join(filenames::PARTS_DIR);
+    let attempt = || format!("list {}", dir.display());
+    let paths = disk.read_dir(&dir).map_err(|source| OpenError::Io { attempt: attempt(), source })?;
+    let is_part =
+        |path: &&PathBuf| path.extension().is_some_and(|extension| extension == filenames::PART_EXTENSION);
+    let name = |path: &PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+    Ok(paths.iter().filter(is_part).filter_map(name).collect())
+}
+
 /// The file names of the parts that a manifest names.
-fn parts(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, OpenError> {
+fn named_parts(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, ManifestError> {
     let io = |source| ManifestError::Io { attempt: "read", path: path.to_owned(), source };
     let bytes = disk.read(path).map_err(io)?;
     let (state, _, _) = manifest::read(&bytes).map_err(|(offset, reason)| ManifestError::Corrupt {
@@ -136,6 +168,31 @@ fn parts(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, OpenError> {
         reason,
     })?;
     Ok(state.parts.keys().map(|id| file_name(*id)).collect())
+}
+
+/// Refuses what newer versions have written, before anything relies on it: read by this one it would
+/// seem to miss what is in it.
+///
+/// # Errors
+/// [`OpenError::NewerFile`] with the command that helps.
+pub(crate) fn check_versions(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
+    let newer = |path: PathBuf, reason: String| Err(OpenError::NewerFile { path, reason });
+    for tenant_dir in disk.read_dir(&filenames::tenants_dir(dir)).unwrap_or_default() {
+        let manifest = tenant_dir.join(filenames::MANIFEST);
+        let Ok(bytes) = disk.read(&manifest) else { continue };
+        let (state, _, _) = match manifest::read(&bytes) {
+            Ok(read) => read,
+            Err((_, reason)) if manifest::is_newer(&bytes) => return newer(manifest, reason),
+            Err(_) => continue, // damage, for whoever opens the tenant
+        };
+        for id in state.parts.keys() {
+            let path = filenames::part(&tenant_dir, &file_name(*id));
+            if let Err(PartError::Unsupported { path, reason }) = Part::open(disk, &path) {
+                return newer(path, reason);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads and decodes all of one file of the data directory `dir`, and says what is wrong with it, with
@@ -147,12 +204,14 @@ pub fn verify(disk: &dyn Disk, dir: &Path, file: &StoreFile, last: bool) -> Vec<
         FileKind::Format => {
             check_format(disk, dir).err().map(|error| error.to_string()).into_iter().collect()
         }
-        FileKind::Manifest => parts(disk, &path).err().map(|error| error.to_string()).into_iter().collect(),
+        FileKind::Manifest => {
+            named_parts(disk, &path).err().map(|error| error.to_string()).into_iter().collect()
+        }
         FileKind::Part => match Part::open(disk, &path) {
             Ok(part) => part.verify().iter().map(ToString::to_string).collect(),
             Err(error) => vec![error.to_string()],
         },
-        FileKind::Segment => match segment::read(disk, &path, last) {
+        FileKind::Segment | FileKind::Waiting => match segment::read(disk, &path, last) {
             Ok(segment) => {
                 let damage = segment.damage.iter().filter(|damage| !damage.torn_tail);
                 damage.map(ToString::to_string).collect()

@@ -330,6 +330,13 @@ pub fn read(bytes: &[u8]) -> Result<(State, u64, Option<String>), (u64, String)>
     Ok((state, at as u64, None))
 }
 
+/// Whether a manifest was written by a newer version, which this one cannot read.
+pub(crate) fn is_newer(bytes: &[u8]) -> bool {
+    let header = bytes.first_chunk::<HEADER_LEN>();
+    let sound = |h: &&[u8; HEADER_LEN]| h[..8] == MAGIC && crc32c::crc32c(&h[..12]).to_le_bytes() == h[12..];
+    header.filter(sound).is_some_and(|header| u16::from_le_bytes([header[8], header[9]]) > MAJOR)
+}
+
 /// Whether no whole edit follows behind the broken one at `at`.
 fn is_last(bytes: &[u8], at: usize) -> bool {
     (at + 1..bytes.len()).all(|next| crate::wal::segment::frame_at(bytes, next).is_err())

@@ -240,3 +240,25 @@ fn a_part_that_is_gone_is_named_and_the_rest_is_there() {
     assert_sound(&disk, "/copies/a");
     assert!(!dump(&open(&disk, "/copies/a", &bench.clock)).is_empty());
 }
+
+#[test]
+fn a_tenant_that_is_refused_comes_along_as_it_is() {
+    let disk = FakeDisk::new(Path::new("/data"));
+    let mut bench = Bench::new(&disk, 4);
+    (0..200).for_each(|_| bench.append());
+    bench.db.flush().expect("flush");
+    (0..20).for_each(|_| bench.append());
+    let acknowledged = dump(&bench.db);
+    let [_, harbour] = tenants();
+    let manifest = Path::new("/data/tenant").join(harbour.as_str()).join("MANIFEST");
+    let Bench { db, clock, .. } = bench;
+    drop(db);
+    assert!(disk.flip_byte(&manifest, 3));
+    let db = open(&disk, "/data", &clock);
+    assert_eq!(db.refused().len(), 1);
+    db.flush().expect("flush");
+    db.snapshot(Path::new("/copies/a"), false, &mut |_| ()).expect("snapshot");
+    // Mended, the copy has everything.
+    assert!(disk.flip_byte(&Path::new("/copies/a/tenant").join(harbour.as_str()).join("MANIFEST"), 3));
+    assert_eq!(dump(&open(&disk, "/copies/a", &clock)), acknowledged);
+}

@@ -46,7 +46,7 @@ pub enum OpenError {
     /// A newer version wrote it.
     #[error(
         "data directory {dir} has format {found}, this version reads up to {known}; start the version that \
-         wrote it, or restore a backup with `marigraph restore`",
+         wrote it, or put a backup from before into a new directory: `marigraph restore BACKUP --data NEW`",
         dir = dir.display()
     )]
     Newer {
@@ -56,6 +56,18 @@ pub enum OpenError {
         found: String,
         /// What this version knows.
         known: String,
+    },
+    /// A newer version wrote a file in it.
+    #[error(
+        "{path} was written by a newer version of marigraph ({reason}); start that version, or put a backup \
+         from before into a new directory: `marigraph restore BACKUP --data NEW`",
+        path = path.display()
+    )]
+    NewerFile {
+        /// The file.
+        path: PathBuf,
+        /// What this version does not understand.
+        reason: String,
     },
     /// `FORMAT` makes no sense.
     #[error("{path} does not name a format: {text:?}", path = path.display())]
@@ -95,6 +107,7 @@ pub(super) fn open(config: Config) -> Result<Inner, OpenError> {
         }
     }
     check_format(&*config.disk, &config.dir)?;
+    crate::closed::check_versions(&*config.disk, &config.dir)?;
     let inner = Inner {
         wal: Wal::new(config.disk.clone(), config.dir.clone(), health.clone(), metrics.clone()),
         config,
@@ -311,6 +324,10 @@ impl Inner {
             // The first pass has removed a segment without a header.
             Err(SegmentError::Io { source, .. }) if !report && source.kind() == io::ErrorKind::NotFound => {
                 Ok(None)
+            }
+            Err(SegmentError::Newer { path, major }) => {
+                let reason = format!("log format {major}, this version reads up to {}", segment::MAJOR);
+                Err(OpenError::NewerFile { path, reason })
             }
             Err(error) => Err(error.into()),
         }

@@ -10,11 +10,13 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use stdx::disk::Disk;
 use storage::StoreError;
 
-use super::{Db, Inner, Tenant};
+use super::{Db, Inner, OpenError, Tenant};
+use crate::closed::{FileKind, StoreFile, contents};
 use crate::filenames;
 use crate::manifest::{State, encode};
 use crate::part::file_name;
@@ -104,8 +106,25 @@ impl Inner {
     fn copy_into(&self, copy: &mut Copy<'_>, below: Option<u64>, position: u64) -> Result<(), SnapshotError> {
         copy.directory(&filenames::wal_dir(Path::new("")))?;
         copy.directory(&filenames::tenants_dir(Path::new("")))?;
-        for tenant in self.all_tenants() {
-            self.copy_tenant(&tenant, copy, position)?;
+        let tenants = self.all_tenants();
+        for tenant in &tenants {
+            self.copy_tenant(tenant, copy, position)?;
+        }
+        // Tenants that are refused are copied as they are: somebody may mend them.
+        let whole = contents(copy.disk, &self.config.dir).map_err(|error| match error {
+            OpenError::Io { attempt, source } => SnapshotError::Io { attempt, source },
+            other => failed("list", &self.config.dir, io::Error::other(other.to_string())),
+        })?;
+        for file in &whole.files {
+            let owner = |tenant: &&Arc<Tenant>| self.config.dir.join(&file.path).starts_with(&tenant.dir);
+            let wanted = match file.kind {
+                FileKind::Manifest | FileKind::Part => !tenants.iter().any(|tenant| owner(&tenant)),
+                FileKind::Waiting => below.is_some(),
+                FileKind::Format | FileKind::Segment => false,
+            };
+            if wanted {
+                copy.store_file(&self.config.dir, file)?;
+            }
         }
         if let Some(below) = below {
             let dir = filenames::wal_dir(&self.config.dir);
@@ -211,6 +230,26 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
+    /// A file of the store, as it is.
+    fn store_file(&mut self, dir: &Path, file: &StoreFile) -> Result<(), SnapshotError> {
+        let from = dir.join(&file.path);
+        for parent in file.path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+            if !self.directories.iter().any(|made| made == parent) {
+                self.directory(parent)?;
+            }
+        }
+        if file.kind == FileKind::Manifest {
+            let bytes = self.disk.read(&from).map_err(|source| failed("read", &from, source))?;
+            return self.write(&file.path, &bytes);
+        }
+        self.file(&from, &file.path).map_err(|source| failed("copy", &from, source))?;
+        match file.kind {
+            FileKind::Part => self.info.parts += 1,
+            _ => self.info.segments += 1,
+        }
+        Ok(())
+    }
+
     /// Writes a file that is the snapshot's own.
     fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
         let path = self.unfinished.join(path);
@@ -226,7 +265,7 @@ impl<'a> Copy<'a> {
 
     /// Makes all of it durable and gives it its name.
     fn finish(&self) -> Result<(), SnapshotError> {
-        let directories = self.directories.iter().rev().map(|path| self.unfinished.join(path));
+        let directories = self.directories.iter().map(|path| self.unfinished.join(path));
         for path in directories.chain([self.unfinished.clone()]) {
             self.disk.sync_dir(&path).map_err(|source| failed("sync", &path, source))?;
         }
