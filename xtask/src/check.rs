@@ -28,6 +28,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     (
         "marigraph",
         &[
+            "blocks",
             "discovery",
             "machine",
             "model",
@@ -42,7 +43,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("bench", &["model", "testkit", "tsdb"]),
-    ("fuzz", &["discovery", "marigraph", "model", "promql", "re2", "stdx", "storage", "tsdb", "wire"]),
+    (
+        "fuzz",
+        &["blocks", "discovery", "marigraph", "model", "promql", "re2", "stdx", "storage", "tsdb", "wire"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -6,6 +6,7 @@
 //! for a short while; `tests/seeds.rs` runs each with its seeds and a few hundred mutations of them,
 //! so that the targets themselves stay alive.
 
+mod block;
 mod chaos;
 mod language;
 mod store;
@@ -34,6 +35,13 @@ impl std::fmt::Debug for Target {
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target { name: "exposition", run: wires::exposition, seeds: wires::exposition_seeds },
+    Target {
+        name: "exposition-protobuf",
+        run: wires::exposition_protobuf,
+        seeds: wires::exposition_protobuf_seeds,
+    },
+    Target { name: "remote-read", run: wires::remote_read, seeds: wires::remote_read_seeds },
+    Target { name: "accept", run: wires::accept, seeds: wires::accept_seeds },
     Target { name: "content-type", run: wires::content_type, seeds: wires::content_type_seeds },
     Target { name: "remote-write-1", run: wires::remote_write_1, seeds: wires::remote_write_1_seeds },
     Target { name: "remote-write-2", run: wires::remote_write_2, seeds: wires::remote_write_2_seeds },
@@ -50,4 +58,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "tsdb-segment", run: store::segment, seeds: store::segment_seeds },
     Target { name: "tsdb-manifest", run: store::manifest, seeds: store::manifest_seeds },
     Target { name: "tsdb-part", run: store::part, seeds: store::part_seeds },
+    Target { name: "block-chunk", run: block::chunk, seeds: block::chunk_seeds },
+    Target { name: "block-index", run: block::index, seeds: block::index_seeds },
 ];

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use model::{Histogram, Labels};
-use wire::exposition::{CreatedLines, Protocol, RowMemory, ScrapedRow};
+use wire::exposition::{CreatedLines, EscapingScheme, Protocol, RowMemory, RowOptions, ScrapedRow};
+use wire::federation::{FederationWriter, Format, Latest};
+use wire::remote_read::ReadRequest;
 use wire::remote_write::v1::Entry;
 use wire::remote_write::{
     EncoderV1, EncoderV2, Sample, SeriesToWrite, decode_labels, snappy_decode, snappy_encode, v1, v2,
@@ -14,8 +16,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// Splits an input into the scrapes that follow each other.
 const NEXT_SCRAPE: &[u8] = b"\n---\n";
 
-/// The first byte says which format; the rest is scrapes of one target, one after the other. What a
-/// memory that has seen the earlier ones reads must be what an empty one reads.
+/// The first byte says which text format and what is made of it; the rest is scrapes of one target.
 pub(crate) fn exposition(bytes: &[u8]) {
     let Some((first, rest)) = bytes.split_first() else { return };
     let protocol = match first % 4 {
@@ -24,20 +25,38 @@ pub(crate) fn exposition(bytes: &[u8]) {
         2 => Protocol::OpenMetricsText0_0_1,
         _ => Protocol::OpenMetricsText1_0_0,
     };
-    let created = if first & 4 == 0 { CreatedLines::StartTimestamps } else { CreatedLines::Series };
-    let mut memory = RowMemory::new(created);
+    read_scrapes(rest, protocol, first >> 2);
+}
+
+/// The first byte says what is made of it; the rest is scrapes of one target in protobuf.
+pub(crate) fn exposition_protobuf(bytes: &[u8]) {
+    let Some((first, rest)) = bytes.split_first() else { return };
+    read_scrapes(rest, Protocol::PrometheusProto, *first);
+}
+
+/// Reads one scrape after the other: what a memory that has seen the earlier ones makes of one must be
+/// what an empty one makes of it.
+fn read_scrapes(bytes: &[u8], protocol: Protocol, flags: u8) {
+    let options = RowOptions {
+        created: if flags & 1 == 0 { CreatedLines::StartTimestamps } else { CreatedLines::Series },
+        native_histograms: flags & 2 != 0,
+        keep_classic: flags & 4 != 0,
+        convert_classic: flags & 8 != 0,
+    };
+    let mut memory = RowMemory::with_options(options);
     let mut labels: BTreeMap<u32, Labels> = BTreeMap::new();
     let mut row = ScrapedRow::default();
-    for body in scrapes(rest) {
-        let remembered = memory.read(body, protocol, &mut row).map_err(|error| error.to_string());
+    for body in scrapes(bytes) {
+        // What is said about a line that is wrong depends on what was expected there.
+        let remembered = memory.read(body, protocol, &mut row).map_err(|error| error.place);
         for column in &row.retired_columns {
             labels.remove(column);
         }
         labels.extend(row.new_columns.iter().cloned());
         let remembered = remembered.map(|()| cells(&row, &labels));
-        let mut fresh = RowMemory::new(created);
+        let mut fresh = RowMemory::with_options(options);
         let mut anew = ScrapedRow::default();
-        let cold = fresh.read(body, protocol, &mut anew).map_err(|error| error.to_string());
+        let cold = fresh.read(body, protocol, &mut anew).map_err(|error| error.place);
         let cold = cold.map(|()| cells(&anew, &anew.new_columns.iter().cloned().collect()));
         assert_eq!(remembered, cold, "a remembered target reads otherwise than a new one");
     }
@@ -57,15 +76,19 @@ fn scrapes(bytes: &[u8]) -> Vec<&[u8]> {
     scrapes
 }
 
-/// A row by labels: values bit for bit, own timestamps.
-fn cells(row: &ScrapedRow, labels: &BTreeMap<u32, Labels>) -> Vec<(String, u64, Option<i64>)> {
+/// A row by labels: values bit for bit (of histograms as they print), own timestamps.
+fn cells(row: &ScrapedRow, labels: &BTreeMap<u32, Labels>) -> Vec<(String, String, Option<i64>)> {
     assert_eq!(row.columns.len(), row.values.len());
     let own: BTreeMap<u32, i64> = row.timestamps.iter().copied().collect();
-    let cells = row.columns.iter().zip(&row.values).enumerate().map(|(at, (column, value))| {
-        let labels = labels.get(column).map(ToString::to_string);
-        (labels.expect("every column was new once"), value.to_bits(), own.get(&(at as u32)).copied())
+    let labels = |column: &u32| labels.get(column).expect("every column was new once").to_string();
+    let floats = row.columns.iter().zip(&row.values).enumerate().map(|(at, (column, value))| {
+        (labels(column), format!("{:x}", value.to_bits()), own.get(&(at as u32)).copied())
     });
-    cells.collect()
+    let histograms = row
+        .histograms
+        .iter()
+        .map(|cell| (labels(&cell.column), format!("{:?}", cell.histogram), cell.timestamp_ms));
+    floats.chain(histograms).collect()
 }
 
 pub(crate) fn exposition_seeds() -> Vec<Vec<u8>> {
@@ -80,6 +103,65 @@ pub(crate) fn exposition_seeds() -> Vec<Vec<u8>> {
     let with = |first: u8, text: &&str| [&[first], text.as_bytes()].concat();
     let text = text.iter().flat_map(|text| [with(0, text), with(1, text)]);
     text.chain(open.iter().flat_map(|text| [with(2, text), with(3, text)])).collect()
+}
+
+pub(crate) fn exposition_protobuf_seeds() -> Vec<Vec<u8>> {
+    let (_, _, histograms, _) = series();
+    let format = Format { protocol: Protocol::PrometheusProto, escaping: EscapingScheme::AllowUtf8 };
+    let scrape = |value: f64| {
+        let mut writer = FederationWriter::new(format);
+        writer.sample("a", &[("x", "1")], 1_700_000_000_000, Latest::Float(value));
+        writer.sample("a", &[("x", "2")], 1_700_000_000_000, Latest::Float(2.0));
+        writer.sample("h", &[], 1_700_000_000_000, Latest::Histogram(&histograms[0].histogram));
+        writer.finish()
+    };
+    let scrapes = [scrape(1.0), scrape(5.5)].join(NEXT_SCRAPE);
+    (0..16).map(|flags| [&[flags], &scrapes[..]].concat()).collect()
+}
+
+/// What a remote reader asks: what was read is written as something that reads the same.
+pub(crate) fn remote_read(bytes: &[u8]) {
+    if let Ok(request) = ReadRequest::decode(bytes) {
+        let _ = request.response_type();
+        let again = ReadRequest::decode(&request.encode()).expect("what we write reads");
+        assert_eq!(again.queries.len(), request.queries.len());
+        assert_eq!(again.encode(), request.encode());
+    }
+}
+
+pub(crate) fn remote_read_seeds() -> Vec<Vec<u8>> {
+    let query = wire::remote_read::ReadQuery {
+        start_ms: 1_700_000_000_000,
+        end_ms: 1_700_000_600_000,
+        matchers: vec![model::Matcher::equal("__name__", "up"), model::Matcher::equal("job", "x")],
+        hints: Some(wire::remote_read::ReadHints {
+            step_ms: 15_000,
+            func: "rate".to_owned(),
+            grouping: vec!["job".to_owned()],
+            by: true,
+            range_ms: 300_000,
+            ..Default::default()
+        }),
+    };
+    vec![ReadRequest { queries: vec![query.clone(), query], accepted: vec![1, 0] }.encode()]
+}
+
+/// What is asked of `/federate`.
+pub(crate) fn accept(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let format = Format::negotiate(text);
+    assert_eq!(Format::negotiate(&format.content_type()), format, "{text:?}");
+}
+
+pub(crate) fn accept_seeds() -> Vec<Vec<u8>> {
+    let protocols = [
+        Protocol::PrometheusProto,
+        Protocol::OpenMetricsText1_0_0,
+        Protocol::OpenMetricsText0_0_1,
+        Protocol::PrometheusText1_0_0,
+        Protocol::PrometheusText0_0_4,
+    ];
+    vec![wire::exposition::accept_header(&protocols, EscapingScheme::Underscores).into_bytes()]
 }
 
 /// Headers of answers and what is asked for.
@@ -164,21 +246,7 @@ fn series() -> (Labels, Vec<Sample>, Vec<wire::remote_write::HistogramSample>, V
     let histogram = wire::remote_write::HistogramSample {
         timestamp_ms: 1_700_000_000_000,
         start_timestamp_ms: 0,
-        histogram: Histogram {
-            counter_reset_hint: model::histogram::CounterResetHint::Unknown,
-            schema: 1,
-            zero_threshold: 1e-128,
-            sum: 12.5,
-            positive_spans: vec![model::histogram::Span { offset: 0, length: 3 }],
-            negative_spans: Vec::new(),
-            custom_values: Vec::new(),
-            buckets: model::histogram::Buckets::Int {
-                count: 7,
-                zero_count: 1,
-                positive: vec![1, 2, -1],
-                negative: Vec::new(),
-            },
-        },
+        histogram: histogram(),
     };
     let exemplar = model::Exemplar {
         labels: Labels::from_pairs([("trace_id", "abc")]),
@@ -186,6 +254,25 @@ fn series() -> (Labels, Vec<Sample>, Vec<wire::remote_write::HistogramSample>, V
         timestamp_ms: 1_700_000_000_000,
     };
     (labels, samples, vec![histogram], vec![exemplar])
+}
+
+/// A small native histogram.
+pub(crate) fn histogram() -> Histogram {
+    Histogram {
+        counter_reset_hint: model::histogram::CounterResetHint::Unknown,
+        schema: 1,
+        zero_threshold: 1e-128,
+        sum: 12.5,
+        positive_spans: vec![model::histogram::Span { offset: 0, length: 3 }],
+        negative_spans: Vec::new(),
+        custom_values: Vec::new(),
+        buckets: model::histogram::Buckets::Int {
+            count: 7,
+            zero_count: 1,
+            positive: vec![1, 2, -1],
+            negative: Vec::new(),
+        },
+    }
 }
 
 pub(crate) fn remote_write_1_seeds() -> Vec<Vec<u8>> {

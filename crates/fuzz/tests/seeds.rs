@@ -43,6 +43,9 @@ macro_rules! targets {
 
 targets! {
     exposition = "exposition",
+    exposition_protobuf = "exposition-protobuf",
+    remote_read = "remote-read",
+    accept = "accept",
     content_type = "content-type",
     remote_write_1 = "remote-write-1",
     remote_write_2 = "remote-write-2",
@@ -59,4 +62,6 @@ targets! {
     tsdb_segment = "tsdb-segment",
     tsdb_manifest = "tsdb-manifest",
     tsdb_part = "tsdb-part",
+    block_chunk = "block-chunk",
+    block_index = "block-index",
 }

@@ -60,6 +60,10 @@ impl Header {
             return Err(HeaderError::Newer(major));
         }
         let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().unwrap_or_default());
+        // Positions behind the first have to exist.
+        if number(24).checked_add(bytes.len() as u64).is_none() {
+            return Err(HeaderError::Damaged);
+        }
         Ok(Header { number: number(16), first_position: number(24) })
     }
 }
