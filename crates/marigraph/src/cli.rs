@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::backup::{BackupArgs, RestoreArgs};
+use crate::query::QueryArgs;
+
 /// The program's arguments.
 #[derive(Debug, Parser)]
 #[command(
@@ -18,7 +21,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     after_long_help = "Examples:\n  \
         marigraph hub                                  this machine's metrics on http://127.0.0.1:9190\n  \
         marigraph hub --config prometheus.yml --data /var/lib/marigraph --retention.time 90d\n  \
-        marigraph check config prometheus.yml          errors with file, line and column, without starting\n\n\
+        marigraph check config prometheus.yml          errors with file, line and column, without starting\n  \
+        marigraph query instant http://127.0.0.1:9190 'up == 0'\n  \
+        marigraph backup /backups --url http://127.0.0.1:9190 --keep 7\n  \
+        marigraph restore /backups --data /var/lib/marigraph\n\n\
         Signals:\n  \
         SIGHUP reloads the configuration (all or nothing); SIGTERM and SIGINT stop when the log is on the disk."
 )]
@@ -42,6 +48,12 @@ pub enum Command {
         #[command(subcommand)]
         what: Check,
     },
+    /// Ask a Prometheus-compatible server from the terminal
+    Query(QueryArgs),
+    /// Copy the store, while the hub runs or not
+    Backup(BackupArgs),
+    /// Put a backup into a new data directory
+    Restore(RestoreArgs),
 }
 
 /// What can be checked.
@@ -233,7 +245,7 @@ fn parse_listen(text: &str) -> Result<String, String> {
 }
 
 /// Prometheus' durations: `15d`, `1h30m`, `0`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let ms = model::duration::parse(text).map_err(|error| format!("{error}; write it as 15d or 1h30m"))?;
     let ms = u64::try_from(ms).map_err(|_| "a duration cannot be negative".to_owned())?;
     Ok(Duration::from_millis(ms))

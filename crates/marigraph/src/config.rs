@@ -5,6 +5,7 @@
 //! one error, and nothing is used. Sections of Prometheus that have no effect yet are accepted,
 //! looked at, and named in [`Config::warnings`].
 
+mod client_options;
 mod discovery;
 mod error;
 mod glob;
@@ -21,6 +22,7 @@ use scrape::config::{
     ScrapeConfigText, join_dir,
 };
 
+pub use client_options::read_client_options;
 pub use discovery::{Discovery, DnsRecord};
 pub use error::{ConfigError, ConfigWarning};
 pub use global::{Global, GlobalText};

@@ -11,6 +11,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Check { what: Check::Config { file } } => marigraph::check::config(&file),
+        Command::Query(args) => marigraph::query::run(&args),
+        Command::Backup(args) => marigraph::backup::run(&args),
+        Command::Restore(args) => marigraph::backup::restore(&args),
         Command::Hub(args) => marigraph::logging::start(&cli.log).and_then(|()| run_hub(args)),
     };
     match outcome {

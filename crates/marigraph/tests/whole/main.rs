@@ -1,10 +1,13 @@
 //! The program as a whole, in-process and as a real process, on port 0.
 
 mod access;
+mod backup;
 mod crash;
 mod hostile;
 mod pull;
 mod push;
+mod soak;
+mod terminal;
 mod tools;
 
 use std::path::Path;
