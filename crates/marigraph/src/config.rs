@@ -312,10 +312,7 @@ impl<'a> Reader<'a> {
             .read()
             .map_err(|e| discovery::hint_from(below(e, &["targets", "labels"], "static_configs"), &offers))?;
         let http: HttpClientText = http.read()?;
-        let mut notices = Vec::new();
-        let scrape =
-            written.validate(&http, &global.scrape, &self.dir, &mut notices).map_err(|e| place(entry, &e))?;
-        self.notice(entry, notices);
+        let scrape = written.validate(&http, &global.scrape, &self.dir).map_err(|e| place(entry, &e))?;
         let relabelled = !scrape.relabel.is_empty();
         let discovery = discovery::read(&sections, scrape.names, relabelled, &self.dir)?;
         if discovery.is_empty() {

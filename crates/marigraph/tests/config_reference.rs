@@ -9,13 +9,13 @@ use marigraph::config::{
     TsdbText, WebAuthText, WebText,
 };
 use scrape::config::{
-    AuthorizationText, BasicAuthText, HTTP_CLIENT_FIELDS, HeaderText, HttpClientText, RelabelText,
-    ScrapeConfigText, TlsText,
+    AuthorizationText, BasicAuthText, HTTP_CLIENT_FIELDS, HeaderText, HttpClientText, OAuth2Text,
+    RelabelText, ScrapeConfigText, TlsText,
 };
 use serde::de::DeserializeOwned;
 
 /// Where the fields of each struct are explained.
-const SECTIONS: [(&str, &str); 25] = [
+const SECTIONS: [(&str, &str); 26] = [
     ("GlobalText", "`global`"),
     ("ScrapeConfigText", "`scrape_configs`"),
     ("StaticText", "`static_configs`"),
@@ -27,6 +27,7 @@ const SECTIONS: [(&str, &str); 25] = [
     ("AuthorizationText", "HTTP client options"),
     ("HeaderText", "HTTP client options"),
     ("TlsText", "HTTP client options"),
+    ("OAuth2Text", "HTTP client options"),
     ("RelabelText", "`relabel_configs`, `metric_relabel_configs`"),
     ("StorageText", "`storage`"),
     ("TsdbText", "`storage`"),
@@ -170,6 +171,7 @@ fn fields_are_found_as_serde_knows_them() {
         ("AuthorizationText", fields_by_serde::<AuthorizationText>()),
         ("HeaderText", fields_by_serde::<HeaderText>()),
         ("TlsText", fields_by_serde::<TlsText>()),
+        ("OAuth2Text", fields_by_serde::<OAuth2Text>()),
         ("RelabelText", fields_by_serde::<RelabelText>()),
         ("StorageText", fields_by_serde::<StorageText>()),
         ("TsdbText", fields_by_serde::<TsdbText>()),

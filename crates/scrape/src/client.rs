@@ -6,11 +6,12 @@
 //! that knows how to open one. The byte stream comes from a [`Connector`], which may lead anywhere.
 //!
 //! A request follows redirects, retries once when a kept connection turns out to be closed,
-//! unpacks gzip while it arrives, and stops at the limit of the *unpacked* size.
+//! unpacks gzip and zstd while they arrive, and stops at the limit of the *unpacked* size.
 
 mod body;
 mod connect;
 mod error;
+mod oauth2;
 mod proxy;
 mod tls;
 
@@ -22,7 +23,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{HeaderName, Request, StatusCode, Uri};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -33,6 +34,7 @@ pub use error::FetchError;
 pub use tls::TlsConfigs;
 
 use crate::config::{Auth, HttpClientConfig, Source};
+use oauth2::Tokens;
 use proxy::ProxyChoice;
 
 /// Redirects followed before giving up. Source: Go `net/http`.
@@ -47,6 +49,10 @@ const SMALL_BODY_BYTES: usize = 64 << 10;
 /// How we introduce ourselves.
 const USER_AGENT: &str = concat!("marigraph/", env!("CARGO_PKG_VERSION"));
 
+/// The encodings that are unpacked. gzip before zstd: everybody knows it, and packing it costs a target
+/// less memory.
+const COMPRESSED: &str = "gzip, zstd;q=0.9";
+
 const SCRAPE_TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
 
 /// Makes requests as one configuration says. Cheap to share, keeps no connections.
@@ -55,6 +61,8 @@ pub struct HttpClient {
     proxy: ProxyChoice,
     connector: Arc<dyn Connector>,
     tls: Arc<TlsConfigs>,
+    /// The token of all requests, where one is needed.
+    tokens: Option<Tokens>,
 }
 
 /// A place for one connection. Not shared: one request at a time.
@@ -107,8 +115,8 @@ struct Authority {
 }
 
 enum Sender {
-    Http1(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Empty<Bytes>>),
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 impl HttpClient {
@@ -122,7 +130,17 @@ impl HttpClient {
         tls: Arc<TlsConfigs>,
     ) -> Result<HttpClient, String> {
         tls.get(&config.tls, config.enable_http2)?;
-        Ok(HttpClient { config: config.clone(), proxy: ProxyChoice::new(&config.proxy), connector, tls })
+        let tokens = match &config.auth {
+            Auth::OAuth2(oauth2) => Some(Tokens::new(oauth2, &connector, &tls)?),
+            _ => None,
+        };
+        Ok(HttpClient {
+            config: config.clone(),
+            proxy: ProxyChoice::new(&config.proxy),
+            connector,
+            tls,
+            tokens,
+        })
     }
 
     /// One request on a connection of its own, for callers that ask rarely (HTTP discovery).
@@ -190,11 +208,11 @@ impl HttpClient {
 
     fn request(
         &self,
-        fetch: &Fetch<'_>,
         url: &Url,
-        same_host: bool,
         http2: bool,
-    ) -> Result<Request<Empty<Bytes>>, FetchError> {
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, FetchError> {
         let to = authority(url)?;
         let through = if to.tls { None } else { self.proxy.of(false, &to.host, to.port) };
         let uri = if http2 || through.is_some() {
@@ -203,27 +221,31 @@ impl HttpClient {
             &url[url::Position::BeforePath..url::Position::AfterQuery]
         };
         let uri: Uri = uri.parse().map_err(|e| FetchError::Url(format!("{e}")))?;
-        let mut request = Request::new(Empty::new());
+        let mut request = Request::new(Full::new(body));
         *request.uri_mut() = uri;
-        let headers = request.headers_mut();
+        let all = request.headers_mut();
         if !http2 {
             let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
-            headers.insert(header::HOST, value(host)?);
+            all.insert(header::HOST, value(host)?);
         }
         if let Some(authorization) = through.as_ref().and_then(|proxy| proxy.authorization()) {
-            headers.insert(header::PROXY_AUTHORIZATION, authorization);
+            all.insert(header::PROXY_AUTHORIZATION, authorization);
         }
-        self.headers(fetch, same_host, headers)?;
-        if !fetch.keep_alive && !http2 {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
+        all.extend(headers);
         Ok(request)
     }
 
-    fn headers(&self, fetch: &Fetch<'_>, same_host: bool, headers: &mut HeaderMap) -> Result<(), FetchError> {
+    /// The headers of a request; those that carry credentials only go to the host that was asked first.
+    async fn headers(
+        &self,
+        fetch: &Fetch<'_>,
+        same_host: bool,
+        http2: bool,
+    ) -> Result<HeaderMap, FetchError> {
+        let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         headers.insert(header::ACCEPT, value(fetch.accept)?);
-        let encoding = if fetch.gzip { "gzip" } else { "identity" };
+        let encoding = if fetch.gzip { COMPRESSED } else { "identity" };
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(encoding));
         if fetch.announce_timeout {
             headers.insert(SCRAPE_TIMEOUT_HEADER, value(&fetch.timeout.as_secs_f64().to_string())?);
@@ -236,20 +258,26 @@ impl HttpClient {
                 headers.append(name, secret(source.read().map_err(FetchError::Setup)?.reveal())?);
             }
         }
-        if same_host && let Some(authorization) = self.authorization()? {
+        if same_host && let Some(authorization) = self.authorization().await? {
             headers.insert(header::AUTHORIZATION, authorization);
         }
-        Ok(())
+        if !fetch.keep_alive && !http2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(headers)
     }
 
     /// The `Authorization` header; files are read each time, so that they may change.
-    fn authorization(&self) -> Result<Option<HeaderValue>, FetchError> {
+    async fn authorization(&self) -> Result<Option<HeaderValue>, FetchError> {
+        if let Some(tokens) = &self.tokens {
+            return tokens.get().await.map(Some);
+        }
         let read = |source: &Option<Source>| match source {
             Some(source) => source.read().map_err(FetchError::Setup),
             None => Ok(crate::config::Secret::default()),
         };
         let text = match &self.config.auth {
-            Auth::None => return Ok(None),
+            Auth::None | Auth::OAuth2(_) => return Ok(None),
             Auth::Basic { username, password } => {
                 let pair = format!("{}:{}", read(username)?.reveal(), read(password)?.reveal());
                 format!("Basic {}", BASE64.encode(pair))
@@ -304,6 +332,12 @@ impl Slot {
                 body::read(response, limit, body).await?;
                 return Ok(Fetched { content_type });
             }
+            if status == StatusCode::UNAUTHORIZED
+                && same_host
+                && let Some(tokens) = &client.tokens
+            {
+                tokens.forget().await;
+            }
             // The rest of the answer is not worth reading, and the connection is not clean without.
             self.open = None;
             let location = text_header(response.headers(), header::LOCATION);
@@ -357,8 +391,16 @@ impl Slot {
             Some(open) => open,
             empty => empty.insert(client.open(to, self.wide || !fetch.keep_alive).await?),
         };
-        let request = client.request(fetch, url, same_host, matches!(open.sender, Sender::Http2(_)))?;
-        match &mut open.sender {
+        let http2 = open.sender.is_http2();
+        let headers = client.headers(fetch, same_host, http2).await?;
+        let request = client.request(url, http2, headers, Bytes::new())?;
+        open.sender.send(request).await
+    }
+}
+
+impl Sender {
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<http::Response<Incoming>, FetchError> {
+        match self {
             Sender::Http1(sender) => {
                 sender.ready().await.map_err(FetchError::transfer)?;
                 sender.send_request(request).await.map_err(FetchError::transfer)
@@ -369,9 +411,11 @@ impl Slot {
             }
         }
     }
-}
 
-impl Sender {
+    fn is_http2(&self) -> bool {
+        matches!(self, Sender::Http2(_))
+    }
+
     fn is_closed(&self) -> bool {
         match self {
             Sender::Http1(sender) => sender.is_closed(),

@@ -7,10 +7,12 @@
 //! Several columns may mean one series, so what has vanished is judged by series: each has a *local*
 //! number within the target, and the series of a scrape are a set of bits over these numbers.
 
+mod histograms;
+
 use std::collections::HashMap;
 use std::ops::Range;
 
-use model::{Exemplar, Labels, LabelsBuilder};
+use model::{Exemplar, Histogram, Labels, LabelsBuilder};
 use storage::SeriesRef;
 use wire::exposition::{ScrapedExemplar, ScrapedRow};
 
@@ -52,6 +54,8 @@ struct Plan {
     series: Vec<SeriesRef>,
     /// Whether no cell is left out.
     whole: bool,
+    /// The histograms that are stored, by their place among the scrape's, with their series.
+    histograms: Vec<(u32, SeriesRef)>,
 }
 
 /// A scrape that has been read, and what it takes to make a row of it.
@@ -67,7 +71,9 @@ pub(crate) struct Reading<'a> {
 impl Reading<'_> {
     /// Whether samples go to rows of their own, by the timestamps the target states.
     fn has_lanes(&self) -> bool {
-        self.config.honor_timestamps && !self.scraped.timestamps.is_empty()
+        let histograms = &self.scraped.histograms;
+        self.config.honor_timestamps
+            && (!self.scraped.timestamps.is_empty() || histograms.iter().any(|h| h.timestamp_ms.is_some()))
     }
 }
 
@@ -82,8 +88,12 @@ pub(crate) struct Assembled {
     pub(crate) lane_series: Vec<SeriesRef>,
     /// Their values.
     pub(crate) lane_values: Vec<f64>,
+    /// The histograms of all lanes.
+    pub(crate) lane_histograms: Vec<(SeriesRef, Histogram)>,
     /// The exemplars of all lanes.
     pub(crate) lane_exemplars: Vec<(SeriesRef, Exemplar)>,
+    /// Histograms of the row.
+    pub(crate) histograms: Vec<(SeriesRef, Histogram)>,
     /// Exemplars of the row.
     pub(crate) exemplars: Vec<(SeriesRef, Exemplar)>,
     /// Start timestamps of columns of the row.
@@ -103,6 +113,13 @@ pub(crate) struct Assembled {
     track: Bits,
     /// Own timestamp, local number, cell.
     laned: Vec<(i64, u32, u32)>,
+    /// The same of histograms.
+    laned_histograms: Vec<(i64, u32, u32)>,
+    /// Where the histograms of the row, and then those of the lanes, stand in the scrape, with their
+    /// series.
+    histogram_cells: Vec<(u32, SeriesRef)>,
+    /// How many of them belong to the row.
+    row_histograms: usize,
     /// Column and fingerprint of every exemplar, those left out because they are known included.
     exemplar_marks: Vec<(u32, u64)>,
 }
@@ -112,6 +129,7 @@ pub(crate) struct Assembled {
 pub(crate) struct Lane {
     pub(crate) timestamp_ms: i64,
     pub(crate) samples: Range<usize>,
+    pub(crate) histograms: Range<usize>,
     pub(crate) exemplars: Range<usize>,
 }
 
@@ -175,13 +193,14 @@ impl Columns {
         if reading.has_lanes() || !scraped.same_columns || !self.plan.valid {
             self.plan_row(reading, out);
         } else {
-            out.kept = self.plan.cells.len();
+            out.kept = self.plan.cells.len() + self.plan.histograms.len();
         }
         if self.plan.whole {
             out.values.extend_from_slice(&scraped.values);
         } else {
             out.values.extend(self.plan.cells.iter().map(|&cell| scraped.values[cell as usize]));
         }
+        self.place_histograms(out);
         self.add_extras(reading, out);
     }
 
@@ -207,10 +226,10 @@ impl Columns {
     }
 
     /// How many of `columns` are stored.
-    pub(crate) fn count_stored(&self, columns: &[u32]) -> usize {
+    pub(crate) fn count_stored(&self, columns: impl Iterator<Item = u32>) -> usize {
         let stored =
-            |column: &&u32| self.local_of.get(**column as usize).is_some_and(|local| *local != DROPPED);
-        columns.iter().filter(stored).count()
+            |column: &u32| self.local_of.get(*column as usize).is_some_and(|local| *local != DROPPED);
+        columns.filter(stored).count()
     }
 
     /// The scrape failed: everything alive ends. Gives the series that do.
@@ -263,6 +282,7 @@ impl Columns {
             }
         }
         self.plan.whole = self.plan.cells.len() == scraped.columns.len();
+        self.plan_histograms(reading, &reported, out);
         self.plan.series.extend_from_slice(report);
         self.plan.valid = !lanes;
         out.stale.extend(self.tracked.minus(&out.track).map(|local| self.series[local as usize]));
@@ -273,14 +293,28 @@ impl Columns {
     fn fill_lanes(&self, scraped: &ScrapedRow, out: &mut Assembled) {
         out.laned.sort_unstable();
         out.laned.dedup_by_key(|(ms, local, _)| (*ms, *local));
-        for &(ms, local, cell) in &out.laned {
-            let at = out.lane_series.len();
-            match out.lanes.last_mut() {
-                Some(lane) if lane.timestamp_ms == ms => lane.samples.end = at + 1,
-                _ => out.lanes.push(Lane { timestamp_ms: ms, samples: at..at + 1, exemplars: 0..0 }),
+        out.laned_histograms.sort_unstable();
+        out.laned_histograms.dedup_by_key(|(ms, local, _)| (*ms, *local));
+        let mut histograms = out.laned_histograms.iter().peekable();
+        let mut samples = out.laned.iter().peekable();
+        let mut count = 0;
+        loop {
+            let next = [samples.peek().map(|(ms, ..)| *ms), histograms.peek().map(|(ms, ..)| *ms)];
+            let Some(ms) = next.into_iter().flatten().min() else { return };
+            let (first, first_histogram) = (out.lane_series.len(), count);
+            while let Some((_, local, cell)) = samples.next_if(|(at, ..)| *at == ms) {
+                out.lane_series.push(self.series[*local as usize]);
+                out.lane_values.push(scraped.values[*cell as usize]);
             }
-            out.lane_series.push(self.series[local as usize]);
-            out.lane_values.push(scraped.values[cell as usize]);
+            while histograms.next_if(|(at, ..)| *at == ms).is_some() {
+                count += 1;
+            }
+            out.lanes.push(Lane {
+                timestamp_ms: ms,
+                samples: first..out.lane_series.len(),
+                histograms: first_histogram..count,
+                exemplars: 0..0,
+            });
         }
     }
 
@@ -289,19 +323,23 @@ impl Columns {
         let Reading { scraped, timestamp_ms, .. } = *reading;
         let lanes = reading.has_lanes();
         let mut laned: Vec<(i64, SeriesRef, Exemplar)> = Vec::new();
-        for (cell, given) in &scraped.exemplars {
-            let Some(&column) = scraped.columns.get(*cell as usize) else { continue };
+        let floats = scraped.exemplars.iter().filter_map(|(cell, given)| {
+            let own_time = scraped.timestamps.binary_search_by_key(cell, |(at, _)| *at).ok();
+            let column = *scraped.columns.get(*cell as usize)?;
+            Some((column, own_time.map(|at| scraped.timestamps[at].1), given))
+        });
+        let histograms = scraped
+            .histograms
+            .iter()
+            .flat_map(|cell| cell.exemplars.iter().map(|given| (cell.column, cell.timestamp_ms, given)));
+        for (column, own_time, given) in floats.chain(histograms) {
             let Some(series) = self.series_of(column) else { continue };
             let mark = (column, fingerprint(given));
             out.exemplar_marks.push(mark);
             if self.exemplars.binary_search(&mark).is_ok() {
                 continue;
             }
-            let own_time = match lanes {
-                true => scraped.timestamps.binary_search_by_key(cell, |(at, _)| *at).ok(),
-                false => None,
-            };
-            let own_time = own_time.map(|at| scraped.timestamps[at].1);
+            let own_time = own_time.filter(|_| lanes);
             let exemplar = Exemplar {
                 labels: given.labels.clone(),
                 value: given.value,
@@ -365,8 +403,13 @@ impl Assembled {
         self.lanes.clear();
         self.lane_series.clear();
         self.lane_values.clear();
+        self.lane_histograms.clear();
         self.lane_exemplars.clear();
         self.laned.clear();
+        self.laned_histograms.clear();
+        self.histograms.clear();
+        self.histogram_cells.clear();
+        self.row_histograms = 0;
         self.exemplar_marks.clear();
         self.planned = false;
         self.exemplars.clear();

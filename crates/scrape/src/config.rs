@@ -7,23 +7,27 @@
 //!
 //! Source: Prometheus `config/config.go`, `ScrapeConfig`.
 
+mod histograms;
 mod http;
+mod oauth2;
 mod relabel;
 mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::relabel::{NameScheme, Rule};
 use serde::Deserialize;
 use wire::exposition::{EscapingScheme, Protocol};
 
+pub use histograms::{HistogramChoice, Resolution};
 pub use http::{
     Auth, AuthorizationText, BasicAuthText, HTTP_CLIENT_FIELDS, HeaderText, HttpClientConfig, HttpClientText,
     ProxyConfig, TlsConfig, TlsText,
 };
+pub use oauth2::{OAuth2Config, OAuth2Text};
 pub use relabel::{RelabelText, relabel_rules};
 pub use values::{ByteSize, ConfigDuration, Secret, Source, join_dir};
 
@@ -73,15 +77,16 @@ pub struct ScrapeConfigText {
     pub scrape_protocols: Option<Vec<String>>,
     /// The format assumed when a target does not name one.
     pub fallback_scrape_protocol: Option<String>,
-    /// Whether native histograms are scraped. They come in protobuf, which is not read yet.
+    /// Whether native histograms are scraped; they come in protobuf, which is then asked for first.
+    /// Default: the global setting.
     pub scrape_native_histograms: Option<bool>,
-    /// Whether classic histograms are kept beside native ones.
+    /// Whether classic histograms are kept beside native ones. Default: the global setting.
     pub always_scrape_classic_histograms: Option<bool>,
     /// Older name of `always_scrape_classic_histograms`.
     pub scrape_classic_histograms: Option<bool>,
-    /// Whether classic histograms become native ones with custom buckets. Not done yet.
+    /// Whether classic histograms become native ones with custom buckets. Default: the global setting.
     pub convert_classic_histograms_to_nhcb: Option<bool>,
-    /// Failures are logged there. Not written yet: failures are in the log and in `last_error`.
+    /// Failed scrapes are logged there. Default: the global file.
     pub scrape_failure_log_file: Option<String>,
     /// The path scraped. Default: `/metrics`.
     pub metrics_path: Option<String>,
@@ -114,9 +119,9 @@ pub struct ScrapeConfigText {
     pub target_limit: Option<u64>,
     /// The most dropped targets that are remembered. 0: none.
     pub keep_dropped_targets: Option<u64>,
-    /// The most buckets of a native histogram.
+    /// The most buckets of a native histogram; beyond it they are merged. 0: any number.
     pub native_histogram_bucket_limit: Option<u64>,
-    /// The smallest growth of a native histogram's buckets.
+    /// The smallest growth of a native histogram's buckets; finer ones are merged.
     pub native_histogram_min_bucket_factor: Option<f64>,
     /// `utf8` or `legacy`. Default: the global scheme.
     pub metric_name_validation_scheme: Option<String>,
@@ -137,8 +142,10 @@ pub struct ScrapeDefaults {
     pub scrape_timeout: ConfigDuration,
     /// The formats, when stated.
     pub protocols: Option<Vec<Protocol>>,
-    /// Whether native histograms are scraped.
-    pub native_histograms: bool,
+    /// What is made of histograms.
+    pub histograms: HistogramChoice,
+    /// Where failed scrapes are logged.
+    pub failure_log: Option<PathBuf>,
     /// Whether to report the extra scrape metrics.
     pub extra_metrics: bool,
     /// Limits of jobs that state none.
@@ -155,7 +162,8 @@ impl Default for ScrapeDefaults {
             scrape_interval: ConfigDuration::from_secs(60),
             scrape_timeout: ConfigDuration::from_secs(10),
             protocols: None,
-            native_histograms: false,
+            histograms: HistogramChoice::default(),
+            failure_log: None,
             extra_metrics: false,
             limits: Limits::default(),
             names: NameValidation::Utf8,
@@ -280,7 +288,7 @@ pub struct ScrapeConfig {
     pub scrape_interval: Duration,
     /// The timeout, at most the interval, above zero.
     pub scrape_timeout: Duration,
-    /// Formats asked for, the best first; not empty, no protobuf among them.
+    /// Formats asked for, the best first; not empty.
     pub protocols: Vec<Protocol>,
     /// The format assumed when a target does not name one.
     pub fallback_protocol: Option<Protocol>,
@@ -304,6 +312,12 @@ pub struct ScrapeConfig {
     pub enable_compression: bool,
     /// Whether the extra scrape metrics are reported.
     pub extra_metrics: bool,
+    /// What is made of histograms, where a target does not say otherwise.
+    pub histograms: HistogramChoice,
+    /// Bounds on the resolution of native histograms.
+    pub resolution: Resolution,
+    /// Where failed scrapes are logged.
+    pub failure_log: Option<PathBuf>,
     /// Bounds.
     pub limits: Limits,
     /// How requests are made.
@@ -322,8 +336,7 @@ impl PartialEq for ScrapeConfig {
 }
 
 impl ScrapeConfigText {
-    /// Checks what was written and applies the defaults. File names are relative to `dir`. What is
-    /// accepted without effect is added to `notices`.
+    /// Checks what was written and applies the defaults. File names are relative to `dir`.
     ///
     /// # Errors
     /// The first contradiction, with the field at fault.
@@ -332,7 +345,6 @@ impl ScrapeConfigText {
         http: &HttpClientText,
         defaults: &ScrapeDefaults,
         dir: &Path,
-        notices: &mut Vec<ConfigError>,
     ) -> Result<ScrapeConfig, ConfigError> {
         let job_name = self.job_name.clone().filter(|name| !name.is_empty());
         let job_name =
@@ -340,12 +352,11 @@ impl ScrapeConfigText {
         let (scrape_interval, scrape_timeout) = self.times(defaults)?;
         let (names, escaping) = self.names(defaults)?;
         let metrics_path = self.metrics_path.clone().filter(|path| !path.is_empty());
-        self.note_without_effect(notices);
         Ok(ScrapeConfig {
             job_name,
             scrape_interval,
             scrape_timeout,
-            protocols: self.protocols(defaults, notices)?,
+            protocols: self.protocols(defaults)?,
             fallback_protocol: self.fallback()?,
             escaping,
             names,
@@ -364,6 +375,12 @@ impl ScrapeConfigText {
             track_timestamps_staleness: self.track_timestamps_staleness.unwrap_or(false),
             enable_compression: self.enable_compression.unwrap_or(true),
             extra_metrics: self.extra_scrape_metrics.unwrap_or(defaults.extra_metrics),
+            histograms: self.histograms(defaults),
+            resolution: self.resolution()?,
+            failure_log: match self.scrape_failure_log_file.as_deref().filter(|file| !file.is_empty()) {
+                Some(file) => Some(join_dir(dir, file)),
+                None => defaults.failure_log.clone(),
+            },
             limits: self.limits().or(defaults.limits),
             http: http.validate(dir)?,
             relabel: relabel_rules("relabel_configs", &self.relabel_configs, names.scheme())?,
@@ -392,36 +409,21 @@ impl ScrapeConfigText {
         Ok((interval, timeout))
     }
 
-    fn protocols(
-        &self,
-        defaults: &ScrapeDefaults,
-        notices: &mut Vec<ConfigError>,
-    ) -> Result<Vec<Protocol>, ConfigError> {
-        let mut protocols = match (&self.scrape_protocols, &defaults.protocols) {
-            (Some(written), _) => parse_protocols(written)?,
-            (None, Some(global)) => global.clone(),
-            (None, None) => Protocol::DEFAULTS.to_vec(),
-        };
-        protocols.retain(|protocol| *protocol != Protocol::PrometheusProto);
-        if protocols.is_empty() {
-            let message = "`PrometheusProto` cannot be the only protocol: protobuf is not read yet";
-            return Err(ConfigError::new("scrape_protocols", message));
+    fn protocols(&self, defaults: &ScrapeDefaults) -> Result<Vec<Protocol>, ConfigError> {
+        match (&self.scrape_protocols, &defaults.protocols) {
+            (Some(written), _) => parse_protocols(written),
+            (None, Some(global)) => Ok(global.clone()),
+            (None, None) if self.histograms(defaults).native => Ok(Protocol::PROTO_FIRST.to_vec()),
+            (None, None) => Ok(Protocol::DEFAULTS.to_vec()),
         }
-        if self.scrape_protocols.iter().flatten().any(|name| name == Protocol::PrometheusProto.as_str()) {
-            let message = "`PrometheusProto` is left out: protobuf is not read yet";
-            notices.push(ConfigError::new("scrape_protocols", message));
-        }
-        Ok(protocols)
     }
 
     fn fallback(&self) -> Result<Option<Protocol>, ConfigError> {
-        let at = "fallback_scrape_protocol";
         match self.fallback_scrape_protocol.as_deref() {
             None | Some("") => Ok(None),
             Some(name) => match Protocol::parse(name) {
-                Ok(Protocol::PrometheusProto) => Err(ConfigError::new(at, "protobuf is not read yet")),
                 Ok(protocol) => Ok(Some(protocol)),
-                Err(e) => Err(ConfigError::new(at, e.to_string())),
+                Err(e) => Err(ConfigError::new("fallback_scrape_protocol", e.to_string())),
             },
         }
     }
@@ -454,33 +456,6 @@ impl ScrapeConfigText {
             label_value_bytes: self.label_value_length_limit.unwrap_or(0),
             targets: self.target_limit.unwrap_or(0),
             dropped_targets_kept: self.keep_dropped_targets.unwrap_or(0),
-        }
-    }
-
-    fn note_without_effect(&self, notices: &mut Vec<ConfigError>) {
-        let protobuf = "no effect: native histograms come in protobuf, which is not read yet";
-        for (field, given, why) in [
-            ("scrape_native_histograms", self.scrape_native_histograms == Some(true), protobuf),
-            ("native_histogram_bucket_limit", self.native_histogram_bucket_limit.is_some(), protobuf),
-            (
-                "native_histogram_min_bucket_factor",
-                self.native_histogram_min_bucket_factor.is_some(),
-                protobuf,
-            ),
-            (
-                "convert_classic_histograms_to_nhcb",
-                self.convert_classic_histograms_to_nhcb == Some(true),
-                "no effect: classic histograms are not converted yet",
-            ),
-            (
-                "scrape_failure_log_file",
-                self.scrape_failure_log_file.is_some(),
-                "no effect: failures are in the program's log",
-            ),
-        ] {
-            if given {
-                notices.push(ConfigError::new(field, why));
-            }
         }
     }
 }

@@ -16,6 +16,7 @@
 pub mod client;
 mod columns;
 pub mod config;
+mod failures;
 mod manager;
 mod metrics;
 mod pool;

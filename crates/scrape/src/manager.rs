@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::client::{Connector, HttpClient, TlsConfigs};
 use crate::config::{HttpClientConfig, ScrapeConfig};
+use crate::failures::FailureLogs;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::schedule::SteadyClock;
@@ -72,6 +73,7 @@ impl Manager {
                 tls: Arc::new(TlsConfigs::default()),
                 clock: SteadyClock::new(parts.clock),
                 metrics: Metrics::new(registry),
+                failures: FailureLogs::default(),
                 bodies: Spares::default(),
                 scratches: Spares::default(),
                 shutdown: CancellationToken::new(),
@@ -85,7 +87,8 @@ impl Manager {
     /// changed ones keep their targets and hand them over; those no longer there end.
     ///
     /// # Errors
-    /// A job whose client cannot be made (TLS files). Nothing has changed then.
+    /// A job whose client cannot be made (TLS files) or whose log cannot be opened. Nothing has changed
+    /// then.
     pub fn apply(&self, configs: &[Arc<ScrapeConfig>]) -> Result<(), ApplyError> {
         let mut pools = self.pools.lock();
         let mut changed = Vec::new();
@@ -98,6 +101,10 @@ impl Manager {
                 .map_err(|problem| ApplyError { job: config.job_name.clone(), problem })?;
             changed.push((config.clone(), Arc::new(client)));
         }
+        let named = |config: &&Arc<ScrapeConfig>| config.failure_log.is_some();
+        let job = configs.iter().find(named).map(|config| config.job_name.clone()).unwrap_or_default();
+        let logs = configs.iter().filter_map(|config| config.failure_log.as_deref());
+        self.shared.failures.open(logs).map_err(|problem| ApplyError { job, problem })?;
         let wanted: std::collections::HashSet<&str> =
             configs.iter().map(|config| config.job_name.as_str()).collect();
         for (_, pool) in pools.extract_if(.., |name, _| !wanted.contains(name.as_str())) {

@@ -93,7 +93,7 @@ impl Pool {
         let mut before = std::mem::take(&mut self.targets);
         for (id, target) in wanted {
             let running = match before.remove(&id) {
-                Some(mut running) if !restart && running.same_times(&target) => {
+                Some(mut running) if !restart && running.scrapes_alike(&target) => {
                     // Labels before relabelling may have changed all the same.
                     if *running.target != target {
                         running.target = Arc::new(target);
@@ -232,8 +232,9 @@ impl Pool {
 }
 
 impl Running {
-    fn same_times(&self, target: &Target) -> bool {
-        (self.target.interval, self.target.timeout) == (target.interval, target.timeout)
+    fn scrapes_alike(&self, target: &Target) -> bool {
+        let how = |target: &Target| (target.interval, target.timeout, target.histograms);
+        how(&self.target) == how(target)
     }
 
     fn stop(self, order: Order) -> JoinHandle<Vec<SeriesRef>> {

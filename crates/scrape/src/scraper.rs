@@ -13,11 +13,12 @@ use storage::{
     SourceRef, StoreError,
 };
 use tokio::time::Instant;
-use wire::exposition::{CreatedLines, Protocol, RowMemory, ScrapedRow, accept_header};
+use wire::exposition::{CreatedLines, Protocol, RowMemory, RowOptions, ScrapedRow, accept_header};
 
 use crate::client::{Fetch, FetchError, HttpClient, Slot};
 use crate::columns::{Assembled, Columns, Reading, stored_labels};
 use crate::config::ScrapeConfig;
+use crate::failures::FailureLog;
 use crate::shared::{Shared, Status};
 use crate::target::Target;
 
@@ -76,6 +77,7 @@ pub(crate) struct Scraper {
     status: Arc<Status>,
     forced_error: Option<String>,
     accept: String,
+    failures: Option<Arc<FailureLog>>,
     slot: Slot,
     memory: RowMemory,
     columns: Columns,
@@ -92,6 +94,8 @@ impl Scraper {
     /// A scraper that goes on where another has left `inherited` series alive.
     pub(crate) fn new(work: Work, inherited: &[SeriesRef]) -> Scraper {
         let Work { shared, config, client, target, status, forced_error } = work;
+        let failures = config.failure_log.as_deref().and_then(|path| shared.failures.at(path));
+        let memory = empty_memory(&target);
         Scraper {
             accept: accept_header(&config.protocols, config.escaping),
             shared,
@@ -100,8 +104,9 @@ impl Scraper {
             target,
             status,
             forced_error,
+            failures,
             slot: Slot::default(),
-            memory: RowMemory::new(CreatedLines::default()),
+            memory,
             columns: Columns::inheriting(inherited),
             opened: None,
         }
@@ -129,6 +134,10 @@ impl Scraper {
         self.shared.metrics.duration.observe(duration.as_secs_f64());
         if let Err((reason, message)) = &outcome {
             self.shared.metrics.failed(reason);
+            if let Some(log) = &self.failures {
+                let now_ms = self.shared.clock.now_ms();
+                log.write(now_ms, &self.config.job_name, self.target.url.as_str(), message);
+            }
             tracing::debug!(target_url = %self.target.url, job = %self.config.job_name, "scrape failed: {message}");
         }
         self.append(timestamp_ms, duration, outcome.is_ok(), &counts, &mut scratch);
@@ -200,7 +209,7 @@ impl Scraper {
         let outcome = self.take_up(scraped, timestamp_ms, assembled, counts);
         if outcome.is_err() {
             // The memory knows lines whose columns we know nothing of: start anew.
-            self.memory = RowMemory::new(CreatedLines::default());
+            self.memory = empty_memory(&self.target);
             self.columns.forget_columns();
         }
         outcome
@@ -224,8 +233,9 @@ impl Scraper {
                 let stored = stored_labels(&self.config, &self.target.labels, &labels);
                 new.push((column, stored.map_err(|e| ("labels", e))?));
             }
-            counts.kept =
-                self.columns.count_stored(&scraped.columns) + new.iter().filter(|(_, l)| l.is_some()).count();
+            let histograms = scraped.histograms.iter().map(|cell| cell.column);
+            counts.kept = self.columns.count_stored(scraped.columns.iter().copied().chain(histograms))
+                + new.iter().filter(|(_, l)| l.is_some()).count();
             if let Some(error) = over_limit(counts.kept) {
                 return Err(error);
             }
@@ -237,6 +247,9 @@ impl Scraper {
         (counts.kept, counts.added) = (assembled.kept, assembled.added);
         if let Some(error) = over_limit(counts.kept) {
             return Err(error);
+        }
+        if !assembled.take_histograms(scraped, &self.config.resolution) {
+            return Err(("bucket_limit", "histogram bucket limit exceeded".to_owned()));
         }
         if !scraped.metadata.is_empty() {
             self.status.set_metadata(self.memory.metadata());
@@ -352,10 +365,13 @@ impl Scraper {
         scratch: &mut Scratch,
     ) {
         let Scratch { scraped, assembled } = scratch;
+        assembled.give_histograms_back(scraped);
         let resolved = self.resolve_all().and_then(|()| {
             let report = self.open()?.report.clone();
             let reading = Reading { config: &self.config, scraped, timestamp_ms, report: &report };
             self.columns.assemble(&reading, assembled);
+            // They were within the limit the first time.
+            _ = assembled.take_histograms(scraped, &self.config.resolution);
             self.report_values(duration, true, counts, &mut assembled.values);
             self.append_row(timestamp_ms, &scraped.metadata, assembled)
         });
@@ -399,7 +415,7 @@ impl Scraper {
             timestamp_ms,
             series: self.columns.row_series(),
             values: &assembled.values,
-            histograms: &[],
+            histograms: &assembled.histograms,
             start_timestamps: &assembled.start_timestamps,
             exemplars: &assembled.exemplars,
         };
@@ -411,6 +427,7 @@ impl Scraper {
         if !assembled.lanes.is_empty() {
             let lanes = self.append_lanes(source, assembled)?;
             appended.samples += lanes.samples;
+            appended.histograms += lanes.histograms;
             appended.rejected.extend(lanes.rejected);
         }
         Ok(appended)
@@ -425,7 +442,7 @@ impl Scraper {
                 timestamp_ms: lane.timestamp_ms,
                 series: &assembled.lane_series[lane.samples.clone()],
                 values: &assembled.lane_values[lane.samples.clone()],
-                histograms: &[],
+                histograms: &assembled.lane_histograms[lane.histograms.clone()],
                 start_timestamps: &[],
                 exemplars: &assembled.lane_exemplars[lane.exemplars.clone()],
             })
@@ -460,7 +477,7 @@ impl Scraper {
     }
 
     fn count(&self, appended: &Appended) {
-        self.shared.metrics.samples.inc_by(appended.samples as u64);
+        self.shared.metrics.samples.inc_by((appended.samples + appended.histograms) as u64);
         for rejection in &appended.rejected {
             self.shared.rejected(rejection.reason, 1);
         }
@@ -472,10 +489,20 @@ impl Scraper {
         if matches!(error, StoreError::UnknownSource(_)) {
             // All that was resolved belonged to the source: begin with the next scrape.
             self.opened = None;
-            self.memory = RowMemory::new(CreatedLines::default());
+            self.memory = empty_memory(&self.target);
             self.columns = Columns::default();
         }
     }
+}
+
+/// A memory that has read nothing yet.
+fn empty_memory(target: &Target) -> RowMemory {
+    RowMemory::with_options(RowOptions {
+        created: CreatedLines::default(),
+        native_histograms: target.histograms.native,
+        keep_classic: target.histograms.keep_classic,
+        convert_classic: target.histograms.convert_classic,
+    })
 }
 
 fn has_unknown(appended: &Appended) -> bool {

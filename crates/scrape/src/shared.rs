@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::client::{Connector, TlsConfigs};
+use crate::failures::FailureLogs;
 use crate::metrics::{Metrics, Reason};
 use crate::schedule::SteadyClock;
 use crate::scraper::Scratch;
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) tls: Arc<TlsConfigs>,
     pub(crate) clock: SteadyClock,
     pub(crate) metrics: Metrics,
+    pub(crate) failures: FailureLogs,
     pub(crate) bodies: Spares<Vec<u8>>,
     pub(crate) scratches: Spares<Scratch>,
     /// Cancelled when the manager stops: nobody writes staleness markers any more.

@@ -8,13 +8,16 @@ use std::time::Duration;
 use model::{Labels, LabelsBuilder, SourceId, TenantId};
 use url::Url;
 
-use crate::config::ScrapeConfig;
+use crate::config::{HistogramChoice, ScrapeConfig};
 
 const ADDRESS: &str = "__address__";
 const SCHEME: &str = "__scheme__";
 const METRICS_PATH: &str = "__metrics_path__";
 const INTERVAL: &str = "__scrape_interval__";
 const TIMEOUT: &str = "__scrape_timeout__";
+const NATIVE: &str = "__scrape_native_histograms__";
+const KEEP_CLASSIC: &str = "__always_scrape_classic_histograms__";
+const CONVERT_CLASSIC: &str = "__convert_classic_histograms_to_nhcb__";
 const PARAM_PREFIX: &str = "__param_";
 const JOB: &str = "job";
 const INSTANCE: &str = "instance";
@@ -32,6 +35,7 @@ pub(crate) struct Target {
     pub(crate) interval: Duration,
     /// At most the interval.
     pub(crate) timeout: Duration,
+    pub(crate) histograms: HistogramChoice,
 }
 
 /// What became of one discovered target.
@@ -78,6 +82,7 @@ pub(crate) fn populate(
     }
     let (interval, timeout) = times(&labels)?;
     let url = url(config, &labels, &address)?;
+    let histograms = histograms(config, &labels);
     if labels.get(INSTANCE).is_none() {
         labels.set(INSTANCE, &address);
     }
@@ -87,7 +92,7 @@ pub(crate) fn populate(
     }
     let labels = labels.build();
     let id = SourceId::of(&owner.tenant, &owner.cluster, &config.job_name, &labels, url.as_str());
-    Ok(Populated::Scraped(Box::new(Target { id, labels, discovered, url, interval, timeout })))
+    Ok(Populated::Scraped(Box::new(Target { id, labels, discovered, url, interval, timeout, histograms })))
 }
 
 /// Sets what the job says where discovery has said nothing.
@@ -107,6 +112,21 @@ fn preset(config: &ScrapeConfig, labels: &mut LabelsBuilder) {
         if let Some(first) = values.first() {
             fill(&format!("{PARAM_PREFIX}{name}"), first);
         }
+    }
+}
+
+/// What is made of histograms: what the target's labels say, or else the job.
+fn histograms(config: &ScrapeConfig, labels: &LabelsBuilder) -> HistogramChoice {
+    // The words are those of Go's `strconv.ParseBool`; others say nothing.
+    let choice = |label: &str, otherwise: bool| match labels.get(label) {
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
+        _ => otherwise,
+    };
+    HistogramChoice {
+        native: choice(NATIVE, config.histograms.native),
+        keep_classic: choice(KEEP_CLASSIC, config.histograms.keep_classic),
+        convert_classic: choice(CONVERT_CLASSIC, config.histograms.convert_classic),
     }
 }
 

@@ -26,6 +26,8 @@ use crate::client::{BoxedStream, Connecting, Connector};
 use crate::config::{ByteSize, HttpClientText, RelabelText, ScrapeConfig, ScrapeConfigText, ScrapeDefaults};
 use crate::{Manager, ManagerParts};
 
+mod histograms;
+
 /// When every test begins, milliseconds.
 const START_MS: i64 = 1_000_000_000_000;
 const TEXT: &str = "text/plain; version=0.0.4";
@@ -222,7 +224,7 @@ fn job(change: impl FnOnce(&mut ScrapeConfigText, &mut HttpClientText)) -> Scrap
         scrape_timeout: crate::config::ConfigDuration::from_secs(5),
         ..ScrapeDefaults::default()
     };
-    written.validate(&http, &defaults, std::path::Path::new("/"), &mut Vec::new()).expect("a good job")
+    written.validate(&http, &defaults, std::path::Path::new("/")).expect("a good job")
 }
 
 fn plain() -> ScrapeConfig {
@@ -260,7 +262,7 @@ async fn scrapes_become_rows_with_a_report() {
     .assert_eq(&bench.samples());
     assert_eq!(*bench.network.connections.lock(), 1, "the connection is kept");
     let expected = expect![
-        "a:1 /metrics; host: a:1; user-agent: marigraph/0.1.0; accept: application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2; accept-encoding: gzip; x-prometheus-scrape-timeout-seconds: 5"
+        "a:1 /metrics; host: a:1; user-agent: marigraph/0.1.0; accept: application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2; accept-encoding: gzip, zstd;q=0.9; x-prometheus-scrape-timeout-seconds: 5"
     ];
     expected.assert_eq(&bench.network.requests.lock()[0]);
 }

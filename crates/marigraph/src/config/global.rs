@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use model::Labels;
 use scrape::config::{
-    ByteSize, ConfigDuration, ConfigError, Limits, NameValidation, ScrapeDefaults, join_dir, parse_escaping,
-    parse_protocols,
+    ByteSize, ConfigDuration, ConfigError, HistogramChoice, Limits, NameValidation, ScrapeDefaults, join_dir,
+    parse_escaping, parse_protocols,
 };
 use serde::Deserialize;
 
@@ -82,40 +82,13 @@ impl GlobalText {
     /// The first contradiction, with the field at fault.
     pub fn validate(&self, dir: &Path, notices: &mut Vec<ConfigError>) -> Result<Global, ConfigError> {
         let names = NameValidation::parse(self.metric_name_validation_scheme.as_deref())?.unwrap_or_default();
-        for (field, given, why) in [
-            (
-                "query_log_file",
-                self.query_log_file.is_some(),
-                "no effect: queries are not logged to a file yet",
-            ),
-            (
-                "scrape_failure_log_file",
-                self.scrape_failure_log_file.is_some(),
-                "no effect: failures are in the program's log",
-            ),
-            (
-                "scrape_native_histograms",
-                self.scrape_native_histograms == Some(true),
-                "no effect: native histograms come in protobuf, which is not read yet",
-            ),
-            (
-                "scrape_protocols",
-                self.scrape_protocols.iter().flatten().any(|name| name == "PrometheusProto"),
-                "`PrometheusProto` is left out: protobuf is not read yet",
-            ),
-            (
-                "convert_classic_histograms_to_nhcb",
-                self.convert_classic_histograms_to_nhcb == Some(true),
-                "no effect: classic histograms are not converted yet",
-            ),
-        ] {
-            if given {
-                notices.push(ConfigError::new(field, why));
-            }
+        if self.query_log_file.is_some() {
+            let why = "no effect: queries are not logged to a file yet";
+            notices.push(ConfigError::new("query_log_file", why));
         }
         let stated = |duration: Option<ConfigDuration>| duration.filter(|d| !d.0.is_zero());
         Ok(Global {
-            scrape: self.scrape(names)?,
+            scrape: self.scrape(names, dir)?,
             evaluation_interval: stated(self.evaluation_interval).unwrap_or(ConfigDuration::from_secs(60)).0,
             rule_query_offset: self.rule_query_offset.unwrap_or_default().0,
             query_log_file: self.query_log_file.as_ref().map(|file| join_dir(dir, file)),
@@ -123,7 +96,7 @@ impl GlobalText {
         })
     }
 
-    fn scrape(&self, names: NameValidation) -> Result<ScrapeDefaults, ConfigError> {
+    fn scrape(&self, names: NameValidation, dir: &Path) -> Result<ScrapeDefaults, ConfigError> {
         let stated = |duration: Option<ConfigDuration>| duration.filter(|d| !d.0.is_zero());
         let usual = ScrapeDefaults::default();
         let scrape_interval = stated(self.scrape_interval).unwrap_or(usual.scrape_interval);
@@ -138,7 +111,16 @@ impl GlobalText {
             scrape_interval,
             scrape_timeout,
             protocols: self.scrape_protocols.as_deref().map(parse_protocols).transpose()?,
-            native_histograms: self.scrape_native_histograms.unwrap_or(false),
+            histograms: HistogramChoice {
+                native: self.scrape_native_histograms.unwrap_or(false),
+                keep_classic: self.always_scrape_classic_histograms.unwrap_or(false),
+                convert_classic: self.convert_classic_histograms_to_nhcb.unwrap_or(false),
+            },
+            failure_log: self
+                .scrape_failure_log_file
+                .as_deref()
+                .filter(|file| !file.is_empty())
+                .map(|file| join_dir(dir, file)),
             extra_metrics: self.extra_scrape_metrics.unwrap_or(false),
             limits: Limits {
                 body_bytes: self.body_size_limit.unwrap_or_default().0,

@@ -6,8 +6,14 @@ use flate2::write::MultiGzDecoder;
 use http::{Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use zstd::stream::write::Decoder as ZstdDecoder;
 
 use super::FetchError;
+
+/// The largest window of a zstd body, as a power of two: 8 MiB.
+///
+/// Source: RFC 9659.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// Reads the body of `response` into `body` (emptied first), at most `limit` bytes unpacked.
 pub(super) async fn read(
@@ -35,6 +41,20 @@ pub(super) async fn read(
             }
             unpack.try_finish().map_err(|e| failed(&unpack, &e))
         }
+        Some(encoding) if encoding.eq_ignore_ascii_case(b"zstd") => {
+            let unpack = ZstdDecoder::new(bounded).and_then(|mut unpack| {
+                unpack.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Ok(unpack)
+            });
+            let mut unpack = unpack.map_err(|e| FetchError::Encoding(format!("zstd: {e}")))?;
+            while let Some(data) = next(&mut incoming).await? {
+                unpack.write_all(&data).map_err(|e| zstd_failed(unpack.get_ref(), &e))?;
+            }
+            unpack.flush().map_err(|e| zstd_failed(unpack.get_ref(), &e))?;
+            // What is left to find out is whether the last frame is whole.
+            unpack.finish().map_err(|e| FetchError::Encoding(format!("zstd: {e}")))?;
+            Ok(())
+        }
         Some(other) => {
             let name = String::from_utf8_lossy(other).into_owned();
             Err(FetchError::Encoding(format!("content encoding {name:?} was not asked for")))
@@ -48,6 +68,10 @@ fn failed(unpack: &MultiGzDecoder<Bounded<'_>>, error: &io::Error) -> FetchError
     } else {
         FetchError::Encoding(format!("gzip: {error}"))
     }
+}
+
+fn zstd_failed(bounded: &Bounded<'_>, error: &io::Error) -> FetchError {
+    if bounded.passed { FetchError::BodySize } else { FetchError::Encoding(format!("zstd: {error}")) }
 }
 
 async fn next(incoming: &mut Incoming) -> Result<Option<bytes::Bytes>, FetchError> {

@@ -216,11 +216,11 @@ async fn credentials_come_from_files_each_time() {
         ..HttpClientConfig::default()
     };
     let client = HttpClient::new(&config, Arc::new(Server::new(false)), Arc::default()).expect("a client");
-    let missing = client.authorization().expect_err("no file yet").to_string();
+    let missing = client.authorization().await.expect_err("no file yet").to_string();
     assert!(missing.starts_with("read ") && missing.contains("password: No such file"), "{missing}");
     for (written, want) in [("one\n", "Basic YW5uYTpvbmU="), ("two", "Basic YW5uYTp0d28=")] {
         std::fs::write(&password, written).expect("a file in a temporary directory");
-        let header = client.authorization().expect("credentials");
+        let header = client.authorization().await.expect("credentials");
         assert_eq!(header.as_ref().map(|value| value.as_bytes()), Some(want.as_bytes()));
     }
 }

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use url::Url;
 
 use super::ConfigError;
+use super::oauth2::{OAuth2Config, OAuth2Text};
 use super::values::{Secret, Source, join_dir};
 
 /// The fields of [`HttpClientText`]: they stand beside others in every section that makes requests.
@@ -38,8 +38,8 @@ pub struct HttpClientText {
     pub basic_auth: Option<BasicAuthText>,
     /// Any other `Authorization` header.
     pub authorization: Option<AuthorizationText>,
-    /// OAuth 2.0 client credentials. Not available yet: refused.
-    pub oauth2: Option<IgnoredAny>,
+    /// OAuth 2.0 client credentials.
+    pub oauth2: Option<OAuth2Text>,
     /// Older form of `authorization.credentials`.
     pub bearer_token: Option<Secret>,
     /// Older form of `authorization.credentials_file`.
@@ -164,6 +164,8 @@ pub enum Auth {
         /// What follows it.
         credentials: Option<Source>,
     },
+    /// A token that is had by client credentials.
+    OAuth2(Box<OAuth2Config>),
 }
 
 /// TLS settings. Equal settings share one TLS client configuration.
@@ -215,9 +217,6 @@ impl HttpClientText {
     /// # Errors
     /// The first contradiction, with the field at fault.
     pub fn validate(&self, dir: &Path) -> Result<HttpClientConfig, ConfigError> {
-        if self.oauth2.is_some() {
-            return Err(ConfigError::new("oauth2", "oauth2 is not available yet"));
-        }
         Ok(HttpClientConfig {
             auth: self.auth(dir)?,
             tls: self
@@ -234,6 +233,7 @@ impl HttpClientText {
     fn auth(&self, dir: &Path) -> Result<Auth, ConfigError> {
         let ways = [
             ("basic_auth", self.basic_auth.is_some()),
+            ("oauth2", self.oauth2.is_some()),
             ("authorization", self.authorization.is_some()),
             ("bearer_token", self.bearer_token.is_some()),
             ("bearer_token_file", self.bearer_token_file.is_some()),
@@ -242,6 +242,9 @@ impl HttpClientText {
         if let (Some(first), Some(second)) = (given.next(), given.next()) {
             let message = format!("`{first}` and `{second}` exclude each other");
             return Err(ConfigError::new(second, message));
+        }
+        if let Some(oauth2) = &self.oauth2 {
+            return Ok(Auth::OAuth2(Box::new(oauth2.validate(dir)?)));
         }
         if let Some(basic) = &self.basic_auth {
             let username = basic.username.clone().map(Secret::new);
@@ -272,36 +275,13 @@ impl HttpClientText {
     }
 
     fn proxy(&self) -> Result<ProxyConfig, ConfigError> {
-        let from_environment = self.proxy_from_environment.unwrap_or(false);
-        let written_url = self.proxy_url.as_deref().filter(|url| !url.is_empty());
-        let no_proxy = self.no_proxy.as_deref().unwrap_or_default();
-        if from_environment && written_url.is_some() {
-            let message = "`proxy_url` and `proxy_from_environment` exclude each other";
-            return Err(ConfigError::new("proxy_url", message));
-        }
-        if !no_proxy.is_empty() && written_url.is_none() {
-            return Err(ConfigError::new("no_proxy", "`no_proxy` needs `proxy_url`"));
-        }
-        let connect_header = self.proxy_connect_header.as_ref().filter(|headers| !headers.is_empty());
-        if connect_header.is_some() && written_url.is_none() && !from_environment {
-            let message = "`proxy_connect_header` needs `proxy_url` or `proxy_from_environment`";
-            return Err(ConfigError::new("proxy_connect_header", message));
-        }
-        let mut connect_headers = Vec::new();
-        for (name, values) in connect_header.into_iter().flatten() {
-            let at = format!("proxy_connect_header.{name}");
-            connect_headers.push((header_name(name, &at)?, values.clone()));
-        }
-        Ok(ProxyConfig {
-            url: written_url.map(proxy_url).transpose()?,
-            no_proxy: no_proxy
-                .split(',')
-                .map(|e| e.trim().to_ascii_lowercase())
-                .filter(|e| !e.is_empty())
-                .collect(),
-            from_environment,
-            connect_headers,
-        })
+        let proxy = ProxyText {
+            url: &self.proxy_url,
+            no_proxy: &self.no_proxy,
+            from_environment: self.proxy_from_environment,
+            connect_header: &self.proxy_connect_header,
+        };
+        proxy.validate()
     }
 
     fn headers(&self, dir: &Path) -> Result<Vec<(HeaderName, Vec<Source>)>, ConfigError> {
@@ -327,6 +307,49 @@ impl HttpClientText {
             headers.push((header, sources));
         }
         Ok(headers)
+    }
+}
+
+/// The proxy fields of a section as written.
+pub(super) struct ProxyText<'a> {
+    pub(super) url: &'a Option<String>,
+    pub(super) no_proxy: &'a Option<String>,
+    pub(super) from_environment: Option<bool>,
+    pub(super) connect_header: &'a Option<BTreeMap<String, Vec<Secret>>>,
+}
+
+impl ProxyText<'_> {
+    pub(super) fn validate(&self) -> Result<ProxyConfig, ConfigError> {
+        let from_environment = self.from_environment.unwrap_or(false);
+        let written_url = self.url.as_deref().filter(|url| !url.is_empty());
+        let no_proxy = self.no_proxy.as_deref().unwrap_or_default();
+        if from_environment && written_url.is_some() {
+            let message = "`proxy_url` and `proxy_from_environment` exclude each other";
+            return Err(ConfigError::new("proxy_url", message));
+        }
+        if !no_proxy.is_empty() && written_url.is_none() {
+            return Err(ConfigError::new("no_proxy", "`no_proxy` needs `proxy_url`"));
+        }
+        let connect_header = self.connect_header.as_ref().filter(|headers| !headers.is_empty());
+        if connect_header.is_some() && written_url.is_none() && !from_environment {
+            let message = "`proxy_connect_header` needs `proxy_url` or `proxy_from_environment`";
+            return Err(ConfigError::new("proxy_connect_header", message));
+        }
+        let mut connect_headers = Vec::new();
+        for (name, values) in connect_header.into_iter().flatten() {
+            let at = format!("proxy_connect_header.{name}");
+            connect_headers.push((header_name(name, &at)?, values.clone()));
+        }
+        Ok(ProxyConfig {
+            url: written_url.map(proxy_url).transpose()?,
+            no_proxy: no_proxy
+                .split(',')
+                .map(|e| e.trim().to_ascii_lowercase())
+                .filter(|e| !e.is_empty())
+                .collect(),
+            from_environment,
+            connect_headers,
+        })
     }
 }
 
@@ -372,7 +395,7 @@ fn without_user(text: &str) -> &str {
 }
 
 /// What was given: inline, as a file, or neither; both is an error.
-fn one_of(
+pub(super) fn one_of(
     dir: &Path,
     section: &str,
     field: &str,
@@ -391,7 +414,7 @@ fn one_of(
 }
 
 impl TlsText {
-    fn validate(&self, dir: &Path) -> Result<TlsConfig, ConfigError> {
+    pub(super) fn validate(&self, dir: &Path) -> Result<TlsConfig, ConfigError> {
         let ca = self.ca.clone().map(Secret::new);
         let cert = self.cert.clone().map(Secret::new);
         let cert = one_of(dir, "tls_config", "cert", &cert, &self.cert_file)?;
