@@ -24,9 +24,21 @@ pub(crate) fn routes() -> Router<App> {
 
 async fn ready(State(app): State<App>) -> Response {
     match app.state.lifecycle.readiness() {
-        Readiness::Ready => "Marigraph is Ready.\n".into_response(),
+        Readiness::Ready => ready_but(app.state.lifecycle.refused_tenants()).into_response(),
         not_ready => unavailable(&not_ready),
     }
+}
+
+/// Everybody may ask: who is refused is for the log, the metrics and the tenants themselves.
+fn ready_but(refused: usize) -> String {
+    let but = match refused {
+        0 => String::new(),
+        1 => "1 tenant is refused as its data cannot be read: see the log and /metrics.\n".to_owned(),
+        many => {
+            format!("{many} tenants are refused as their data cannot be read: see the log and /metrics.\n")
+        }
+    };
+    format!("Marigraph is Ready.\n{but}")
 }
 
 /// 503 with the reason.

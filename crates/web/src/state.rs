@@ -119,6 +119,11 @@ pub trait Lifecycle: Send + Sync {
     /// Whether it can do its work.
     fn readiness(&self) -> Readiness;
 
+    /// How many tenants are refused because their data cannot be read; the others are served.
+    fn refused_tenants(&self) -> usize {
+        0
+    }
+
     /// Reloads the configuration, all or nothing.
     ///
     /// # Errors

@@ -124,6 +124,10 @@ impl Lifecycle for Program {
             .map_or_else(|not_ready| Readiness::ReadOnly(not_ready.reason), |()| Readiness::Ready)
     }
 
+    fn refused_tenants(&self) -> usize {
+        self.store.refused().len()
+    }
+
     fn reload(&self) -> Result<(), String> {
         let (reply, outcome) = oneshot::channel();
         let gone = |_| "the program is stopping".to_owned();

@@ -3,6 +3,7 @@
 mod access;
 mod backup;
 mod crash;
+mod damage;
 mod hostile;
 mod pull;
 mod push;
