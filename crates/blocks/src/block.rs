@@ -10,7 +10,7 @@ use crate::error::BlockError;
 use crate::filenames;
 use crate::index::{Index, Series, SeriesIter};
 use crate::meta::BlockMeta;
-use crate::segments::Segments;
+use crate::segments::{Segments, Window};
 use crate::tombstones::Tombstones;
 
 /// An open block.
@@ -70,12 +70,13 @@ impl Block {
 
     /// Reads the samples of `series` from `start_ms` to `end_ms`, both inclusive, less what is deleted,
     /// in order of time, into `out` (which is cleared). What cannot be read is left out and told to
-    /// `damaged`.
+    /// `damaged`. `window` may serve for one series after the other of the same block.
     pub fn samples(
-        &mut self,
+        &self,
         series: &Series,
         start_ms: i64,
         end_ms: i64,
+        window: &mut Window,
         out: &mut Samples,
         mut damaged: impl FnMut(BlockError),
     ) {
@@ -86,7 +87,7 @@ impl Block {
                 continue;
             }
             chunk_samples.clear();
-            match self.read_chunk(chunk.reference, &mut chunk_samples) {
+            match self.read_chunk(chunk.reference, window, &mut chunk_samples) {
                 Ok(()) => {
                     out.times.append(&mut chunk_samples.times);
                     out.values.append(&mut chunk_samples.values);
@@ -103,9 +104,9 @@ impl Block {
         });
     }
 
-    fn read_chunk(&mut self, reference: u64, out: &mut Samples) -> Result<(), BlockError> {
+    fn read_chunk(&self, reference: u64, window: &mut Window, out: &mut Samples) -> Result<(), BlockError> {
         let decoded = {
-            let (encoding, data) = self.segments.read(reference, self.index.path())?;
+            let (encoding, data) = self.segments.read(reference, self.index.path(), window)?;
             decode(encoding, data, out)
         };
         decoded.map_err(|error| {

@@ -118,8 +118,15 @@ impl<'d> SegmentsWriter<'d> {
 #[derive(Debug)]
 pub struct Segments {
     files: Vec<Segment>,
-    /// What has been read last: file, offset, bytes.
-    window: (usize, u64, Vec<u8>),
+}
+
+/// What one reader of segments has read last: chunks of a series are neighbours.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// The file's number; none at first.
+    file: Option<usize>,
+    start: u64,
+    bytes: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -158,7 +165,7 @@ impl Segments {
             }
             files.push(Segment { path, file, len });
         }
-        Ok(Segments { files, window: (usize::MAX, 0, Vec::new()) })
+        Ok(Segments { files })
     }
 
     /// Bytes of all files.
@@ -175,8 +182,13 @@ impl Segments {
     /// Reads the chunk at `reference`: encoding byte and data, checked.
     ///
     /// # Errors
-    /// The reference leads nowhere, or the chunk is damaged. `named` names whoever refers to it.
-    pub fn read(&mut self, reference: u64, named: &Path) -> Result<(Encoding, &[u8]), BlockError> {
+    /// The reference leads nowhere (then `named` names whoever has it), or the chunk is damaged.
+    pub fn read<'w>(
+        &self,
+        reference: u64,
+        named: &Path,
+        window: &'w mut Window,
+    ) -> Result<(Encoding, &'w [u8]), BlockError> {
         let (at, offset) = ((reference >> 32) as usize, reference & 0xffff_ffff);
         let Some(segment) = self.files.get(at) else {
             let reason = format!("a chunk in segment file {} of {}", at + 1, self.files.len());
@@ -187,8 +199,8 @@ impl Segments {
         if offset < HEADER_LEN as u64 || offset >= len {
             return Err(bad(offset, "a reference leads out of the segment"));
         }
-        self.fill(at, offset, 16)?;
-        let mut reader = Reader::new(self.slice(offset));
+        self.fill(at, offset, 16, window)?;
+        let mut reader = Reader::new(window.from(offset));
         let data_len = reader.uvarint().map_err(|error| bad(offset, error.0))?;
         let head = reader.position() as u64;
         // Encoding and checksum around the data.
@@ -196,8 +208,8 @@ impl Segments {
         if data_len > CHUNK_BYTES_MAX || offset.saturating_add(whole) > len {
             return Err(bad(offset, "a chunk is longer than its file or 16 MiB"));
         }
-        self.fill(at, offset, whole)?;
-        let framed = &self.slice(offset)[head as usize..whole as usize];
+        self.fill(at, offset, whole, window)?;
+        let framed = &window.from(offset)[head as usize..whole as usize];
         let (data, crc) = framed.split_at(framed.len() - 4);
         if crc32c::crc32c(data).to_be_bytes() != *crc {
             return Err(bad(offset, "the chunk fails its checksum"));
@@ -207,23 +219,26 @@ impl Segments {
         Ok((encoding, &data[1..]))
     }
 
-    fn slice(&self, offset: u64) -> &[u8] {
-        &self.window.2[(offset - self.window.1) as usize..]
-    }
-
     /// Makes the window hold `want` bytes from `offset`, as far as the file has them.
-    fn fill(&mut self, at: usize, offset: u64, want: u64) -> Result<(), BlockError> {
+    fn fill(&self, at: usize, offset: u64, want: u64, window: &mut Window) -> Result<(), BlockError> {
         let segment = &self.files[at];
         let end = offset.saturating_add(want).min(segment.len);
-        let (file, start, bytes) = &mut self.window;
-        if *file == at && *start <= offset && end <= *start + bytes.len() as u64 {
+        let held = window.start + window.bytes.len() as u64;
+        if window.file == Some(at) && window.start <= offset && end <= held {
             return Ok(());
         }
         let end = offset.saturating_add(want.max(WINDOW)).min(segment.len);
-        *file = usize::MAX;
-        bytes.resize((end - offset) as usize, 0);
-        segment.file.read_exact_at(bytes, offset).map_err(BlockError::io("read", &segment.path))?;
-        (*file, *start) = (at, offset);
+        window.file = None;
+        window.bytes.resize((end - offset) as usize, 0);
+        let read = segment.file.read_exact_at(&mut window.bytes, offset);
+        read.map_err(BlockError::io("read", &segment.path))?;
+        (window.file, window.start) = (Some(at), offset);
         Ok(())
+    }
+}
+
+impl Window {
+    fn from(&self, offset: u64) -> &[u8] {
+        &self.bytes[(offset - self.start) as usize..]
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use blocks::segments::Window;
 use blocks::tombstones::Tombstones;
 use blocks::{Block, BlockError, BlockSpec, BlockWriter, Samples, find_blocks};
 use expect_test::expect;
@@ -43,14 +44,13 @@ fn write_small(parent: &Path, segment_bytes_max: u64) -> Ulid {
 
 /// Everything of a block, as text, and what is damaged.
 fn read(dir: &Path) -> Result<(String, Vec<String>), BlockError> {
-    let mut block = Block::open(&RealDisk, dir)?;
+    let block = Block::open(&RealDisk, dir)?;
     let (mut text, mut damage) = (String::new(), Vec::new());
-    let series: Vec<_> = block.series().collect();
-    let mut samples = Samples::default();
-    for series in series {
+    let (mut samples, mut window) = (Samples::default(), Window::default());
+    for series in block.series() {
         match series {
             Ok(series) => {
-                block.samples(&series, i64::MIN, i64::MAX, &mut samples, |error| {
+                block.samples(&series, i64::MIN, i64::MAX, &mut window, &mut samples, |error| {
                     damage.push(error.to_string())
                 });
                 let sum: f64 =

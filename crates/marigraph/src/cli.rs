@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::backup::{BackupArgs, RestoreArgs};
 use crate::query::QueryArgs;
+use crate::tsdb_verbs::TsdbVerb;
 
 /// The program's arguments.
 #[derive(Debug, Parser)]
@@ -22,6 +23,7 @@ use crate::query::QueryArgs;
         marigraph hub                                  this machine's metrics on http://127.0.0.1:9190\n  \
         marigraph hub --config prometheus.yml --data /var/lib/marigraph --retention.time 90d\n  \
         marigraph check config prometheus.yml          errors with file, line and column, without starting\n  \
+        marigraph tsdb import --data data /var/lib/prometheus    takes over what Prometheus has\n  \
         marigraph query instant http://127.0.0.1:9190 'up == 0'\n  \
         marigraph backup /backups --url http://127.0.0.1:9190 --keep 7\n  \
         marigraph restore /backups --data /var/lib/marigraph\n\n\
@@ -42,6 +44,12 @@ pub struct Cli {
 pub enum Command {
     /// Scrape, receive, store and answer
     Hub(HubArgs),
+    /// Look into stores and Prometheus' blocks; export to them, import from them
+    Tsdb {
+        /// What to do.
+        #[command(subcommand)]
+        verb: TsdbVerb,
+    },
     /// Say what is wrong, without starting anything
     Check {
         /// What to check.

@@ -12,3 +12,4 @@ pub mod hub;
 pub mod logging;
 pub mod progress;
 pub mod query;
+pub mod tsdb_verbs;

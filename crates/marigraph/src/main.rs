@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Check { what: Check::Config { file } } => marigraph::check::config(&file),
+        Command::Tsdb { verb } => marigraph::tsdb_verbs::run(&verb),
         Command::Query(args) => marigraph::query::run(&args),
         Command::Backup(args) => marigraph::backup::run(&args),
         Command::Restore(args) => marigraph::backup::restore(&args),

@@ -29,6 +29,9 @@ pub struct Config {
     pub clock: Arc<dyn Clock>,
     /// Whether to take the `LOCK` file (always, except on a simulated disk).
     pub lock: bool,
+    /// Whether the directory is only read: nothing in it is changed, not even the lock's file, and every
+    /// write is refused. The directory has to be there, and no other process may have it open for writing.
+    pub read_only: bool,
     /// Whether threads of our own sync, flush and compact. Without them the owner calls
     /// [`crate::Db::sync`], [`crate::Db::flush`] and [`crate::Db::compact`].
     pub background: bool,
@@ -67,6 +70,7 @@ impl Config {
             disk: Arc::new(RealDisk),
             clock: Arc::new(SystemClock),
             lock: true,
+            read_only: false,
             background: true,
             sync: SyncPolicy::Every(Duration::from_millis(200)),
             segment_bytes_max: 64 << 20,

@@ -7,6 +7,7 @@
 //! - `flush`: the head into parts, and the log cut behind it;
 //! - `compact`: parts into larger ones, retention, deletions made true;
 //! - `delete`: deletions;
+//! - `offline`: parts, times and imports, for tools;
 //! - `snapshot`: a copy at one moment;
 //! - `stats`: figures for the status page.
 
@@ -14,6 +15,7 @@ mod append;
 mod compact;
 mod delete;
 mod flush;
+mod offline;
 pub(crate) mod open;
 mod problems;
 mod query;
@@ -36,6 +38,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::compact::CompactError;
 pub use self::flush::FlushError;
+pub use self::offline::Import;
 pub use self::open::OpenError;
 pub use self::query::StoredExemplar;
 pub use self::snapshot::{SnapshotError, SnapshotInfo};

@@ -28,8 +28,8 @@ pub mod version;
 pub mod wal;
 
 pub use config::{Config, SyncPolicy};
-pub use head::budget::{JobUsage, SeriesLimits, SeriesUsage, SourceUsage};
 pub use db::{
-    CompactError, Db, FlushError, HeadStats, LabelCount, NotReady, OpenError, PartStats, SnapshotError,
-    SnapshotInfo, Stats, StoredExemplar,
+    CompactError, Db, FlushError, HeadStats, Import, LabelCount, NotReady, OpenError, PartStats,
+    SnapshotError, SnapshotInfo, Stats, StoredExemplar,
 };
+pub use head::budget::{JobUsage, SeriesLimits, SeriesUsage, SourceUsage};

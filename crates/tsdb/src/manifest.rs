@@ -135,6 +135,8 @@ pub struct Manifest {
     file: Option<Box<dyn AppendFile>>,
     len: u64,
     state: State,
+    /// Whether edits are not written.
+    in_memory: bool,
 }
 
 impl Manifest {
@@ -145,8 +147,14 @@ impl Manifest {
     /// See [`ManifestError`]; damage before the end is an error, as it may hide anything.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Manifest, Option<String>), ManifestError> {
         let path = dir.join(filenames::MANIFEST);
-        let mut manifest =
-            Manifest { disk, dir: dir.to_owned(), file: None, len: 0, state: State::default() };
+        let mut manifest = Manifest {
+            disk,
+            dir: dir.to_owned(),
+            file: None,
+            len: 0,
+            state: State::default(),
+            in_memory: false,
+        };
         if !manifest.disk.exists(&path) {
             return Ok((manifest, None));
         }
@@ -189,6 +197,11 @@ impl Manifest {
         sync().map_err(|source| self.io("sync", source))
     }
 
+    /// From now on edits take effect here and are not written: the directory is only read.
+    pub fn keep_in_memory(&mut self) {
+        self.in_memory = true;
+    }
+
     /// What it says.
     pub fn state(&self) -> &State {
         &self.state
@@ -202,6 +215,10 @@ impl Manifest {
     pub fn edit(&mut self, edit: Edit) -> Result<(), ManifestError> {
         let mut next = self.state.clone();
         next.apply(edit.clone());
+        if self.in_memory {
+            self.state = next;
+            return Ok(());
+        }
         if let Some(mut file) = self.file.take() {
             let mut bytes = Vec::new();
             put_edit(&edit, &mut bytes);

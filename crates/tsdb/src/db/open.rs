@@ -97,7 +97,10 @@ pub(super) fn open(config: Config) -> Result<Inner, OpenError> {
     let health = Arc::new(Health::default());
     let metrics = Arc::new(Metrics::default());
     let mut lock = None;
-    if let Err(error) = prepare(&config, &mut lock) {
+    if config.read_only {
+        lock = share_lock(&config)?;
+        health.open_for_reading();
+    } else if let Err(error) = prepare(&config, &mut lock) {
         match error {
             // A disk that cannot be written may still be read.
             OpenError::Io { attempt, source } if config.disk.exists(&config.dir.join(filenames::FORMAT)) => {
@@ -170,6 +173,27 @@ fn prepare(config: &Config, lock: &mut Option<File>) -> Result<(), OpenError> {
         write().map_err(io(format!("write {}", format.display())))?;
     }
     Ok(())
+}
+
+/// Keeps others from writing while the directory is read. A directory without a lock (a snapshot, a
+/// backup) has no writer either.
+fn share_lock(config: &Config) -> Result<Option<File>, OpenError> {
+    let path = config.dir.join(filenames::LOCK);
+    let io = |source| OpenError::Io { attempt: format!("lock {}", path.display()), source };
+    let file = match File::open(&path) {
+        Ok(file) if config.lock => file,
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io(source)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            Err(OpenError::Locked { dir: config.dir.clone(), pid })
+        }
+        Err(std::fs::TryLockError::Error(source)) => Err(io(source)),
+    }
 }
 
 pub(crate) fn take_lock(dir: &Path) -> Result<File, OpenError> {

@@ -42,7 +42,10 @@ impl Tenant {
         problems: &mut Vec<String>,
     ) -> Result<Tenant, ManifestError> {
         let dir = filenames::tenant_dir(&config.dir, id.as_str());
-        let (manifest, torn) = Manifest::open(config.disk.clone(), &dir)?;
+        let (mut manifest, torn) = Manifest::open(config.disk.clone(), &dir)?;
+        if !writable {
+            manifest.keep_in_memory();
+        }
         problems.extend(torn);
         let state = manifest.state();
         let mut version = Version { tombstones: state.tombstones.clone().into(), ..Version::default() };

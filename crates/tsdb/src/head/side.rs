@@ -123,6 +123,14 @@ impl Side {
         self.plain.contains_key(&slot) || self.replaced.contains_key(&slot)
     }
 
+    /// The times of the oldest and the newest point.
+    pub(crate) fn time_range(&self) -> Option<(i64, i64)> {
+        let points = || self.plain.values().chain(self.replaced.values()).map(|points| &points.points);
+        let first = points().filter_map(|points| points.first()).map(|(time, _)| *time).min()?;
+        let last = points().filter_map(|points| points.last()).map(|(time, _)| *time).max()?;
+        Some((first, last))
+    }
+
     pub(crate) fn points(&self, slot: u32, replace: bool) -> Option<&Points> {
         if replace { self.replaced.get(&slot) } else { self.plain.get(&slot) }
     }

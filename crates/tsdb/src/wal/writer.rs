@@ -44,6 +44,11 @@ impl Health {
         }
     }
 
+    /// Lets nothing be written: that was asked for.
+    pub(crate) fn open_for_reading(&self) {
+        self.0.lock().get_or_insert_with(|| "it was opened for reading only".to_owned());
+    }
+
     /// Why nothing is written, if so.
     pub(crate) fn reason(&self) -> Option<String> {
         self.0.lock().clone()
