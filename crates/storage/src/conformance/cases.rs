@@ -35,6 +35,7 @@ pub(super) const ALL: &[Case] = &[
     ("histograms and floats mix", histograms_and_floats_mix),
     ("a malformed histogram is refused", malformed_histograms),
     ("start timestamps stay with their samples", start_timestamps),
+    ("start timestamps stay with their histograms", start_timestamps_of_histograms),
     ("exemplars are counted", exemplars_are_counted),
     ("exemplars come back by series and time", exemplars_come_back),
     ("a block is stored once", blocks_are_stored_once),
@@ -411,6 +412,30 @@ fn start_timestamps(store: &dyn Store) {
     assert_eq!(read[1].1.start_times, None, "none is known of the other series");
     let cut = bench.read(3000, 4000, &[]);
     assert_eq!(cut[0].1.start_times.as_deref(), Some(&[500, 3500][..]));
+}
+
+fn start_timestamps_of_histograms(store: &dyn Store) {
+    let bench = Bench::new(store);
+    let (a, b) = (bench.series(A), bench.series(&[("__name__", "b")]));
+    for (at, start) in [(1000, 0), (2000, 500), (4000, 500), (5000, 4500)] {
+        let starts = [(a, start)];
+        let start_timestamps = if start == 0 { &[][..] } else { &starts[..] };
+        let histograms = [(a, histogram(at as u64, 1.0)), (b, histogram(1, 1.0))];
+        let row =
+            Row { start_timestamps, histograms: &histograms, ..Row::floats(bench.source, at, &[], &[]) };
+        assert_eq!(bench.append(Policy::SCRAPE, &row).histograms, 2);
+    }
+    // A float between them has its own.
+    let (series, starts) = ([a], [(a, 500)]);
+    let row = Row { start_timestamps: &starts, ..Row::floats(bench.source, 6000, &series, &[1.0]) };
+    bench.append(Policy::SCRAPE, &row);
+    let read = bench.read(0, 10_000, &[]);
+    assert_eq!(read[0].1.histogram_starts.as_deref(), Some(&[0, 500, 500, 4500][..]));
+    assert_eq!(read[0].1.start_times.as_deref(), Some(&[500][..]));
+    assert_eq!(read[1].1.histogram_starts, None, "none is known of the other series");
+    let cut = bench.read(4000, 5000, &[]);
+    assert_eq!(cut[0].1.histogram_starts.as_deref(), Some(&[500, 4500][..]));
+    assert_eq!(cut[0].1.start_times, None);
 }
 
 fn exemplars_are_counted(store: &dyn Store) {
