@@ -80,7 +80,8 @@ fn prepare(data: &Path) -> Result<()> {
     let desc = SourceDesc { tenant: TenantId::default(), id: SourceId(9), labels: Labels::empty() };
     let source = db.open_source(&desc)?;
     let names: Vec<Labels> = (0..SERIES).map(labels).collect();
-    let series: Vec<_> = db.resolve(source, &names)?.into_iter().collect::<Option<_>>().context("no limit")?;
+    let series: Vec<_> =
+        db.resolve(source, &names)?.into_iter().collect::<Option<_>>().context("no limit")?;
     for row in -ROWS_BEFORE..0 {
         let values: Vec<f64> = (0..SERIES).map(|series| value(series, row)).collect();
         let rows = [Row::floats(source, FIRST_MS + row * 1000, &series, &values)];

@@ -36,7 +36,7 @@ fn marigraph(args: &[&str]) -> Result<Output> {
     Ok(Command::new(env!("CARGO_BIN_EXE_marigraph")).args(args).env_remove("RUST_BACKTRACE").output()?)
 }
 
-/// Questions; `SERVER` stands for the server.
+/// Questions; `SERVER` stands for the server. None for a string: promtool 2.42 cannot read those.
 const QUESTIONS: &[&[&str]] = &[
     &["instant", "--time=1700000285", "SERVER", "tide"],
     &["instant", "--time=2023-11-14T22:18:05.250Z", "-o", "json", "SERVER", "tide"],
@@ -45,8 +45,6 @@ const QUESTIONS: &[&[&str]] = &[
     &["instant", "--time=1700000285", "--format=json", "SERVER", "tide[1m]"],
     &["instant", "--time=7", "SERVER", "1e25"],
     &["instant", "--time=7", "-o", "json", "SERVER", "-1/0"],
-    &["instant", "--time=7", "SERVER", "\"a <string>\""],
-    &["instant", "--time=7", "-o", "json", "SERVER", "\"a <string>\""],
     &["instant", "--time=7", "SERVER", "nothing"],
     &["instant", "--time=7", "-o", "json", "SERVER", "nothing"],
     &["instant", "--time=1700000285", "SERVER", "sum without (kind, job) (count_over_time(tide[10m]))"],
