@@ -45,6 +45,10 @@ pub struct Config {
     pub flush_interval: Duration,
     /// A flush also happens when the samples of all heads are estimated to hold more than this, bytes.
     pub head_bytes_max: usize,
+    /// Late samples of all tenants hold at most about this much memory, bytes. Those of a tenant are
+    /// written to parts when they hold a quarter of it; a tenant with half of it, or anybody once all of it
+    /// is taken, has batches with late samples refused for the moment ([`storage::StoreError::Limit`]).
+    pub late_bytes_max: usize,
     /// A tenant with fewer samples than this in its head has them written to the log again at a flush,
     /// instead of getting a part for them.
     pub small_tenant_samples: usize,
@@ -77,6 +81,7 @@ impl Config {
             wal_bytes_max: 16 << 30,
             flush_interval: Duration::from_secs(30 * 60),
             head_bytes_max: 1 << 30,
+            late_bytes_max: 256 << 20,
             small_tenant_samples: 20_000,
             late_after: Duration::from_secs(2 * 24 * 3600),
             retention: Some(Duration::from_secs(15 * 24 * 3600)),

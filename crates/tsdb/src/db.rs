@@ -5,6 +5,8 @@
 //! - `query`: head and parts as one;
 //! - `refused`: tenants whose manifest cannot be read;
 //! - `flush`: the head into parts, and the log cut behind it;
+//! - `spill`: late samples into parts, within their budget;
+//! - `outputs`: the parts that these two write;
 //! - `compact`: parts into larger ones, retention, deletions made true;
 //! - `delete`: deletions;
 //! - `offline`: parts, times and imports, for tools;
@@ -17,10 +19,12 @@ mod delete;
 mod flush;
 mod offline;
 pub(crate) mod open;
+mod outputs;
 mod problems;
 mod query;
 mod refused;
 mod snapshot;
+mod spill;
 mod stats;
 mod taken;
 mod tenant;
@@ -28,7 +32,7 @@ mod tenant;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -85,9 +89,17 @@ pub(crate) struct Inner {
     pub(crate) limits: RwLock<SeriesLimits>,
     /// Names parts.
     random: Mutex<Random>,
-    /// One flush or compaction at a time.
+    /// One flush, spill or deletion at a time.
     work: Mutex<()>,
+    /// One compaction at a time. Whoever takes `work` as well takes it after this.
+    merging: Mutex<()>,
+    /// Whether a flush has left something to merge.
+    merge_due: AtomicBool,
     problems: Arc<problems::Problems>,
+    /// Estimated memory of all tenants' late samples, bytes.
+    late_bytes: AtomicUsize,
+    /// Whether late samples should be written to parts now.
+    spill_wanted: AtomicBool,
     stop: Mutex<bool>,
     stopped: Condvar,
     /// Held locked while the store is open.
@@ -152,6 +164,9 @@ impl Db {
         threads.push(
             std::thread::Builder::new().name("tsdb-flush".into()).spawn(move || inner.run_maintenance())?,
         );
+        let inner = self.inner.clone();
+        threads
+            .push(std::thread::Builder::new().name("tsdb-merge".into()).spawn(move || inner.run_merges())?);
         Ok(())
     }
 
@@ -272,30 +287,54 @@ impl Inner {
         let (count, bytes) = parts.fold((0, 0), |(n, bytes), entry| (n + 1, bytes + entry.part.info().bytes));
         self.metrics.head_series.set(series as i64);
         self.metrics.head_bytes.set(self.head_bytes() as i64);
+        self.metrics.late_bytes.set(self.late_bytes.load(Ordering::Relaxed) as i64);
         self.metrics.wal_bytes.set(self.wal.bytes() as i64);
         self.metrics.parts.set(count);
         self.metrics.parts_bytes.set(bytes as i64);
     }
 
-    /// The maintenance thread: flushes on time or under memory pressure, then merges and drops.
-    fn run_maintenance(&self) {
-        let mut last_flush = std::time::Instant::now();
+    /// The merge thread: after each flush merges parts and drops what has outlived retention.
+    fn run_merges(&self) {
         loop {
             {
                 let mut stop = self.stop.lock();
-                if !*stop {
+                while !*stop && !self.merge_due.swap(false, Ordering::Relaxed) {
                     let _ = self.stopped.wait_for(&mut stop, Duration::from_secs(5));
                 }
                 if *stop {
                     return;
                 }
             }
+            self.compact_and_log();
+            self.update_gauges();
+        }
+    }
+
+    /// The maintenance thread: flushes on time or under memory pressure, and spills late samples as soon
+    /// as they are too many.
+    fn run_maintenance(&self) {
+        let mut last_flush = std::time::Instant::now();
+        let mut spilled_well = true;
+        loop {
+            {
+                let mut stop = self.stop.lock();
+                // After a failure every refused batch would ask for another try.
+                let wanted = spilled_well && self.spill_wanted.load(Ordering::Relaxed);
+                if !(*stop || wanted) {
+                    let _ = self.stopped.wait_for(&mut stop, Duration::from_secs(5));
+                }
+                if *stop {
+                    return;
+                }
+            }
+            spilled_well = self.spill_and_log();
             self.update_gauges();
             let due = last_flush.elapsed() >= self.config.flush_interval;
             if due || self.head_bytes() > self.config.head_bytes_max {
                 last_flush = std::time::Instant::now();
                 self.flush_and_log();
-                self.compact_and_log();
+                self.merge_due.store(true, Ordering::Relaxed);
+                self.stopped.notify_all();
                 self.update_gauges();
             }
         }

@@ -5,7 +5,8 @@
 //! - [`tile`]: columns by rows, the unit of growth;
 //! - [`lane`]: columns that share timestamps, as tiles;
 //! - [`rows`]: the way of a row into its lanes, and back when the log refuses it;
-//! - [`side`]: what does not fit rows: late samples, replacements, histograms;
+//! - [`late`]: rows of late samples, kept and written apart from the others;
+//! - [`side`]: what does not fit rows: single late samples, replacements, histograms;
 //! - [`snapshot`]: what a query or a flush pins.
 //!
 //! **Locks.** The index and the lanes have a lock each; who takes both takes the index first. A steady
@@ -16,6 +17,7 @@
 pub(crate) mod budget;
 pub(crate) mod index;
 pub(crate) mod lane;
+pub(crate) mod late;
 pub(crate) mod rows;
 pub(crate) mod side;
 pub(crate) mod snapshot;
@@ -31,6 +33,7 @@ use storage::SeriesRef;
 
 use self::index::{generation_of, slot_of};
 use self::lane::Lane;
+use self::late::{Late, Loose};
 use self::side::Side;
 use self::tile::{Body, SealedTile, Tile};
 
@@ -93,10 +96,21 @@ pub(crate) struct Lanes {
     pub(crate) sources: Vec<Source>,
     pub(crate) source_by_id: FastMap<SourceId, u32>,
     pub(crate) refusals: budget::Refusals,
-    /// Late samples, replacements and histograms since the last flush.
+    /// Single late samples and replacements, until they are many or spilled, and histograms since the
+    /// last flush.
     pub(crate) side: Side,
-    /// The same of flushes under way, by flush.
+    /// The histograms of flushes under way, by flush.
     pub(crate) frozen: Vec<(u64, Arc<Side>)>,
+    /// Late floats since the last spill.
+    pub(crate) late: Late,
+    /// The same of spills under way, by spill.
+    pub(crate) frozen_late: Vec<(u64, Arc<Late>)>,
+    /// The spill that will write what is late now.
+    pub(crate) spill: u64,
+    /// Single late samples beyond this many are made compact.
+    pub(crate) loose_max: usize,
+    /// What of [`late_bytes`](Self::late_bytes) the store's total has.
+    pub(crate) late_counted: usize,
     /// The newest sample in parts.
     pub(crate) flushed_max_ms: i64,
     /// The newest histogram of series whose histograms have been flushed.
@@ -105,7 +119,7 @@ pub(crate) struct Lanes {
     pub(crate) starts: FastMap<u32, Vec<(i64, i64)>>,
     pub(crate) exemplars: VecDeque<(SeriesRef, Exemplar)>,
     pub(crate) metadata: BTreeMap<String, Vec<Metadata>>,
-    /// The flush that will write what is closed now.
+    /// The flush that will write what is closed now (late samples apart).
     pub(crate) flush: u64,
     /// Series with a sample since the last flush; lanes' own rows are not in here.
     pub(crate) active: RoaringBitmap,
@@ -114,8 +128,9 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    pub(crate) fn new() -> Lanes {
-        Lanes { flush: 1, flushed_max_ms: i64::MIN, ..Lanes::default() }
+    /// An empty head, in which at most `loose_max` late samples are kept one by one.
+    pub(crate) fn new(loose_max: usize) -> Lanes {
+        Lanes { flush: 1, spill: 1, loose_max, flushed_max_ms: i64::MIN, ..Lanes::default() }
     }
 
     /// Makes room for a series that the index has just added.
@@ -280,7 +295,24 @@ impl Lanes {
         }
     }
 
-    /// Estimated memory of samples, bytes.
+    /// Makes the single late floats compact.
+    pub(crate) fn seal_loose(&mut self) {
+        for replace in [false, true] {
+            let (samples, position) = self.side.take_floats(replace);
+            if !samples.is_empty() {
+                self.late.add_loose(Loose::new(replace, position, samples));
+            }
+        }
+    }
+
+    /// Estimated memory of late floats, bytes.
+    pub(crate) fn late_bytes(&self) -> usize {
+        self.late.bytes()
+            + self.side.floats() * 40
+            + self.frozen_late.iter().map(|(_, late)| late.bytes()).sum::<usize>()
+    }
+
+    /// Estimated memory of samples that are not late, bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.lanes.iter().map(Lane::bytes).sum::<usize>()
             + self.homes.len() * size_of::<Home>()

@@ -24,7 +24,7 @@ pub const MAGIC: [u8; 8] = *b"MGRAFMAN";
 /// A reader refuses manifests with a larger major version.
 pub const MAJOR: u16 = 1;
 /// Minor versions only add what may be skipped.
-pub const MINOR: u16 = 0;
+pub const MINOR: u16 = 1;
 const HEADER_LEN: usize = 16;
 
 const EDIT_PARTS: u8 = 1;
@@ -47,6 +47,8 @@ pub enum Edit {
         drop: Vec<Ulid>,
         /// All rows up to this log position are in parts.
         flushed: Option<u64>,
+        /// All rows of late lanes up to this log position are in parts.
+        spilled: Option<u64>,
     },
     /// A deletion.
     Tombstone(Tombstone),
@@ -63,17 +65,20 @@ pub struct State {
     pub tombstones: Vec<Tombstone>,
     /// All rows up to this log position are in parts.
     pub flushed: u64,
+    /// All rows of late lanes up to this log position are in parts.
+    pub spilled: u64,
 }
 
 impl State {
     fn apply(&mut self, edit: Edit) {
         match edit {
-            Edit::Parts { add, drop, flushed } => {
+            Edit::Parts { add, drop, flushed, spilled } => {
                 for id in drop {
                     self.parts.remove(&id);
                 }
                 self.parts.extend(add);
                 self.flushed = self.flushed.max(flushed.unwrap_or(0));
+                self.spilled = self.spilled.max(spilled.unwrap_or(0));
             }
             Edit::Tombstone(tombstone) => {
                 if !self.tombstones.contains(&tombstone) {
@@ -87,7 +92,8 @@ impl State {
 
     fn edits(&self) -> Vec<Edit> {
         let add = self.parts.iter().map(|(id, cleaned)| (*id, *cleaned)).collect();
-        let parts = Edit::Parts { add, drop: Vec::new(), flushed: Some(self.flushed) };
+        let spilled = (self.spilled > 0).then_some(self.spilled);
+        let parts = Edit::Parts { add, drop: Vec::new(), flushed: Some(self.flushed), spilled };
         let tombstones = self.tombstones.iter().cloned().map(Edit::Tombstone);
         std::iter::once(parts).chain(tombstones).collect()
     }
@@ -283,7 +289,7 @@ pub fn encode(state: &State) -> Vec<u8> {
 fn put_edit(edit: &Edit, out: &mut Vec<u8>) {
     let mut payload = Vec::new();
     match edit {
-        Edit::Parts { add, drop, flushed } => {
+        Edit::Parts { add, drop, flushed, spilled } => {
             payload.push(EDIT_PARTS);
             put_varint(&mut payload, flushed.map_or(0, |position| position + 1));
             put_varint(&mut payload, add.len() as u64);
@@ -293,6 +299,9 @@ fn put_edit(edit: &Edit, out: &mut Vec<u8>) {
             }
             put_varint(&mut payload, drop.len() as u64);
             drop.iter().for_each(|id| payload.extend_from_slice(&id.to_bytes()));
+            if let Some(position) = spilled {
+                put_varint(&mut payload, *position);
+            }
         }
         Edit::Tombstone(tombstone) => {
             payload.push(EDIT_TOMBSTONE);
@@ -372,7 +381,10 @@ fn read_edit(payload: &[u8]) -> Result<Option<Edit>, Malformed> {
             let count = cursor.count()?;
             let drop: Result<Vec<Ulid>, Malformed> =
                 (0..count).map(|_| Ok(Ulid::from_bytes(cursor.array()?))).collect();
-            Edit::Parts { add, drop: drop?, flushed }
+            let drop = drop?;
+            // Since 1.1; a reader of 1.0 ignores it, and brings back what is in parts as well.
+            let spilled = if cursor.is_empty() { None } else { Some(cursor.varint()?) };
+            Edit::Parts { add, drop, flushed, spilled }
         }
         EDIT_TOMBSTONE => {
             let position = cursor.varint()?;
@@ -391,7 +403,7 @@ mod tests {
     use super::*;
 
     fn state() -> State {
-        let mut state = State { flushed: 900, ..State::default() };
+        let mut state = State { flushed: 900, spilled: 950, ..State::default() };
         state.parts.insert(Ulid::from_bytes([7; 16]), 0);
         state.parts.insert(Ulid::from_bytes([9; 16]), 55);
         state.tombstones.push(Tombstone {

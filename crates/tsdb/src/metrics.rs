@@ -13,6 +13,11 @@ pub struct Metrics {
     pub(crate) head_bytes: Gauge,
     pub(crate) samples: Counter,
     pub(crate) late_samples: Counter,
+    pub(crate) late_bytes: Gauge,
+    pub(crate) late_refused: Counter,
+    pub(crate) spills: Counter,
+    pub(crate) spill_failures: Counter,
+    pub(crate) spill_seconds: Histogram,
     pub(crate) rejected: Counter,
     pub(crate) series_created: Counter,
     pub(crate) series_removed: Counter,
@@ -46,6 +51,11 @@ impl Default for Metrics {
             head_bytes: Gauge::default(),
             samples: Counter::default(),
             late_samples: Counter::default(),
+            late_bytes: Gauge::default(),
+            late_refused: Counter::default(),
+            spills: Counter::default(),
+            spill_failures: Counter::default(),
+            spill_seconds: seconds(),
             rejected: Counter::default(),
             series_created: Counter::default(),
             series_removed: Counter::default(),
@@ -95,6 +105,29 @@ impl Metrics {
             "late_samples_appended",
             "Samples taken that were older than their series' newest",
             m.late_samples.clone(),
+        );
+        registry.register_with_unit(
+            "late_samples",
+            "Estimated size of the late samples that are not in parts yet",
+            Unit::Bytes,
+            m.late_bytes.clone(),
+        );
+        registry.register(
+            "late_batches_refused",
+            "Batches refused for the moment because late samples hold too much memory",
+            m.late_refused.clone(),
+        );
+        registry.register("spills", "Writings of a tenant's late samples to parts", m.spills.clone());
+        registry.register(
+            "spill_failures",
+            "Writings of a tenant's late samples that failed and will be tried again",
+            m.spill_failures.clone(),
+        );
+        registry.register_with_unit(
+            "spill_duration",
+            "Time the writing of a tenant's late samples took",
+            Unit::Seconds,
+            m.spill_seconds.clone(),
         );
         registry.register("samples_rejected", "Samples not taken", m.rejected.clone());
         registry.register("head_series_created", "Series created in heads", m.series_created.clone());

@@ -8,6 +8,9 @@
 //! it has pinned the tiles, as they are removed later. If it sees the version after the swap, it
 //! disregards them and reads the part. Either way every sample shows exactly once.
 //!
+//! Late samples have numbers of their own, those of spills: a spill writes and hides them alone, a flush
+//! writes and hides both at once.
+//!
 //! `tests/loom_version.rs` tries every interleaving of this.
 
 use std::sync::atomic::AtomicBool;
@@ -78,8 +81,10 @@ pub struct Version {
     pub tombstones: Arc<[Tombstone]>,
     /// Parts that could not be opened, one message each: queries say what they miss.
     pub unreadable: Arc<[String]>,
-    /// Tiles and late samples of flushes up to this number are in parts.
+    /// Tiles and histograms of flushes up to this number are in parts.
     pub pruned: u64,
+    /// Late samples of spills up to this number are in parts.
+    pub spilled: u64,
 }
 
 impl Version {

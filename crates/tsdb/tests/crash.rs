@@ -2,7 +2,8 @@
 //! afterwards: what was durable is there; what was acknowledged survives the death of the process;
 //! nothing is there that nobody sent; what was deleted stays away.
 //!
-//! `TSDB_CRASH_SEEDS=FROM..TO` runs other seeds than the usual hundred.
+//! `TSDB_CRASH_SEEDS=FROM..TO` runs other seeds than the usual hundred and twenty; `cargo test --release -p
+//! tsdb --test crash -- --ignored` cuts the power ten thousand times.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use stdx::clock::{Clock, FakeClock};
 use stdx::disk::{FakeDisk, Survivors};
-use storage::{Appender, Batch, Policy, Queryable, Row, Select, SourceDesc};
+use storage::{Appender, Batch, Policy, Queryable, Row, Select, SourceDesc, StoreError};
 use tsdb::{Config, Db, SyncPolicy};
 
 const ROOT: &str = "/data";
@@ -70,7 +71,22 @@ impl Known {
     }
 }
 
-fn open(disk: &FakeDisk, clock: &Arc<FakeClock>, small_tenants: bool) -> Result<Db, tsdb::OpenError> {
+/// How the store of a seed is set up.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    small_tenants: bool,
+    /// Late samples are written to parts all the time.
+    late_bytes_max: usize,
+}
+
+impl Setup {
+    fn of(seed: u64) -> Setup {
+        let late_bytes_max = [1 << 20, 4000, 200][(seed % 3) as usize];
+        Setup { small_tenants: seed.is_multiple_of(2), late_bytes_max }
+    }
+}
+
+fn open(disk: &FakeDisk, clock: &Arc<FakeClock>, setup: Setup) -> Result<Db, tsdb::OpenError> {
     let mut config = Config::new(Path::new(ROOT));
     config.disk = disk.shared();
     config.clock = clock.clone();
@@ -79,7 +95,8 @@ fn open(disk: &FakeDisk, clock: &Arc<FakeClock>, small_tenants: bool) -> Result<
     config.sync = SyncPolicy::Off;
     config.retention = None;
     config.segment_bytes_max = 2000;
-    config.small_tenant_samples = if small_tenants { 100 } else { 0 };
+    config.small_tenant_samples = if setup.small_tenants { 100 } else { 0 };
+    config.late_bytes_max = setup.late_bytes_max;
     Db::open(config)
 }
 
@@ -116,7 +133,8 @@ impl Life<'_> {
                 self.known.durable = position.0;
                 Ok(())
             }
-            80..88 => self.db.flush().map_err(|_| ()),
+            80..86 => self.db.flush().map_err(|_| ()),
+            86..88 => self.db.spill().map_err(|_| ()),
             88..93 => self.db.compact().map_err(|_| ()),
             93..94 => self.db.clean_tombstones().map_err(|_| ()),
             94..97 => self.delete(),
@@ -129,7 +147,7 @@ impl Life<'_> {
 
     fn append(&mut self) -> Result<(), ()> {
         self.clock.advance_ms(15_000);
-        let late = self.random.random_range(0..5) == 0;
+        let late = self.random.random_range(0..3) == 0;
         let back_ms = if late { self.random.random_range(0..4 * DAY_MS) } else { 0 };
         let timestamp_ms = self.clock.now_ms() - back_ms;
         let mut wanted: Vec<usize> = (0..SERIES).filter(|_| self.random.random_range(0..4) > 0).collect();
@@ -151,7 +169,14 @@ impl Life<'_> {
                 .insert((*number, timestamp_ms), Sent { value, acknowledged: None, deleted: None });
         }
         let rows = [Row::floats(source, timestamp_ms, &series, &values)];
-        let appended = self.db.append(&Batch::rows(&rows, Policy::REMOTE_WRITE)).map_err(|_| ())?;
+        let batch = Batch::rows(&rows, Policy::REMOTE_WRITE);
+        let mut appended = self.db.append(&batch);
+        if matches!(appended, Err(StoreError::Limit { .. })) {
+            // As the maintenance thread would do, before the sender tries again.
+            self.db.spill().map_err(|_| ())?;
+            appended = self.db.append(&batch);
+        }
+        let appended = appended.map_err(|_| ())?;
         assert_eq!(appended.rejected, [], "no sample conflicts with another");
         for number in &wanted {
             let sent = self.known.sent.get_mut(&(*number, timestamp_ms)).expect("just sent");
@@ -173,23 +198,26 @@ impl Life<'_> {
     }
 }
 
-fn run(seed: u64) {
+/// Lives through several crashes, `all_cuts` of the power; gives how many were.
+fn run(seed: u64, all_cuts: bool) -> usize {
+    let mut cuts = 0;
     let mut random = StdRng::seed_from_u64(seed);
     let clock = FakeClock::at(START_MS);
     let mut disk = FakeDisk::new(Path::new(ROOT));
     let mut known = Known::default();
-    let small_tenants = seed.is_multiple_of(2);
+    let setup = Setup::of(seed);
     for _ in 0..LIVES {
         let steps = random.random_range(1..60);
         if random.random_range(0..3) > 0 {
             disk.die_at(disk.operations() + random.random_range(0..steps * 3));
         }
-        let opened = open(&disk, &clock, small_tenants);
+        let opened = open(&disk, &clock, setup);
         if let Ok(db) = &opened {
             let mut life = Life { db, random: &mut random, clock: &clock, known: &mut known };
             let _ = (0..steps).try_for_each(|_| life.step());
         }
-        let power_cut = random.random_range(0..2) == 0;
+        let power_cut = random.random_range(0..2) == 0 || all_cuts;
+        cuts += usize::from(power_cut);
         let next = if power_cut {
             disk.after_power_cut(Survivors::Some(random.random_range(0..u64::MAX)))
         } else {
@@ -197,7 +225,7 @@ fn run(seed: u64) {
         };
         drop(opened); // its last words go to the old disk
         disk = next;
-        let db = open(&disk, &clock, small_tenants).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let db = open(&disk, &clock, setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         db.readiness().unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
         known.check(&dump(&db), power_cut, seed);
         known.durable = 0;
@@ -205,11 +233,12 @@ fn run(seed: u64) {
         let found = dump(&db);
         let again = disk.after_kill();
         drop(db);
-        let db = open(&again, &clock, small_tenants).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let db = open(&again, &clock, setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(dump(&db).len(), found.len(), "seed {seed}: opening twice differs");
         drop(db);
         disk = again;
     }
+    cuts
 }
 
 #[test]
@@ -218,7 +247,18 @@ fn what_was_acknowledged_survives() {
         let (from, to) = range.split_once("..")?;
         Some(from.parse().ok()?..to.parse().ok()?)
     });
-    for seed in seeds.unwrap_or(0..100) {
-        run(seed);
+    for seed in seeds.unwrap_or(0..120) {
+        run(seed, false);
+    }
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn what_was_durable_survives_ten_thousand_power_cuts() {
+    let mut cuts = 0;
+    let mut seed = 1_000_000;
+    while cuts < 10_000 {
+        cuts += run(seed, true);
+        seed += 1;
     }
 }

@@ -8,7 +8,7 @@ use model::{Labels, MatchOp, Matcher, SourceId, TenantId, is_stale, stale_nan};
 use proptest::prelude::*;
 use stdx::clock::{Clock, FakeClock};
 use stdx::disk::FakeDisk;
-use storage::{Appender, Batch, Conflict, Late, Policy, Queryable, Row, Select, SourceDesc};
+use storage::{Appender, Batch, Conflict, Late, Policy, Queryable, Row, Select, SourceDesc, StoreError};
 use tsdb::{Config, Db, SyncPolicy};
 
 const SERIES: usize = 10;
@@ -33,6 +33,7 @@ enum Act {
     },
     Wait(i64),
     Flush,
+    Spill,
     Compact,
     Clean,
     Delete {
@@ -54,6 +55,7 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(source, series, back_ms, fill, replace)| Act::Push { source, series, back_ms, fill, replace }),
         2 => (0i64..4).prop_map(|n| Act::Wait(n * 3_600_000)),
         2 => Just(Act::Flush),
+        2 => Just(Act::Spill),
         1 => Just(Act::Compact),
         1 => Just(Act::Clean),
         1 => (0..SERIES, 0i64..40, 0i64..20)
@@ -85,13 +87,14 @@ struct Bench {
     disk: FakeDisk,
     clock: Arc<FakeClock>,
     small: usize,
+    late_bytes_max: usize,
     table: Table,
 }
 
 impl Bench {
-    fn new(small: usize) -> Bench {
+    fn new(small: usize, late_bytes_max: usize) -> Bench {
         let (disk, clock) = (FakeDisk::new("/data".as_ref()), FakeClock::at(START_MS));
-        let mut bench = Bench { db: None, disk, clock, small, table: Table::new() };
+        let mut bench = Bench { db: None, disk, clock, small, late_bytes_max, table: Table::new() };
         bench.open();
         bench
     }
@@ -107,6 +110,7 @@ impl Bench {
         config.retention = None;
         config.segment_bytes_max = 3000;
         config.small_tenant_samples = self.small;
+        config.late_bytes_max = self.late_bytes_max;
         config.late_after = Duration::from_secs(48 * 3600);
         self.db = Some(Db::open(config).expect("open"));
     }
@@ -125,7 +129,13 @@ impl Bench {
             db.resolve(source, &labels).expect("resolve").into_iter().map(|s| s.expect("no limit")).collect();
         let values: Vec<f64> = wanted.iter().map(|series| value(*series, timestamp_ms, fill)).collect();
         let rows = [Row::floats(source, timestamp_ms, &series, &values)];
-        let appended = db.append(&Batch::rows(&rows, policy)).expect("append");
+        let mut appended = db.append(&Batch::rows(&rows, policy));
+        if matches!(appended, Err(StoreError::Limit { .. })) {
+            assert_eq!(policy.late, Late::Accept, "nobody else is refused");
+            db.spill().expect("spill");
+            appended = db.append(&Batch::rows(&rows, policy));
+        }
+        let appended = appended.expect("append");
         let refused: Vec<_> = appended.rejected.iter().map(|rejection| rejection.series).collect();
         assert_eq!(appended.samples + refused.len(), wanted.len());
         for ((number, reference), value) in wanted.iter().zip(&series).zip(values) {
@@ -150,6 +160,7 @@ impl Bench {
             }
             Act::Wait(ms) => self.clock.advance_ms(*ms),
             Act::Flush => self.db().flush().expect("flush"),
+            Act::Spill => self.db().spill().expect("spill"),
             Act::Compact => self.db().compact().expect("compact"),
             Act::Clean => self.db().clean_tombstones().expect("clean"),
             Act::Delete { series, back_ms, len_ms } => {
@@ -241,8 +252,12 @@ proptest! {
     })]
 
     #[test]
-    fn a_store_is_a_plain_map(acts in proptest::collection::vec(act(), 1..80), small in prop_oneof![Just(0usize), Just(40)]) {
-        let mut bench = Bench::new(small);
+    fn a_store_is_a_plain_map(
+        acts in proptest::collection::vec(act(), 1..80),
+        small in prop_oneof![Just(0usize), Just(40)],
+        late_bytes_max in prop_oneof![Just(1usize << 20), Just(6000), Just(300)],
+    ) {
+        let mut bench = Bench::new(small, late_bytes_max);
         for act in &acts {
             bench.run(act);
             bench.check();

@@ -12,10 +12,10 @@ use storage::{
 
 use super::{Db, Inner, Tenant};
 use crate::config::SyncPolicy;
+use crate::head::Source;
 use crate::head::budget::Room;
 use crate::head::index::{LABELS_MAX, slot_of};
 use crate::head::rows::{Appending, FloatRow, HistogramSample};
-use crate::head::Source;
 use crate::manifest::ManifestError;
 
 /// Definitions longer than this get a record of their own, bytes.
@@ -248,6 +248,7 @@ impl Inner {
         sources: &[u32],
     ) -> Result<(Appended, bool), StoreError> {
         let mut lanes = tenant.lanes.write();
+        self.refuse_late(tenant, &lanes, batch)?;
         let mut encoder = tenant.encoder.lock();
         let segment = self.wal.segment();
         if let Some(key) = &batch.key
@@ -349,7 +350,12 @@ impl Inner {
         self.metrics.samples.inc_by((at.done.samples + at.done.histograms) as u64);
         self.metrics.late_samples.inc_by(at.late as u64);
         self.metrics.rejected.inc_by(at.done.rejected.len() as u64);
-        Ok((lanes.keep(at), !lanes.to_seal.is_empty()))
+        let done = lanes.keep(at);
+        if lanes.late_bytes() != lanes.late_counted {
+            self.count_late(&mut lanes);
+            self.spill_if_due(lanes.late_counted);
+        }
+        Ok((done, !lanes.to_seal.is_empty() || lanes.late.has_to_seal()))
     }
 
     /// The answer to a block that was taken before: as if it had been taken now.

@@ -5,6 +5,14 @@
 //! them first. A merge never crosses the boundary of the larger unit, so that retention can drop whole
 //! parts.
 //!
+//! What is too little for that, samples here and there over many days, stays in parts that span these
+//! days: they are merged by size, so that a trickle of late samples does not leave a part for each flush,
+//! and rewritten when much of what they span has outlived retention.
+//!
+//! Flushes, spills and deletions go on meanwhile. What they add is not part of a merge under way: new parts
+//! come later in the log than all that is being merged, and a new deletion concerns the merged part as it
+//! concerned its inputs.
+//!
 //! Before a part with deletions in it is merged with others it is rewritten alone: merged, old samples
 //! that are deleted and new ones that are not could no longer be told apart.
 
@@ -27,10 +35,14 @@ use crate::version::{PartEntry, Version};
 const DAY_MS: i64 = 24 * 3600 * 1000;
 /// A span is merged when it has been over for this long: stragglers come within minutes.
 const SETTLE_MS: i64 = 10 * 60 * 1000;
-/// A part over several days is only split when it has this many samples for each.
+/// A part over several days is only split when it has this many samples for each; with fewer it is sparse.
 const SPLIT_SAMPLES_A_DAY: u64 = 1000;
-/// A part is split into at most this many.
+/// A part is split into at most this many at a time.
 const SPLIT_MAX: i64 = 62;
+/// So many sparse parts of about the same size become one...
+const SPARSE_MIN: usize = 4;
+/// ...or up to so many at a time.
+const SPARSE_MAX: usize = 32;
 /// A finished day is only merged again with late parts when there are this many, or they are a
 /// quarter of it.
 const LATE_PARTS_MAX: usize = 6;
@@ -82,7 +94,7 @@ impl Db {
     /// # Errors
     /// The first failure; deletions stay in effect all the same.
     pub fn clean_tombstones(&self) -> Result<(), CompactError> {
-        let _work = self.inner.work.lock();
+        let _merging = self.inner.merging.lock();
         self.inner.health.check()?;
         self.inner.all_tenants().iter().try_for_each(|tenant| self.inner.clean(tenant))
     }
@@ -99,7 +111,7 @@ impl Inner {
     }
 
     fn compact(&self) -> Result<(), CompactError> {
-        let _work = self.work.lock();
+        let _merging = self.merging.lock();
         // A directory without a lock may be somebody else's, and a disk that failed to sync once is
         // not trusted with the only copy (decision 14).
         self.health.check()?;
@@ -122,7 +134,7 @@ impl Inner {
         let now_ms = self.config.clock.now_ms();
         let mut first_failure = None;
         while !*self.stop.lock()
-            && let Some(job) = next_job(&tenant.version.load(), now_ms)
+            && let Some(job) = next_job(&tenant.version.load(), now_ms, self.retention_start_ms())
         {
             if let Err(error) = self.run_or_set_aside(tenant, &job)? {
                 first_failure.get_or_insert(error);
@@ -185,7 +197,7 @@ impl Inner {
         {
             let mut manifest = tenant.manifest.lock();
             manifest
-                .edit(Edit::Parts { add, drop: drop.clone(), flushed: None })
+                .edit(Edit::Parts { add, drop: drop.clone(), flushed: None, spilled: None })
                 .map_err(|source| CompactError::Manifest { tenant: tenant.id.to_string(), source })?;
             let before = tenant.version.load();
             let kept = before.parts.iter().filter(|entry| !drop.contains(&id(entry))).cloned();
@@ -289,26 +301,106 @@ fn cleaning(version: &Version, entry: &Arc<PartEntry>) -> Option<Job> {
 }
 
 /// What to merge next, if anything is due.
-fn next_job(version: &Version, now_ms: i64) -> Option<Job> {
+fn next_job(version: &Version, now_ms: i64, retention_start_ms: i64) -> Option<Job> {
     if let Some(job) = mergeable(version).find_map(splitting) {
         return Some(job);
     }
-    let job = spans_due(version, now_ms).or_else(|| day_due(version, now_ms))?;
+    let job = spans_due(version, now_ms)
+        .or_else(|| day_due(version, now_ms))
+        .or_else(|| sparse_due(version, now_ms))
+        .or_else(|| mergeable(version).find_map(|entry| trimming(entry, retention_start_ms)))?;
     // Parts with deletions are rewritten alone first.
     let first = job.inputs.iter().find_map(|entry| cleaning(version, entry));
     Some(first.unwrap_or(job))
 }
 
-/// The splitting of a part that spans days, at those days.
+/// First and last day of a time range.
+fn days_of(min_ms: i64, max_ms: i64) -> (i64, i64) {
+    (min_ms.div_euclid(DAY_MS), max_ms.div_euclid(DAY_MS))
+}
+
+/// Whether so many samples over a time range are not worth a part for each day.
+fn is_sparse(samples: u64, min_ms: i64, max_ms: i64) -> bool {
+    let (first, last) = days_of(min_ms, max_ms);
+    samples < (last.saturating_sub(first).max(0) as u64 + 1).saturating_mul(SPLIT_SAMPLES_A_DAY)
+}
+
+/// The splitting of a part that spans days, at those days; of one that spans very many, at some of them
+/// for now.
 fn splitting(entry: &Arc<PartEntry>) -> Option<Job> {
     let info = entry.part.info();
-    let (first, last) = (info.min_ms.div_euclid(DAY_MS), info.max_ms.div_euclid(DAY_MS));
+    let (first, last) = days_of(info.min_ms, info.max_ms);
     let days = last.checked_sub(first)?.checked_add(1)?;
-    if days <= 1 || days > SPLIT_MAX || info.samples / (days as u64) < SPLIT_SAMPLES_A_DAY {
+    if days <= 1 || is_sparse(samples_of(entry), info.min_ms, info.max_ms) {
         return None;
     }
-    let cuts_ms = (first + 1..=last).map(|day| day * DAY_MS).collect();
+    let step = (days + SPLIT_MAX - 1) / SPLIT_MAX;
+    let cuts_ms = (first + 1..=last).step_by(step as usize).map(|day| day * DAY_MS).collect();
     Some(Job { inputs: vec![entry.clone()], level: 0, cuts_ms, tombstones: Vec::new() })
+}
+
+fn samples_of(entry: &Arc<PartEntry>) -> u64 {
+    entry.part.info().samples + entry.part.info().histograms
+}
+
+/// The rewriting of a part that spans days, when a quarter of its time has outlived retention: parts of a
+/// day go as a whole.
+fn trimming(entry: &Arc<PartEntry>, retention_start_ms: i64) -> Option<Job> {
+    let info = entry.part.info();
+    let (first, last) = days_of(info.min_ms, info.max_ms);
+    let outlived = retention_start_ms.saturating_sub(info.min_ms);
+    let due = first != last
+        && info.max_ms >= retention_start_ms
+        && outlived > DAY_MS
+        && outlived >= info.max_ms.saturating_sub(info.min_ms) / 4;
+    due.then(|| Job {
+        inputs: vec![entry.clone()],
+        level: info.spec.level,
+        cuts_ms: Vec::new(),
+        tombstones: Vec::new(),
+    })
+}
+
+/// The merging of sparse parts of about the same size, near each other, into one that is still sparse: so a
+/// merge never makes what a split would undo.
+fn sparse_due(version: &Version, now_ms: i64) -> Option<Job> {
+    let mut in_day: BTreeMap<i64, usize> = BTreeMap::new();
+    for entry in &version.parts {
+        let (first, last) = days_of(entry.part.info().min_ms, entry.part.info().max_ms);
+        if first == last {
+            *in_day.entry(first).or_default() += 1;
+        }
+    }
+    let mut tiers: BTreeMap<(bool, u32), Vec<Arc<PartEntry>>> = BTreeMap::new();
+    for entry in mergeable(version) {
+        let info = entry.part.info();
+        let (first, last) = days_of(info.min_ms, info.max_ms);
+        // A part of one day waits until it is alone and nothing recent.
+        let waits = first == last && (in_day.get(&first) != Some(&1) || !is_over(first + 1, DAY_MS, now_ms));
+        if !waits && is_sparse(samples_of(entry), info.min_ms, info.max_ms) {
+            let tier = samples_of(entry).max(1).ilog2() / 2;
+            tiers.entry((info.spec.replace, tier)).or_default().push(entry.clone());
+        }
+    }
+    tiers.into_iter().find_map(|((replace, _), mut entries)| {
+        if replace {
+            entries.sort_by_key(|entry| entry.part.info().rank());
+        }
+        let fits = |inputs: &[Arc<PartEntry>]| {
+            let infos = || inputs.iter().map(|entry| entry.part.info());
+            let samples = inputs.iter().map(samples_of).sum();
+            let range = infos().map(|info| info.min_ms).min().zip(infos().map(|info| info.max_ms).max());
+            range.is_some_and(|(min_ms, max_ms)| is_sparse(samples, min_ms, max_ms))
+                && keeps_order(version, inputs)
+        };
+        (0..entries.len()).find_map(|from| {
+            let rest = &entries[from..];
+            let largest = rest.len().min(SPARSE_MAX);
+            let taken = (SPARSE_MIN..=largest).rev().find(|taken| fits(&rest[..*taken]))?;
+            let inputs = rest[..taken].to_vec();
+            Some(Job { inputs, level: 0, cuts_ms: Vec::new(), tombstones: Vec::new() })
+        })
+    })
 }
 
 /// The parts of one unit of time, all of them within it. Replacements stay among themselves: merged with

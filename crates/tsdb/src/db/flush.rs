@@ -3,7 +3,7 @@
 //! 1. The log starts a new segment. Everything before it is in heads by now or will not be.
 //! 2. Each tenant closes its open rows and pins what is closed. A tenant with little has its rows
 //!    written to the new segment again; the others get parts: one for each two hours, and one for
-//!    everything older than two days.
+//!    everything older than two days. Many late samples are spilled first (`spill`).
 //! 3. The manifest names the parts; the version shows them and hides the tiles; the tiles go.
 //! 4. Series without a sample since the last flush go. Definitions of those that stay, and metadata, are
 //!    written to the log again.
@@ -18,20 +18,18 @@ use roaring::RoaringBitmap;
 use storage::{Column, SeriesRef, StoreError};
 use ulid::Ulid;
 
+use super::outputs::{Spans, Writers};
 use super::{Db, Inner, Tenant};
 use crate::filenames;
-use crate::head::snapshot::{FlushSnapshot, read_pieces};
+use crate::head::snapshot::FlushSnapshot;
 use crate::manifest::{Edit, ManifestError};
 use crate::merge::{Piece, TimeConcatCache, combine};
-use crate::part::{Part, PartError, PartInfo, PartSpec, PartWriter, file_name};
-use crate::tombstone::clip;
+use crate::part::{Part, PartError, file_name};
 use crate::version::PartEntry;
-use crate::wal::record::{BatchEncoder, HistogramToLog, LaneLog, RowToLog};
+use crate::wal::record::{BatchEncoder, HistogramToLog, LATE_LOOSE, LaneLog, NO_LANE, RowToLog};
 
 /// A part of a flush holds samples of one such span, milliseconds.
 pub(super) const SPAN_MS: i64 = 2 * 3600 * 1000;
-/// A flush of recent samples makes no more parts than this; what is beyond goes to the late part.
-const SPANS_MAX: usize = 32;
 /// A record of rows written again is about this long, bytes.
 const RELOG_BYTES: usize = 1 << 20;
 
@@ -121,6 +119,7 @@ impl Inner {
     }
 
     fn flush_tenant(&self, tenant: &Tenant, small: usize) -> Result<(), FlushError> {
+        self.spill_much(tenant)?;
         let (pinned, mark) = {
             let mut lanes = tenant.lanes.write();
             let pinned = lanes.pin_for_flush();
@@ -130,27 +129,33 @@ impl Inner {
         let (places, active) = pinned.places();
         let samples = pinned.samples();
         if samples > small {
-            self.write_parts(tenant, &pinned, &places, mark)?;
+            let late_after = i64::try_from(self.config.late_after.as_millis()).unwrap_or(i64::MAX);
+            let late_before_ms = self.config.clock.now_ms().saturating_sub(late_after);
+            self.write_parts(tenant, &pinned, &places, mark, Spans::recent(late_before_ms))?;
             let newest_ms = tenant.version.load().newest_ms();
             let mut lanes = tenant.lanes.write();
-            lanes.prune(pinned.flush);
+            lanes.prune(pinned.flush.unwrap_or(0));
+            lanes.prune_late(pinned.spill);
             lanes.forget_starts(&pinned);
             lanes.flushed_max_ms = lanes.flushed_max_ms.max(newest_ms);
+            self.count_late(&mut lanes);
         } else if samples > 0 {
             self.log_again(tenant, &pinned, &places)?;
             // The rows are in the head still, to be written by a later flush.
-            tenant.lanes.write().flush_later(pinned.flush);
+            tenant.lanes.write().flush_later(pinned.flush.unwrap_or(0));
         }
         self.remove_idle(tenant, &active);
         self.define_again(tenant)
     }
 
-    fn write_parts(
+    /// Writes what a flush or a spill has pinned, of records up to `mark`, and shows it in its place.
+    pub(super) fn write_parts(
         &self,
         tenant: &Tenant,
         pinned: &FlushSnapshot,
         places: &[(u32, u32, u16)],
         mark: u64,
+        spans: Spans,
     ) -> Result<(), FlushError> {
         let in_part = |source| FlushError::Part { tenant: tenant.id.to_string(), source };
         let dir = tenant.parts_dir();
@@ -158,7 +163,8 @@ impl Inner {
         let made = made.and_then(|()| self.config.disk.sync_dir(&filenames::tenants_dir(&self.config.dir)));
         made.and_then(|()| self.config.disk.sync_dir(&tenant.dir))
             .map_err(|source| FlushError::Io { attempt: format!("create {}", dir.display()), source })?;
-        let mut writers = Writers::new(self, tenant, pinned, mark);
+        let first = pinned.first_position().unwrap_or(mark).min(mark);
+        let mut writers = Writers::new(self, tenant, spans, (first, mark));
         let written = self.write_series(tenant, pinned, places, &mut writers).and_then(|()| writers.finish());
         let infos = written.map_err(in_part)?;
         let mut entries = Vec::with_capacity(infos.len());
@@ -170,11 +176,17 @@ impl Inner {
         let mut manifest = tenant.manifest.lock();
         let add = infos.iter().map(|info| (info.spec.id, mark)).collect();
         manifest
-            .edit(Edit::Parts { add, drop: Vec::new(), flushed: Some(mark) })
+            .edit(Edit::Parts {
+                add,
+                drop: Vec::new(),
+                flushed: pinned.flush.map(|_| mark),
+                spilled: Some(mark),
+            })
             .map_err(|source| FlushError::Manifest { tenant: tenant.id.to_string(), source })?;
         let before = tenant.version.load();
         let mut version = before.with_parts(before.parts.iter().cloned().chain(entries).collect());
-        version.pruned = pinned.flush;
+        version.pruned = version.pruned.max(pinned.flush.unwrap_or(0));
+        version.spilled = pinned.spill;
         tenant.version.store(version);
         Ok(())
     }
@@ -186,10 +198,7 @@ impl Inner {
         places: &[(u32, u32, u16)],
         writers: &mut Writers<'_>,
     ) -> Result<(), PartError> {
-        let mut slots: Vec<u32> = places.iter().map(|(slot, _, _)| *slot).collect();
-        slots.extend(pinned.sides.iter().flat_map(|side| side.slots()));
-        slots.sort_unstable();
-        slots.dedup();
+        let mut slots = pinned.slots(places);
         tenant.index.read().sort_in_part_order(&mut slots);
         let mut cache = TimeConcatCache::default();
         for chunk in slots.chunks(1024) {
@@ -200,10 +209,12 @@ impl Inner {
             };
             for (slot, labels) in chunk.iter().zip(labels) {
                 let mut pieces = Vec::new();
-                read_pieces(&pinned.tiles, &pinned.pinned(*slot, places), 0, &mut cache, &mut pieces)
+                pinned
+                    .read_lanes(*slot, places, &mut cache, &mut pieces)
+                    .and_then(|()| pinned.read_late(*slot, &mut cache, &mut pieces))
                     .map_err(|error| PartError::Invalid {
                         path: tenant.parts_dir(),
-                        reason: format!("a sealed tile of series {labels} cannot be read: {error}"),
+                        reason: format!("sealed samples of series {labels} cannot be read: {error}"),
                     })?;
                 let (mut replaced, mut plain): (Vec<Piece>, Vec<Piece>) =
                     pieces.into_iter().partition(|piece| piece.rank.replace);
@@ -234,24 +245,28 @@ impl Inner {
         let (mut cache, index) = (TimeConcatCache::default(), tenant.index.read());
         // Until these rows are in the log, nothing that comes later may get there.
         let lanes = tenant.lanes.read();
-        let mut slots: Vec<u32> = places.iter().map(|(slot, _, _)| *slot).collect();
-        slots.extend(pinned.sides.iter().flat_map(|side| side.slots()));
-        slots.sort_unstable();
-        slots.dedup();
-        for slot in slots {
+        for slot in pinned.slots(places) {
             let series = crate::head::index::reference(slot, index.generation(slot));
-            let mut pieces = Vec::new();
-            let series_pinned = pinned.pinned(slot, places);
-            let read = read_pieces(&pinned.tiles, &series_pinned, 0, &mut cache, &mut pieces);
-            read.map_err(|error| FlushError::Io {
-                attempt: format!("read a sealed tile of tenant {}", tenant.id),
-                source: std::io::Error::other(error.to_string()),
+            let (mut pieces, mut late) = (Vec::new(), Vec::new());
+            let read = pinned.read_lanes(slot, places, &mut cache, &mut pieces);
+            read.and_then(|()| pinned.read_late(slot, &mut cache, &mut late)).map_err(|error| {
+                FlushError::Io {
+                    attempt: format!("read sealed samples of tenant {}", tenant.id),
+                    source: std::io::Error::other(error.to_string()),
+                }
             })?;
             // A replacement that came meanwhile is in the log already, and has to stay the last.
-            let newer = lanes.side.points(slot, true);
-            let replaced = |time| newer.is_some_and(|points| points.get(time).is_some());
+            let replaced = |time| lanes.has_replacement(slot, time);
             for piece in pieces {
-                rows.add(series, piece.rank.replace, &piece.column, replaced);
+                let kind = LoggedAgain { late: false, replace: piece.rank.replace };
+                rows.add(series, kind, &piece.column, replaced);
+            }
+            // Of several replacements at a time, the last of all is the one that stands.
+            let (mut late, mut plain): (Vec<Piece>, Vec<Piece>) =
+                late.into_iter().partition(|piece| piece.rank.replace);
+            for (replace, pieces) in [(false, &mut plain), (true, &mut late)] {
+                let column = combine(pieces, &mut cache);
+                rows.add(series, LoggedAgain { late: true, replace }, &column, replaced);
             }
         }
         // Which source the rows are of does not matter to what comes back, only how well it packs.
@@ -274,12 +289,12 @@ impl Inner {
         };
         begin(&mut encoder);
         let mut bytes = 0;
-        for ((timestamp_ms, replace), (series, values)) in &rows.floats {
+        for ((timestamp_ms, kind), (series, values)) in &rows.floats {
             let row = RowToLog {
                 source: reference,
-                lane: u32::MAX,
+                lane: if kind.late { LATE_LOOSE } else { NO_LANE },
                 timestamp_ms: *timestamp_ms,
-                replace: *replace,
+                replace: kind.replace,
                 series,
                 values,
             };
@@ -401,118 +416,34 @@ fn weight(histogram: &model::Histogram) -> usize {
     64 + (buckets + histogram.custom_values.len()) * 8
 }
 
+/// What rows are that are written to the log again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct LoggedAgain {
+    /// Of the late lane.
+    late: bool,
+    /// Whether they replace others.
+    replace: bool,
+}
+
 /// Rows to write to the log again.
 #[derive(Default)]
 struct Relogged {
-    /// By time, and whether they replace.
-    floats: BTreeMap<(i64, bool), (Vec<SeriesRef>, Vec<f64>)>,
+    /// By time and kind.
+    floats: BTreeMap<(i64, LoggedAgain), (Vec<SeriesRef>, Vec<f64>)>,
     histograms: Vec<(SeriesRef, i64, bool, Arc<model::Histogram>)>,
 }
 
 impl Relogged {
     /// Adds a column but for the times that `skip` names.
-    fn add(&mut self, series: SeriesRef, replace: bool, column: &Column, skip: impl Fn(i64) -> bool) {
+    fn add(&mut self, series: SeriesRef, kind: LoggedAgain, column: &Column, skip: impl Fn(i64) -> bool) {
         for (time, value) in column.times.iter().zip(&column.values).filter(|(time, _)| !skip(**time)) {
-            let row = self.floats.entry((*time, replace)).or_default();
+            let row = self.floats.entry((*time, kind)).or_default();
             row.0.push(series);
             row.1.push(*value);
         }
         let histograms = column.histograms.iter().filter(|(time, _)| !skip(*time));
         self.histograms
-            .extend(histograms.map(|(time, histogram)| (series, *time, replace, histogram.clone())));
-    }
-}
-
-/// The parts that a flush is writing, by span (`None` for late samples) and whether they replace.
-struct Writers<'a> {
-    inner: &'a Inner,
-    tenant: &'a Tenant,
-    open: BTreeMap<(bool, Option<i64>), PartWriter<'a>>,
-    late_before_ms: i64,
-    first: u64,
-    last: u64,
-}
-
-impl<'a> Writers<'a> {
-    fn new(inner: &'a Inner, tenant: &'a Tenant, pinned: &FlushSnapshot, mark: u64) -> Writers<'a> {
-        let late_after = i64::try_from(inner.config.late_after.as_millis()).unwrap_or(i64::MAX);
-        let late_before_ms = inner.config.clock.now_ms().saturating_sub(late_after);
-        let positions = pinned.tiles.iter().flat_map(|tile| &tile.blocks).map(|block| block.position);
-        let first = positions.min().unwrap_or(mark).min(mark);
-        Writers { inner, tenant, open: BTreeMap::new(), late_before_ms, first, last: mark }
-    }
-
-    fn add(
-        &mut self,
-        replace: bool,
-        labels: &model::Labels,
-        column: Column,
-        cache: &mut TimeConcatCache,
-    ) -> Result<(), PartError> {
-        if column.is_empty() {
-            return Ok(());
-        }
-        let times = || column.times.iter().copied().chain(column.histograms.iter().map(|(time, _)| *time));
-        let mut spans: Vec<Option<i64>> = times().map(|time| self.span(time)).collect();
-        spans.sort_unstable();
-        spans.dedup();
-        if let [span] = spans[..] {
-            return self.writer(replace, span)?.add_series(labels, &column);
-        }
-        // A late part begins at the beginning of time and ends where the spans do.
-        for span in spans {
-            let mut own = column.clone();
-            match span {
-                Some(start) if start == self.last_span() => clip(&mut own, start, i64::MAX, cache),
-                Some(start) => clip(&mut own, start, start + SPAN_MS - 1, cache),
-                None => clip(&mut own, i64::MIN, self.first_span() - 1, cache),
-            }
-            self.writer(replace, span)?.add_series(labels, &own)?;
-        }
-        Ok(())
-    }
-
-    fn first_span(&self) -> i64 {
-        self.late_before_ms.saturating_add(SPAN_MS - 1).div_euclid(SPAN_MS).saturating_mul(SPAN_MS)
-    }
-
-    fn last_span(&self) -> i64 {
-        self.first_span().saturating_add(SPANS_MAX as i64 * SPAN_MS)
-    }
-
-    fn span(&self, time: i64) -> Option<i64> {
-        let start = time.div_euclid(SPAN_MS).saturating_mul(SPAN_MS);
-        // What is beyond all spans (a clock that is wrong) shares the last one.
-        (time >= self.first_span()).then(|| start.min(self.last_span()))
-    }
-
-    fn writer(&mut self, replace: bool, span: Option<i64>) -> Result<&mut PartWriter<'a>, PartError> {
-        match self.open.entry((replace, span)) {
-            std::collections::btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                let spec = PartSpec {
-                    id: self.inner.new_id(),
-                    tenant: self.tenant.id.clone(),
-                    level: 0,
-                    wal_first: self.first,
-                    wal_last: self.last,
-                    late: replace || span.is_none(),
-                    replace,
-                };
-                let writer = PartWriter::create(&*self.inner.config.disk, &self.tenant.parts_dir(), spec)?;
-                Ok(entry.insert(writer))
-            }
-        }
-    }
-
-    fn metadata(&mut self, metric: &str, statements: &[model::Metadata]) {
-        for writer in self.open.values_mut() {
-            statements.iter().for_each(|statement| writer.add_metadata(metric, statement));
-        }
-    }
-
-    fn finish(self) -> Result<Vec<PartInfo>, PartError> {
-        self.open.into_values().map(PartWriter::finish).collect()
+            .extend(histograms.map(|(time, histogram)| (series, *time, kind.replace, histogram.clone())));
     }
 }
 

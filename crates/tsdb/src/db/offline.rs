@@ -116,7 +116,12 @@ impl Import<'_> {
         let opened = Part::open(&*db.inner.config.disk, &path).map_err(|source| in_part(&tenant, source))?;
         let mut manifest = tenant.manifest.lock();
         manifest
-            .edit(Edit::Parts { add: vec![(info.spec.id, position)], drop: Vec::new(), flushed: None })
+            .edit(Edit::Parts {
+                add: vec![(info.spec.id, position)],
+                drop: Vec::new(),
+                flushed: None,
+                spilled: None,
+            })
             .map_err(|source| FlushError::Manifest { tenant: tenant.id.to_string(), source })?;
         let before = tenant.version.load();
         let entry = Arc::new(PartEntry::new(Arc::new(opened), position));

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use model::{Labels, TenantId};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -126,6 +126,10 @@ pub(super) fn open(config: Config) -> Result<Inner, OpenError> {
         limits: RwLock::default(),
         random: Mutex::new(super::Random::seeded()),
         work: Mutex::default(),
+        merging: Mutex::default(),
+        merge_due: AtomicBool::new(false),
+        late_bytes: AtomicUsize::new(0),
+        spill_wanted: AtomicBool::new(false),
         stop: Mutex::new(false),
         stopped: Condvar::new(),
         _lock: lock,
@@ -315,7 +319,8 @@ impl Inner {
             let parts = version.parts.iter().map(|entry| entry.part.info().spec.wal_last);
             let tombstones = version.tombstones.iter().map(|tombstone| tombstone.position);
             let flushed = tenant.manifest.lock().state().flushed;
-            parts.chain(tombstones).chain([flushed]).max().unwrap_or(0)
+            let spilled = tenant.manifest.lock().state().spilled;
+            parts.chain(tombstones).chain([flushed, spilled]).max().unwrap_or(0)
         };
         self.all_tenants().into_iter().map(of_tenant).max().unwrap_or(0) + 1
     }
@@ -505,13 +510,17 @@ impl Inner {
         for (series, exemplar) in exemplars {
             lanes.keep_exemplar(series, exemplar, self.config.exemplars_max);
         }
-        // Rows that a flush has written are in parts, and deletions may have been made true there.
-        if end_position <= tenant.manifest.lock().state().flushed {
+        // Rows that a flush or a spill has written are in parts, and deletions may have been made true there.
+        let (flushed, spilled) = {
+            let manifest = tenant.manifest.lock();
+            (manifest.state().flushed, manifest.state().spilled)
+        };
+        if end_position <= flushed {
             return;
         }
         let mut unused = BatchEncoder::default();
         let (mut series, mut values) = (Vec::new(), Vec::new());
-        for row in &batch.rows {
+        for row in batch.rows.iter().filter(|row| !row.late || end_position > spilled) {
             let Some(source) = self.replayed_source(row.source) else {
                 replay.samples_unknown += row.series.len();
                 row.series.iter().for_each(|series| self.never_use(SeriesRef(*series)));
@@ -531,10 +540,12 @@ impl Inner {
             }
             let mut at = replaying(row.replace, position, &mut unused);
             let (timestamp_ms, number) = (row.timestamp_ms, 0);
-            lanes.append_floats(
-                &FloatRow { number, source, timestamp_ms, series: &series, values: &values },
-                &mut at,
-            );
+            let row_at = FloatRow { number, source, timestamp_ms, series: &series, values: &values };
+            if row.late {
+                lanes.replay_late(&row_at, &mut at);
+            } else {
+                lanes.append_floats(&row_at, &mut at);
+            }
             lanes.keep(at);
         }
         for sample in &batch.histograms {
@@ -553,11 +564,13 @@ impl Inner {
             );
             lanes.keep(at);
         }
-        let sealable = lanes.to_seal.len() > 256;
+        let sealable = lanes.to_seal.len() > 256 || lanes.late.has_to_seal();
+        self.count_late(&mut lanes);
         drop(lanes);
         if sealable {
             tenant.seal_closed();
         }
+        self.spill_replayed(tenant, end_position);
     }
 
     fn replayed_source(&self, reference: u64) -> Option<u32> {

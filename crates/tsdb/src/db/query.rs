@@ -19,7 +19,7 @@ use storage::{
 use super::problems::Problems;
 use super::{Db, Inner, Tenant};
 use crate::head::index::reference;
-use crate::head::snapshot::{HeadSnapshot, read_pieces};
+use crate::head::snapshot::HeadSnapshot;
 use crate::merge::{Piece, TimeConcatCache, combine};
 use crate::part::PartError;
 use crate::tombstone::clip;
@@ -317,8 +317,7 @@ impl Selection {
         out: &mut Vec<Piece>,
     ) -> Result<(), QueryError> {
         let Some(number) = series.head else { return Ok(()) };
-        let pinned = &self.head.series[number as usize];
-        read_pieces(&self.head.tiles, pinned, self.version.pruned, cache, out).map_err(|error| {
+        self.head.read(number, &self.version, cache, out).map_err(|error| {
             QueryError::Corrupt(format!("a sealed tile of series {}: {error}", series.labels))
         })
     }

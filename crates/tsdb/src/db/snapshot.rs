@@ -83,6 +83,7 @@ impl Db {
         progress: &mut dyn FnMut(u64),
     ) -> Result<SnapshotInfo, SnapshotError> {
         let inner = &*self.inner;
+        let _merging = inner.merging.lock();
         let _work = inner.work.lock();
         let (segment, position) = inner.roll()?;
         inner.wal.sync()?;

@@ -99,7 +99,7 @@ impl Inner {
         {
             let lanes = tenant.lanes.read();
             let head = &mut stats.head;
-            head.bytes = lanes.bytes() as u64;
+            head.bytes = (lanes.bytes() + lanes.late_bytes()) as u64;
             for lane in &lanes.lanes {
                 head.tiles += lane.tiles.iter().map(|tile| 1 + tile.history.len() as u64).sum::<u64>();
                 let closed = lane.tiles.first().map_or(&[][..], |tile| &tile.history[..]);

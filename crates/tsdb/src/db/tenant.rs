@@ -12,10 +12,16 @@ use crate::config::Config;
 use crate::filenames;
 use crate::head::Lanes;
 use crate::head::index::Index;
+use crate::head::late::Loose;
 use crate::manifest::{Manifest, ManifestError};
 use crate::part::{Part, file_name};
 use crate::version::{PartEntry, Swap, Version};
 use crate::wal::record::BatchEncoder;
+
+/// Most late samples of a tenant that are kept one by one...
+const LOOSE_MAX: usize = 8192;
+/// ...and less when the budget for late samples is small: one for so many bytes of it.
+const LOOSE_SHARE: usize = 1024;
 
 #[derive(Debug)]
 pub(crate) struct Tenant {
@@ -59,7 +65,7 @@ impl Tenant {
         problems.extend(unreadable.iter().cloned());
         version.unreadable = unreadable.into();
         version = version.with_parts(parts);
-        let mut lanes = Lanes::new();
+        let mut lanes = Lanes::new((config.late_bytes_max / LOOSE_SHARE).clamp(1, LOOSE_MAX));
         lanes.flushed_max_ms = version.newest_ms();
         let tenant = Tenant {
             id: id.clone(),
@@ -102,8 +108,9 @@ impl Tenant {
         self.dir.join(filenames::PARTS_DIR)
     }
 
-    /// Encodes tiles that have been closed, outside the lock that appends need.
+    /// Encodes tiles and late rows that have been closed, outside the lock that appends need.
     pub(crate) fn seal_closed(&self) {
+        self.seal_late();
         loop {
             let batch: Vec<_> = {
                 let mut lanes = self.lanes.write();
@@ -117,6 +124,28 @@ impl Tenant {
             let mut lanes = self.lanes.write();
             for ((lane, tile, open), sealed) in batch.iter().zip(sealed) {
                 lanes.put_sealed(*lane, *tile, open, sealed);
+            }
+        }
+    }
+
+    fn seal_late(&self) {
+        if !self.lanes.read().late.has_to_seal() {
+            return;
+        }
+        loop {
+            let Some(pieces) = self.lanes.read().late.loose_to_merge().map(<[Loose]>::to_vec) else { break };
+            let Ok(merged) = Loose::merged(&pieces) else { break };
+            self.lanes.write().late.put_merged(&pieces, merged);
+        }
+        loop {
+            let raw = self.lanes.write().late.take_to_seal(64);
+            if raw.is_empty() {
+                return;
+            }
+            let sealed: Vec<_> = raw.iter().map(|(_, _, block)| block.seal()).collect();
+            let mut lanes = self.lanes.write();
+            for ((run, at, raw), sealed) in raw.iter().zip(sealed) {
+                lanes.late.put_sealed(*run, *at, raw, sealed);
             }
         }
     }

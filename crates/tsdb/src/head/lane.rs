@@ -267,6 +267,13 @@ impl Lane {
         }
     }
 
+    /// The time of the first row that is here, `i64::MAX` for none.
+    pub(crate) fn first_ms(&self) -> i64 {
+        let closed = self.tiles.first().and_then(|tile| tile.history.first());
+        let first = closed.and_then(|block| block.times.first()).or(self.times.first());
+        first.copied().unwrap_or(i64::MAX)
+    }
+
     /// The newest sample's time of a column, `i64::MIN` for none.
     pub(crate) fn newest(&self, column: u32) -> i64 {
         let (tile, within) = place(column as usize);

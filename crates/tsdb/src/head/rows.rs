@@ -8,7 +8,10 @@
 //! | after the lane's newest row | opens a row |
 //! | that of an open row | fills the cell; a value that stands there: repeat or conflict |
 //! | between rows, but after its series' newest | the series moves to another lane |
-//! | not after its series' newest | late: refused, or kept beside the lanes |
+//! | not after its series' newest | late: refused, or kept apart from the lanes |
+//!
+//! A row whose samples are all known to be late goes to the run of its columns as it is
+//! ([`super::late`]).
 //!
 //! Each step is noted until the log has the batch; if it refuses, the notes are undone.
 
@@ -21,10 +24,10 @@ use storage::{Appended, Conflict, Late, Policy, RejectReason, Rejection, SeriesR
 use super::index::slot_of;
 use super::side::Point;
 use super::{Lanes, NOWHERE};
-use crate::wal::record::{BatchEncoder, HistogramToLog, LaneLog, RowToLog};
+use crate::wal::record::{BatchEncoder, HistogramToLog, LATE_LANES, LATE_LOOSE, LaneLog, NO_LANE, RowToLog};
 
-/// A lane number that the log knows as "no lane": rows that nothing is a difference to.
-const NO_LANE: u32 = u32::MAX;
+/// Stands for the run of late rows that is not known yet.
+const LATE: u32 = LATE_LOOSE - 1;
 
 /// How to take back what was done.
 #[derive(Debug)]
@@ -33,6 +36,7 @@ enum Undo {
     Close { lane: u32 },
     Cell { lane: u32, row: usize, column: u32, before: Option<u64> },
     Side { slot: u32, timestamp_ms: i64, replace: bool, before: Option<Point> },
+    Late { run: u32 },
 }
 
 /// One batch on its way.
@@ -57,6 +61,8 @@ pub(crate) struct Appending<'a> {
     undo: Vec<Undo>,
     /// Lanes whose differences in the log are only good if the record gets there.
     logged: SmallVec<[u32; 4]>,
+    /// Runs of late rows that have become longer.
+    runs: SmallVec<[u32; 4]>,
 }
 
 impl<'a> Appending<'a> {
@@ -79,6 +85,7 @@ impl<'a> Appending<'a> {
             exemplars: Vec::new(),
             undo: Vec::new(),
             logged: SmallVec::new(),
+            runs: SmallVec::new(),
         }
     }
 
@@ -144,7 +151,7 @@ impl Lanes {
             row.series.iter().for_each(|series| at.reject(row.number, *series, RejectReason::TooOld));
             return;
         }
-        if !self.append_steady(row, at) {
+        if !self.append_steady(row, at) && !self.append_to_run(row, at) {
             self.append_any(row, at);
         }
     }
@@ -233,6 +240,7 @@ impl Lanes {
             }
             self.append_sample(row, number, &mut moved, at, &mut accepted);
         }
+        self.place_late(row, &mut accepted, at);
         self.remember_shape(row, &accepted);
         if !at.replay {
             self.log_accepted(row, &accepted, at);
@@ -242,7 +250,7 @@ impl Lanes {
     /// A row that went to one lane as a new row is the shape to expect next.
     fn remember_shape(&mut self, row: &FloatRow<'_>, accepted: &Accepted) {
         if let [AcceptedInLane { lane, replace: false, series, columns, .. }] = accepted.lanes.as_slice()
-            && *lane != NO_LANE
+            && *lane < LATE_LANES
             && series.len() == row.series.len()
             && self.lanes[*lane as usize].source == row.source
         {
@@ -268,7 +276,12 @@ impl Lanes {
                 series,
                 values,
             };
-            let shaped = *number != NO_LANE
+            if (LATE_LANES..LATE).contains(number) {
+                let run = &mut self.late.runs[(number - LATE_LANES) as usize];
+                at.encoder.row(&to_log, true, at.segment, &mut run.log);
+                continue;
+            }
+            let shaped = *number < LATE_LANES
                 && !replace
                 && self.lanes[*number as usize].source == row.source
                 && self.lanes[*number as usize].has_shape(series);
@@ -276,7 +289,7 @@ impl Lanes {
                 at.encoder.row(&to_log, true, at.segment, &mut self.lanes[*number as usize].log);
                 at.logged.push(*number);
             } else {
-                to_log.lane = NO_LANE;
+                to_log.lane = if *number == LATE_LOOSE { LATE_LOOSE } else { NO_LANE };
                 at.encoder.row(&to_log, false, at.segment, &mut LaneLog::default());
             }
         }
@@ -322,11 +335,101 @@ impl Lanes {
         if !replace && let Some(open) = self.lanes[home.lane as usize].row_at(time) {
             // Late for its series, but its row is open.
             self.set_cell(home.lane, open, home.column, value.to_bits(), at);
-        } else {
+            accepted.add(NO_LANE, replace, series, value, 0);
+        } else if replace || self.lanes[home.lane as usize].mixed {
             self.set_beside(slot, time, Some(point), at);
+            accepted.add(LATE_LOOSE, replace, series, value, 0);
+        } else {
+            accepted.add(LATE, replace, series, value, 0);
         }
-        accepted.add(NO_LANE, replace, series, value, 0);
         false
+    }
+
+    /// Puts the late samples of a row into a run, or beside the lanes when they are few.
+    fn place_late(&mut self, row: &FloatRow<'_>, accepted: &mut Accepted, at: &mut Appending<'_>) {
+        let Some(late) = accepted.lanes.iter_mut().find(|entry| entry.lane == LATE) else { return };
+        let run = self.late.find(row.source, &late.series);
+        let Some(run) = run.or_else(|| self.late.start_run(row.source, &late.series)) else {
+            late.lane = LATE_LOOSE;
+            for (series, value) in late.series.iter().zip(&late.values) {
+                self.set_beside(slot_of(*series), row.timestamp_ms, Some(Point::Float(value.to_bits())), at);
+            }
+            return;
+        };
+        late.lane = LATE_LANES + run;
+        if self.late.runs[run as usize].before_ms == i64::MIN && !at.replay {
+            let before_ms = late.series.iter().map(|series| self.all_after_ms(*series)).min();
+            self.late.runs[run as usize].before_ms = before_ms.unwrap_or(i64::MIN);
+        }
+        self.push_late(run, row.timestamp_ms, &late.values, at);
+    }
+
+    fn push_late(&mut self, run: u32, timestamp_ms: i64, values: &[f64], at: &mut Appending<'_>) {
+        self.late.push(run, timestamp_ms, values, at.position);
+        at.undo.push(Undo::Late { run });
+        if at.runs.last() != Some(&run) {
+            at.runs.push(run);
+        }
+    }
+
+    /// Samples before this are late for a series, and nothing in the lanes has their time.
+    fn all_after_ms(&self, series: SeriesRef) -> i64 {
+        let Some(home) = self.home(series).filter(|home| home.lane != NOWHERE) else { return i64::MIN };
+        let lane = &self.lanes[home.lane as usize];
+        if lane.mixed {
+            return i64::MIN;
+        }
+        let former = self.former.get(&slot_of(series)).into_iter().flatten();
+        let first = former.map(|(lane, _)| self.lanes[*lane as usize].first_ms()).min();
+        lane.newest(home.column).saturating_add(1).min(lane.first_ms()).min(first.unwrap_or(i64::MAX))
+    }
+
+    /// The fast way of late rows; false when it is not known that all of the row is late and new.
+    fn append_to_run(&mut self, row: &FloatRow<'_>, at: &mut Appending<'_>) -> bool {
+        if at.policy.late == Late::Reject || at.replaces() || at.replay {
+            return false;
+        }
+        let Some(number) = self.late.find(row.source, row.series) else { return false };
+        let run = &mut self.late.runs[number as usize];
+        if row.timestamp_ms >= run.before_ms || run.may_repeat(row.timestamp_ms) {
+            return false;
+        }
+        self.sources[row.source as usize].log_once(at);
+        let to_log = RowToLog {
+            source: self.sources[row.source as usize].reference,
+            lane: LATE_LANES + number,
+            timestamp_ms: row.timestamp_ms,
+            replace: false,
+            series: row.series,
+            values: row.values,
+        };
+        at.encoder.row(&to_log, true, at.segment, &mut run.log);
+        self.push_late(number, row.timestamp_ms, row.values, at);
+        at.done.samples += row.series.len();
+        at.late += row.series.len();
+        true
+    }
+
+    /// Puts a late row of the log back.
+    pub(crate) fn replay_late(&mut self, row: &FloatRow<'_>, at: &mut Appending<'_>) {
+        let mut accepted = Accepted::default();
+        for (series, value) in row.series.iter().zip(row.values) {
+            if at.replaces() {
+                self.set_beside(slot_of(*series), row.timestamp_ms, Some(Point::Float(value.to_bits())), at);
+            } else {
+                accepted.add(LATE, false, *series, *value, 0);
+            }
+        }
+        self.place_late(row, &mut accepted, at);
+        at.done.samples += row.series.len();
+    }
+
+    /// Whether some of a row's samples would be late.
+    pub(crate) fn has_late(&self, timestamp_ms: i64, series: &[SeriesRef]) -> bool {
+        series.iter().any(|series| {
+            let home = self.home(*series).filter(|home| home.lane != NOWHERE);
+            home.is_some_and(|home| self.lanes[home.lane as usize].newest(home.column) >= timestamp_ms)
+        })
     }
 
     /// Moves a series whose sample lies between the rows of its lane to a lane of this row.
@@ -377,7 +480,7 @@ impl Lanes {
         let Old { row, series, time, newest, point } = *old;
         let standing = if at.replaces() && time <= self.flushed_max_ms {
             // Something else may stand in parts, and win there unless this is kept as a replacement.
-            self.side.points(slot_of(series), true).and_then(|points| points.get(time)).cloned()
+            self.replacement(slot_of(series), time)
         } else {
             self.standing(series, time)
         };
@@ -408,8 +511,13 @@ impl Lanes {
     /// The sample that the head has of a series at a time.
     fn standing(&self, series: SeriesRef, time: i64) -> Option<Point> {
         let slot = slot_of(series);
-        if let Some(point) = self.side.get(slot, time) {
-            return Some(point.clone());
+        let replaced = self.replacement(slot, time).or_else(|| self.side.get(slot, time).cloned());
+        if replaced.is_some() {
+            return replaced;
+        }
+        let lates = [&self.late].into_iter().chain(self.frozen_late.iter().map(|(_, late)| &**late));
+        if let Some(bits) = lates.into_iter().find_map(|late| late.in_runs(slot, time)) {
+            return Some(Point::Float(bits));
         }
         if let Some(point) = self.frozen.iter().rev().find_map(|(_, side)| side.get(slot, time)) {
             return Some(point.clone());
@@ -421,6 +529,22 @@ impl Lanes {
             former.iter().rev().find_map(|(lane, column)| self.lanes[*lane as usize].value_at(*column, time))
         });
         bits.map(Point::Float)
+    }
+
+    /// The latest replacement that the head has of a series at a time.
+    fn replacement(&self, slot: u32, time: i64) -> Option<Point> {
+        let beside = self.side.points(slot, true).and_then(|points| points.get(time)).cloned();
+        let late = || {
+            let frozen = self.frozen_late.iter().rev().map(|(_, late)| &**late);
+            [&self.late].into_iter().chain(frozen).find_map(|late| late.replacement(slot, time))
+        };
+        beside.or_else(|| late().map(Point::Float))
+    }
+
+    /// Whether a replacement of a series at a time has come since the last flush or spill began.
+    pub(crate) fn has_replacement(&self, slot: u32, time: i64) -> bool {
+        self.side.points(slot, true).is_some_and(|points| points.get(time).is_some())
+            || self.late.replacement(slot, time).is_some()
     }
 
     fn newest_beside(&self, slot: u32) -> i64 {
@@ -480,6 +604,10 @@ impl Lanes {
 
     /// The log has the batch: it stays.
     pub(crate) fn keep(&mut self, at: Appending<'_>) -> storage::Appended {
+        at.runs.iter().for_each(|run| self.late.close_if_full(*run));
+        if self.side.floats() > self.loose_max {
+            self.seal_loose();
+        }
         at.done
     }
 
@@ -493,6 +621,7 @@ impl Lanes {
                     Some(bits) => self.lanes[lane as usize].set(row, column, bits),
                     None => self.lanes[lane as usize].clear(row, column),
                 },
+                Undo::Late { run } => self.late.pop(run),
                 Undo::Side { slot, timestamp_ms, replace, before } => {
                     self.side.set(slot, timestamp_ms, replace, 0, before);
                 }
@@ -502,6 +631,7 @@ impl Lanes {
             self.lanes[lane as usize].log.segment = 0;
         }
         self.side.forget_logged();
+        self.late.judge_anew();
         for source in &mut self.sources {
             if source.logged == at.segment {
                 source.logged = 0;

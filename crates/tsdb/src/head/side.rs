@@ -1,4 +1,5 @@
-//! What does not fit the rows of lanes: late samples, replacements, histograms.
+//! What does not fit the rows of lanes, sample by sample: late samples, replacements, histograms. Late rows
+//! of many columns, and late samples that have become many, are in the late lane ([`super::late`]).
 //!
 //! A late sample is older than its series' newest one and has no open row to go to. A replacement came
 //! under the policy that the later arrival wins; it is kept apart because that has to hold against
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use model::Histogram;
 use storage::Column;
 
+use super::late::loose::Samples;
 use crate::merge::{Piece, Rank};
 
 /// A sample outside the lanes.
@@ -99,6 +101,8 @@ pub(crate) struct Side {
     /// Replacements.
     replaced: HashMap<u32, Points, foldhash::fast::RandomState>,
     points: usize,
+    /// Those of them that are floats.
+    floats: usize,
     /// The histogram that the log's next one of a series is a difference to, and its segment.
     logged: HashMap<u32, (u64, Arc<Histogram>), foldhash::fast::RandomState>,
 }
@@ -165,7 +169,7 @@ impl Side {
         let map = if replace { &mut self.replaced } else { &mut self.plain };
         let entry = map.entry(slot).or_default();
         entry.position = entry.position.max(position);
-        let added = point.is_some();
+        let (added, is_float) = (point.is_some(), matches!(point, Some(Point::Float(_))));
         let before = entry.set(timestamp_ms, point);
         if entry.points.is_empty() {
             map.remove(&slot);
@@ -175,16 +179,48 @@ impl Side {
             (true, false) => self.points -= 1,
             _ => {}
         }
+        self.floats += usize::from(is_float);
+        self.floats -= usize::from(matches!(before, Some(Point::Float(_))));
         before
+    }
+
+    /// How many points are floats.
+    pub(crate) fn floats(&self) -> usize {
+        self.floats
+    }
+
+    /// Takes all floats away, by slot, with the log position of the newest; histograms stay.
+    pub(crate) fn take_floats(&mut self, replace: bool) -> (Vec<(u32, Samples)>, u64) {
+        let map = if replace { &mut self.replaced } else { &mut self.plain };
+        let (mut taken, mut position) = (Vec::new(), 0);
+        map.retain(|slot, entry| {
+            let float = |(time, point): &(i64, Point)| match point {
+                Point::Float(bits) => Some((*time, *bits)),
+                Point::Histogram(_) => None,
+            };
+            let floats: Samples = entry.points.iter().filter_map(float).collect();
+            if !floats.is_empty() {
+                self.points -= floats.len();
+                self.floats -= floats.len();
+                position = position.max(entry.position);
+                taken.push((*slot, floats));
+                entry.points.retain(|(_, point)| matches!(point, Point::Histogram(_)));
+            }
+            !entry.points.is_empty()
+        });
+        (taken, position)
     }
 
     /// Removes the points of a series within a time range, inclusive.
     pub(crate) fn delete(&mut self, slot: u32, start_ms: i64, end_ms: i64) {
         for map in [&mut self.plain, &mut self.replaced] {
             if let Some(entry) = map.get_mut(&slot) {
-                let before = entry.points.len();
-                entry.points.retain(|(time, _)| !(start_ms..=end_ms).contains(time));
-                self.points -= before - entry.points.len();
+                entry.points.retain(|(time, point)| {
+                    let stays = !(start_ms..=end_ms).contains(time);
+                    self.points -= usize::from(!stays);
+                    self.floats -= usize::from(!stays && matches!(point, Point::Float(_)));
+                    stays
+                });
                 if entry.points.is_empty() {
                     map.remove(&slot);
                 }

@@ -9,11 +9,13 @@ use smallvec::SmallVec;
 use storage::{Column, SeriesRef};
 
 use super::index::slot_of;
+use super::late::{Late, Loose, PinnedRun};
 use super::side::Side;
 use super::tile::{Block, COLUMNS_MAX, ROWS_MAX, rows_of};
 use super::{FastMap, Lanes, NOWHERE};
 use crate::codec::CodecError;
 use crate::merge::{Piece, Rank, TimeConcatCache};
+use crate::version::Version;
 
 /// Neighbouring columns of one lane, as pinned.
 #[derive(Debug, Default)]
@@ -26,10 +28,24 @@ pub(crate) struct PinnedTile {
 pub(crate) struct PinnedSeries {
     /// (tile, column within).
     pub(crate) places: SmallVec<[(u32, u16); 1]>,
-    /// Late samples and the like, with the flush that writes them.
-    pub(crate) beside: Vec<(u64, Piece)>,
+    /// Samples beside the lanes.
+    beside: Vec<Beside>,
+    /// Late rows: run as pinned, column.
+    runs: SmallVec<[(u32, u32); 1]>,
+    /// As the head numbers it.
+    slot: u32,
     /// From when on which start timestamp holds.
     pub(crate) starts: Vec<(i64, i64)>,
+}
+
+/// Histograms of a series, or floats beside the lanes.
+#[derive(Debug, Clone)]
+struct Beside {
+    /// The flush that writes histograms.
+    flush: u64,
+    /// The spill that writes floats.
+    spill: u64,
+    piece: Piece,
 }
 
 /// Some series of a head at one moment.
@@ -38,6 +54,10 @@ pub(crate) struct HeadSnapshot {
     pub(crate) tiles: Vec<PinnedTile>,
     /// As asked for.
     pub(crate) series: Vec<PinnedSeries>,
+    /// Late rows, by the spill that writes them.
+    runs: Vec<(u64, PinnedRun)>,
+    /// Single late samples made compact, by the spill that writes them.
+    loose: Vec<(u64, Loose)>,
 }
 
 impl Lanes {
@@ -46,9 +66,13 @@ impl Lanes {
         let mut snapshot = HeadSnapshot::default();
         let mut known: FastMap<(u32, u32), u32> = FastMap::default();
         let mut times: FastMap<u32, Arc<[i64]>> = FastMap::default();
+        let mut known_runs: FastMap<(u64, u32), u32> = FastMap::default();
+        for (spill, late) in self.lates() {
+            snapshot.loose.extend(late.loose.iter().map(|loose| (spill, loose.clone())));
+        }
         for series in wanted {
             let slot = slot_of(*series);
-            let mut pinned = PinnedSeries::default();
+            let mut pinned = PinnedSeries { slot, ..PinnedSeries::default() };
             let home = self.home(*series);
             if home.is_none() {
                 snapshot.series.push(pinned);
@@ -68,6 +92,15 @@ impl Lanes {
                 pinned.places.push((tile, (column as usize % COLUMNS_MAX) as u16));
             }
             self.pin_beside(slot, &mut pinned.beside);
+            for (spill, late) in self.lates() {
+                for (run, column) in late.places(slot) {
+                    let number = *known_runs.entry((spill, *run)).or_insert_with(|| {
+                        snapshot.runs.push((spill, late.runs[*run as usize].pin(start_ms, end_ms)));
+                        (snapshot.runs.len() - 1) as u32
+                    });
+                    pinned.runs.push((number, *column));
+                }
+            }
             if let Some(starts) = self.starts.get(&slot) {
                 pinned.starts.clone_from(starts);
             }
@@ -91,13 +124,29 @@ impl Lanes {
         PinnedTile { blocks }
     }
 
-    fn pin_beside(&self, slot: u32, out: &mut Vec<(u64, Piece)>) {
+    /// The late samples, by the spill that writes them.
+    fn lates(&self) -> impl Iterator<Item = (u64, &Late)> {
+        let frozen = self.frozen_late.iter().map(|(spill, late)| (*spill, &**late));
+        frozen.chain((!self.late.is_empty()).then_some((self.spill, &self.late)))
+    }
+
+    fn pin_beside(&self, slot: u32, out: &mut Vec<Beside>) {
         let sides = self.frozen.iter().map(|(flush, side)| (*flush, &**side));
         for (flush, side) in sides.chain([(self.flush, &self.side)]) {
             if !side.is_empty() {
                 let mut pieces = Vec::new();
                 side.pieces(slot, &mut pieces);
-                out.extend(pieces.into_iter().map(|piece| (flush, piece)));
+                for Piece { rank, mut column } in pieces {
+                    let histograms = std::mem::take(&mut column.histograms);
+                    let histograms = Column { histograms, ..Column::default() };
+                    for (flush, spill, column) in
+                        [(flush, u64::MAX, histograms), (u64::MAX, self.spill, column)]
+                    {
+                        if !column.is_empty() {
+                            out.push(Beside { flush, spill, piece: Piece { rank, column } });
+                        }
+                    }
+                }
             }
         }
     }
@@ -108,6 +157,7 @@ impl Lanes {
         for lane in 0..self.lanes.len() as u32 {
             self.close(lane);
         }
+        let spill = self.freeze_late();
         let flush = self.flush;
         self.flush += 1;
         if !self.side.is_empty() {
@@ -121,12 +171,11 @@ impl Lanes {
             self.frozen.push((flush, Arc::new(side)));
         }
         let mut pinned = FlushSnapshot {
-            flush,
-            tiles: Vec::new(),
-            columns: Vec::new(),
+            flush: Some(flush),
+            spill,
             sides: self.frozen.iter().map(|(_, side)| side.clone()).collect(),
-            starts: self.starts.clone(),
             active: std::mem::take(&mut self.active),
+            ..self.pin_frozen_late()
         };
         for lane in &self.lanes {
             for (tile, columns) in lane.tiles.iter().zip(lane.columns.chunks(COLUMNS_MAX)) {
@@ -137,6 +186,40 @@ impl Lanes {
             }
         }
         pinned
+    }
+
+    /// Pins what the spill that starts now has to write: all late floats, those of spills that failed
+    /// included.
+    pub(crate) fn pin_for_spill(&mut self) -> FlushSnapshot {
+        let spill = self.freeze_late();
+        FlushSnapshot { spill, ..self.pin_frozen_late() }
+    }
+
+    /// Sets all late floats apart. The number of the spill that writes them.
+    fn freeze_late(&mut self) -> u64 {
+        self.seal_loose();
+        let spill = self.spill;
+        self.spill += 1;
+        if !self.late.is_empty() {
+            self.frozen_late.push((spill, Arc::new(self.late.take())));
+        }
+        spill
+    }
+
+    fn pin_frozen_late(&self) -> FlushSnapshot {
+        FlushSnapshot {
+            lates: self.frozen_late.iter().map(|(_, late)| late.clone()).collect(),
+            starts: self.starts.clone(),
+            ..FlushSnapshot::default()
+        }
+    }
+
+    /// Removes what spills up to `spill` have written.
+    pub(crate) fn prune_late(&mut self, spill: u64) {
+        for (_, late) in self.frozen_late.iter().filter(|(number, _)| *number <= spill) {
+            self.active.extend(late.slots());
+        }
+        self.frozen_late.retain(|(number, _)| *number > spill);
     }
 
     /// Removes what flushes up to `flush` have written, and lanes that are of no more use.
@@ -229,14 +312,20 @@ impl Lanes {
         };
         (home.lane != NOWHERE && in_lane(home.lane, home.column))
             || self.former.contains_key(&slot)
+            || self.lates().any(|(_, late)| late.has(slot))
             || self.side.has(slot)
             || self.frozen.iter().any(|(_, side)| side.has(slot))
     }
 
     /// Removes the samples of series from `start_ms` to `end_ms`, both inclusive.
     pub(crate) fn delete(&mut self, slots: &RoaringBitmap, start_ms: i64, end_ms: i64) {
+        self.late.judge_anew();
         for slot in slots {
             self.side.delete(slot, start_ms, end_ms);
+            self.late.delete(slot, start_ms, end_ms);
+            for (_, late) in self.frozen_late.iter_mut().filter(|(_, late)| late.has(slot)) {
+                Arc::make_mut(late).delete(slot, start_ms, end_ms);
+            }
             for (_, side) in &mut self.frozen {
                 Arc::make_mut(side).delete(slot, start_ms, end_ms);
             }
@@ -250,11 +339,15 @@ impl Lanes {
     }
 }
 
-/// What a flush has to write.
-#[derive(Debug)]
+/// What a flush or a spill has to write.
+#[derive(Debug, Default)]
 pub(crate) struct FlushSnapshot {
-    /// Its number.
-    pub(crate) flush: u64,
+    /// The number of the flush; `None` for a spill.
+    pub(crate) flush: Option<u64>,
+    /// The number of the spill, or of what a flush has of late floats.
+    pub(crate) spill: u64,
+    /// The late floats.
+    pub(crate) lates: Vec<Arc<Late>>,
     pub(crate) tiles: Vec<PinnedTile>,
     /// The series of each tile's columns.
     columns: Vec<Box<[SeriesRef]>>,
@@ -267,7 +360,9 @@ impl FlushSnapshot {
     /// Samples in all.
     pub(crate) fn samples(&self) -> usize {
         let blocks = self.tiles.iter().flat_map(|tile| &tile.blocks);
-        blocks.map(Block::samples).sum::<usize>() + self.sides.iter().map(|side| side.len()).sum::<usize>()
+        blocks.map(Block::samples).sum::<usize>()
+            + self.sides.iter().map(|side| side.len()).sum::<usize>()
+            + self.lates.iter().map(|late| late.samples()).sum::<usize>()
     }
 
     /// The places of all columns that have samples, by slot: (slot, tile, column within), and all slots
@@ -285,11 +380,58 @@ impl FlushSnapshot {
         let mut active = self.active.clone();
         active.extend(places.iter().map(|(slot, _, _)| *slot));
         active.extend(self.sides.iter().flat_map(|side| side.slots()));
+        active.extend(self.lates.iter().flat_map(|late| late.slots()));
         (places, active)
     }
 
-    /// All that the flush has of a series.
-    pub(crate) fn pinned(&self, slot: u32, places: &[(u32, u32, u16)]) -> PinnedSeries {
+    /// The slots of all series that have samples: those of `places`, and those beside the lanes.
+    pub(crate) fn slots(&self, places: &[(u32, u32, u16)]) -> Vec<u32> {
+        let mut slots: Vec<u32> = places.iter().map(|(slot, _, _)| *slot).collect();
+        slots.extend(self.sides.iter().flat_map(|side| side.slots()));
+        slots.extend(self.lates.iter().flat_map(|late| late.slots()));
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
+    /// The least log position of what it has, about.
+    pub(crate) fn first_position(&self) -> Option<u64> {
+        let blocks = self.tiles.iter().flat_map(|tile| &tile.blocks).map(|block| block.position);
+        blocks.chain(self.lates.iter().filter_map(|late| late.first_position())).min()
+    }
+
+    /// The pieces of a series that are not late floats.
+    pub(crate) fn read_lanes(
+        &self,
+        slot: u32,
+        places: &[(u32, u32, u16)],
+        cache: &mut TimeConcatCache,
+        out: &mut Vec<Piece>,
+    ) -> Result<(), CodecError> {
+        let (from, pinned) = (out.len(), self.pinned(slot, places));
+        read_tiles(&self.tiles, &pinned, 0, cache, out)?;
+        out.extend(pinned.beside.into_iter().map(|beside| beside.piece));
+        start_columns(&mut out[from..], &pinned.starts);
+        Ok(())
+    }
+
+    /// The late floats of a series.
+    pub(crate) fn read_late(
+        &self,
+        slot: u32,
+        cache: &mut TimeConcatCache,
+        out: &mut Vec<Piece>,
+    ) -> Result<(), CodecError> {
+        let from = out.len();
+        self.lates.iter().try_for_each(|late| late.pieces(slot, cache, out))?;
+        if let Some(starts) = self.starts.get(&slot) {
+            start_columns(&mut out[from..], starts);
+        }
+        Ok(())
+    }
+
+    /// What the flush has of a series besides late floats.
+    fn pinned(&self, slot: u32, places: &[(u32, u32, u16)]) -> PinnedSeries {
         let from = places.partition_point(|(other, _, _)| *other < slot);
         let own = places[from..].iter().take_while(|(other, _, _)| *other == slot);
         let mut pinned = PinnedSeries {
@@ -299,7 +441,8 @@ impl FlushSnapshot {
         for side in &self.sides {
             let mut pieces = Vec::new();
             side.pieces(slot, &mut pieces);
-            pinned.beside.extend(pieces.into_iter().map(|piece| (self.flush, piece)));
+            let beside = |piece| Beside { flush: 0, spill: 0, piece };
+            pinned.beside.extend(pieces.into_iter().map(beside));
         }
         if let Some(starts) = self.starts.get(&slot) {
             pinned.starts.clone_from(starts);
@@ -308,15 +451,41 @@ impl FlushSnapshot {
     }
 }
 
-/// The pieces of one pinned series, without what flushes up to `pruned` have written to parts.
-pub(crate) fn read_pieces(
+impl HeadSnapshot {
+    /// The pieces of one pinned series, without what is in the parts of `version`.
+    pub(crate) fn read(
+        &self,
+        series: u32,
+        version: &Version,
+        cache: &mut TimeConcatCache,
+        out: &mut Vec<Piece>,
+    ) -> Result<(), CodecError> {
+        let (from, series) = (out.len(), &self.series[series as usize]);
+        read_tiles(&self.tiles, series, version.pruned, cache, out)?;
+        let shows = |beside: &&Beside| beside.flush > version.pruned && beside.spill > version.spilled;
+        out.extend(series.beside.iter().filter(shows).map(|beside| beside.piece.clone()));
+        for (run, column) in &series.runs {
+            let (spill, run) = &self.runs[*run as usize];
+            if *spill > version.spilled {
+                run.pieces(*column, cache, out)?;
+            }
+        }
+        for (_, loose) in self.loose.iter().filter(|(spill, _)| *spill > version.spilled) {
+            loose.pieces(series.slot, cache, out)?;
+        }
+        start_columns(&mut out[from..], &series.starts);
+        Ok(())
+    }
+}
+
+/// The pieces of one pinned series that are in tiles, without those of flushes up to `pruned`.
+fn read_tiles(
     tiles: &[PinnedTile],
     series: &PinnedSeries,
     pruned: u64,
     cache: &mut TimeConcatCache,
     out: &mut Vec<Piece>,
 ) -> Result<(), CodecError> {
-    let first = out.len();
     for (tile, within) in &series.places {
         let within = usize::from(*within);
         for block in &tiles[*tile as usize].blocks {
@@ -335,21 +504,23 @@ pub(crate) fn read_pieces(
             out.push(Piece { rank: Rank { replace: false, position: block.position }, column });
         }
     }
-    out.extend(series.beside.iter().filter(|(flush, _)| *flush > pruned).map(|(_, piece)| piece.clone()));
-    for piece in &mut out[first..] {
-        if series.starts.is_empty() {
-            continue;
-        }
-        let column = &mut piece.column;
+    Ok(())
+}
+
+/// Gives columns their start timestamps.
+fn start_columns(pieces: &mut [Piece], starts: &[(i64, i64)]) {
+    if starts.is_empty() {
+        return;
+    }
+    for column in pieces.iter_mut().map(|piece| &mut piece.column) {
         if !column.times.is_empty() {
-            column.start_times = Some(starts_of(column.times.iter().copied(), &series.starts));
+            column.start_times = Some(starts_of(column.times.iter().copied(), starts));
         }
         if !column.histograms.is_empty() {
             let times = column.histograms.iter().map(|(time, _)| *time);
-            column.histogram_starts = Some(starts_of(times, &series.starts));
+            column.histogram_starts = Some(starts_of(times, starts));
         }
     }
-    Ok(())
 }
 
 fn runs_of(present: u32) -> SmallVec<[Range<usize>; 8]> {
@@ -375,6 +546,9 @@ impl Lanes {
     /// What was pinned for `flush` has been written to the log again instead: it stays, for the flush
     /// after.
     pub(crate) fn flush_later(&mut self, flush: u64) {
+        for (_, late) in std::mem::take(&mut self.frozen_late).into_iter().rev() {
+            self.late.absorb(&late);
+        }
         let next = self.flush;
         for block in self.lanes.iter_mut().flat_map(|lane| &mut lane.tiles).flat_map(|tile| &mut tile.history)
         {

@@ -36,6 +36,14 @@ const COLUMN_FLOAT: u8 = 0;
 const ROW_FULL: u8 = 1;
 const ROW_REPLACE: u8 = 2;
 
+/// Lanes from here on are of late rows (but for the last number, which is no lane at all): what the store
+/// keeps apart from the others, and may write to parts sooner.
+pub const LATE_LANES: u32 = 1 << 31;
+/// The lane number of late rows that nothing is a difference to.
+pub const LATE_LOOSE: u32 = u32::MAX - 1;
+/// The lane number of other rows that nothing is a difference to.
+pub const NO_LANE: u32 = u32::MAX;
+
 /// Definitions longer than this are compressed, bytes.
 const COMPRESS_FROM: usize = 1024;
 /// Definitions of one record unpack to no more than this, bytes.
@@ -450,6 +458,8 @@ pub struct LoggedRow {
     pub timestamp_ms: i64,
     /// Whether the values replace others.
     pub replace: bool,
+    /// Whether it is of a late lane ([`LATE_LANES`]).
+    pub late: bool,
     /// The columns.
     pub series: Arc<[u64]>,
     /// Their values.
@@ -649,6 +659,7 @@ impl Decoder {
                     (0..count).map(|_| read_series(cursor, &mut last)).collect();
                 self.lanes.insert((source, lane), DecodedLane { series: series?, values: vec![0; count] });
             }
+            let late = (u64::from(LATE_LANES)..u64::from(NO_LANE)).contains(&lane);
             let Some(lane) = self.lanes.get_mut(&(source, lane)) else {
                 // How long the row is only its lost predecessor knew: the rest of the section is lost too,
                 // and with it what later rows of any lane may be a difference to.
@@ -661,6 +672,7 @@ impl Decoder {
                 source,
                 timestamp_ms,
                 replace: flags & ROW_REPLACE != 0,
+                late,
                 series: lane.series.clone(),
                 values: lane.values.iter().map(|bits| f64::from_bits(*bits)).collect(),
             });

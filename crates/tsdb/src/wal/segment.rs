@@ -14,7 +14,7 @@ pub const MAGIC: [u8; 8] = *b"MGRAFWAL";
 /// A reader refuses segments with a larger major version.
 pub const MAJOR: u16 = 1;
 /// Minor versions only add what may be skipped.
-pub const MINOR: u16 = 0;
+pub const MINOR: u16 = 1;
 /// Length of the segment header, bytes.
 pub const HEADER_LEN: usize = 40;
 /// Length of a frame's length and checksum, bytes.
