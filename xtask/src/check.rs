@@ -23,7 +23,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("promql", &["model", "re2", "stdx", "storage"]),
     ("scrape", &["model", "stdx", "storage", "wire"]),
     ("receive", &["model", "stdx", "storage", "wire"]),
-    ("web", &["model", "promql", "stdx", "storage"]),
+    ("web", &["blocks", "model", "promql", "re2", "stdx", "storage", "wire"]),
     ("testkit", &["model", "wire"]),
     (
         "marigraph",

@@ -166,6 +166,30 @@ pub struct HubArgs {
         env = "MARIGRAPH_QUERY_LOOKBACK_DELTA"
     )]
     pub query_lookback: Duration,
+    /// Most samples of a remote read that is not a stream; 0 sets no limit
+    #[arg(
+        long = "storage.remote.read-sample-limit",
+        value_name = "COUNT",
+        default_value_t = 50_000_000,
+        env = "MARIGRAPH_STORAGE_REMOTE_READ_SAMPLE_LIMIT"
+    )]
+    pub read_sample_limit: u64,
+    /// Most remote reads that are answered at once
+    #[arg(
+        long = "storage.remote.read-concurrent-limit",
+        value_name = "COUNT",
+        default_value_t = 10,
+        env = "MARIGRAPH_STORAGE_REMOTE_READ_CONCURRENT_LIMIT"
+    )]
+    pub read_concurrent_limit: usize,
+    /// About how many bytes a frame of a streamed remote read has
+    #[arg(
+        long = "storage.remote.read-max-bytes-in-frame",
+        value_name = "BYTES",
+        default_value_t = 1 << 20,
+        env = "MARIGRAPH_STORAGE_REMOTE_READ_MAX_BYTES_IN_FRAME"
+    )]
+    pub read_max_bytes_in_frame: usize,
 }
 
 /// Logging flags.
@@ -235,6 +259,9 @@ impl HubArgs {
             ("query.timeout", duration(self.query_timeout)),
             ("retention.size", self.retention_size.to_string()),
             ("retention.time", duration(self.retention_time)),
+            ("storage.remote.read-concurrent-limit", self.read_concurrent_limit.to_string()),
+            ("storage.remote.read-max-bytes-in-frame", self.read_max_bytes_in_frame.to_string()),
+            ("storage.remote.read-sample-limit", self.read_sample_limit.to_string()),
             ("web.enable-admin-api", self.enable_admin_api.to_string()),
             ("web.enable-lifecycle", self.enable_lifecycle.to_string()),
         ]

@@ -146,6 +146,23 @@ impl Config {
 
     /// The configuration as YAML for people: as written, main defaults filled in, secrets hidden.
     pub fn to_yaml(&self) -> String {
+        self.tree_with_defaults().print()
+    }
+
+    /// The jobs as YAML, in the order of [`Config::jobs`], with defaults, secrets as `<secret>`.
+    pub fn jobs_yaml(&self) -> Vec<String> {
+        let mut tree = self.tree_with_defaults();
+        let written = match tree.get_mut("scrape_configs").map(|node| &node.value) {
+            Some(Value::List(entries)) => entries.iter().map(Node::print).collect(),
+            _ => Vec::new(),
+        };
+        // those of `scrape_config_files` stand in files of their own
+        let elsewhere = self.jobs.iter().skip(written.len());
+        let named = elsewhere.map(|job| format!("job_name: {}\n", job.scrape.job_name));
+        written.into_iter().chain(named).collect()
+    }
+
+    fn tree_with_defaults(&self) -> Node {
         let mut tree = self.tree.clone();
         let scrape = &self.global.scrape;
         let evaluation = ConfigDuration(self.global.evaluation_interval);
@@ -174,7 +191,7 @@ impl Config {
                 }
             }
         }
-        tree.print()
+        tree
     }
 }
 
@@ -286,15 +303,12 @@ impl<'a> Reader<'a> {
         Ok(config)
     }
 
-    fn global(&mut self, tree: &Node) -> Result<Global, yaml::Error> {
+    fn global(&self, tree: &Node) -> Result<Global, yaml::Error> {
         let empty = Node::empty_map();
         let node = tree.get("global").unwrap_or(&empty);
         let written: GlobalText =
             if matches!(node.value, Value::Null) { GlobalText::default() } else { node.read()? };
-        let mut notices = Vec::new();
-        let global = written.validate(&self.dir, &mut notices).map_err(|e| place(node, &e))?;
-        self.notice(node, notices);
-        Ok(global)
+        written.validate(&self.dir).map_err(|e| place(node, &e))
     }
 
     fn jobs(&mut self, list: &Node, global: &Global) -> Result<Vec<Job>, yaml::Error> {

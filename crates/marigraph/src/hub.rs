@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use model::TenantId;
+use model::{Labels, TenantId};
 use prometheus_client::registry::Registry;
 use promql::engine::{Engine, EngineOptions};
 use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
@@ -22,13 +22,16 @@ use stdx::clock::{Clock, SystemClock};
 use storage::{Appender, Queryable};
 use tokio::task::JoinHandle;
 use tsdb::Db;
-use web::{Auth, Caller, Credential, Role, WebMetrics, WebState};
+use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
 
 use crate::cli::HubArgs;
 use crate::config::{Config, StorageConfig, WebAuth};
 use front::{Bound, Front};
 use pull::Pull;
 use status::{Program, Reloads, Store};
+
+/// Where the queries under way stand, in the data directory. Source: Prometheus.
+const ACTIVE_QUERIES: &str = "queries.active";
 
 /// A hub at work.
 pub struct Hub {
@@ -130,6 +133,11 @@ impl Hub {
             registry: Arc::new(registry),
             metrics: web_metrics,
             auth: Arc::new(Auth::default()),
+            work: Work::new(args.query_max_concurrency, args.read_concurrent_limit),
+            external_labels: Labels::empty(),
+            query_log: Arc::default(),
+            active_queries: Arc::new(active_queries(&args)),
+            notifications: Arc::clone(&program.notifications),
             options: Arc::new(web_options(&args, addr)),
         };
         let receive =
@@ -189,10 +197,16 @@ impl Hub {
 impl Stages {
     /// Puts a checked configuration in force: scraping, then who may call and what answers.
     fn apply(&self, config: &Config, auth: Auth) -> Result<()> {
+        let query_log = config.global.query_log_file.as_deref().map(|path| {
+            QueryLog::open(path).with_context(|| format!("open the query log {}", path.display()))
+        });
+        let query_log = query_log.transpose()?;
         self.pull.apply(config)?;
+        self.web.query_log.install(query_log);
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
         let doors = doors::router(self.receive.clone(), machine);
-        let web = WebState { auth: Arc::new(auth), ..self.web.clone() };
+        let external_labels = config.global.external_labels.clone();
+        let web = WebState { auth: Arc::new(auth), external_labels, ..self.web.clone() };
         self.front.replace(web::router_with(web, doors));
         self.program.in_force(config);
         Ok(())
@@ -272,6 +286,24 @@ async fn open_store(args: &HubArgs, retention: &Retention, storage: &StorageConf
     opened.map_err(|error| anyhow!("open the store in {directory}: {error}"))
 }
 
+/// The file of the queries under way; what the process before this one left in it is told in the log.
+fn active_queries(args: &HubArgs) -> ActiveQueries {
+    let path = args.data.join(ACTIVE_QUERIES);
+    match ActiveQueries::open(&path, args.query_max_concurrency) {
+        Ok((queries, unfinished)) => {
+            if !unfinished.is_empty() {
+                let queries = unfinished.join(",");
+                tracing::warn!(queries, "these queries had not finished when the program last ended");
+            }
+            queries
+        }
+        Err(error) => {
+            tracing::error!(%error, "open {}: queries under way are not written down", path.display());
+            ActiveQueries::default()
+        }
+    }
+}
+
 /// The credentials of the configuration, files read.
 pub(crate) fn auth(written: &WebAuth) -> Result<Auth> {
     let administrator = || Caller { tenant: TenantId::default(), role: Role::Admin };
@@ -303,7 +335,9 @@ fn web_options(args: &HubArgs, addr: SocketAddr) -> web::Options {
     web::Options {
         enable_admin_api: args.enable_admin_api,
         enable_lifecycle: args.enable_lifecycle,
-        query_concurrency_max: args.query_max_concurrency,
+        read_sample_limit: args.read_sample_limit,
+        read_frame_bytes_max: args.read_max_bytes_in_frame,
+        doors: vec![Endpoint { path: "/api/v1/write".to_owned(), methods: vec!["POST"] }],
         listen_address: addr.to_string(),
         flags: args.shown().into_iter().collect::<BTreeMap<String, String>>(),
         build: status::build_info(),

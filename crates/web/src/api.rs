@@ -6,11 +6,16 @@
 //! Source: Prometheus `web/api/v1/api.go`.
 
 mod admin;
+mod features;
 mod labels;
 mod language;
 mod metadata;
+mod notices;
+mod openapi;
 mod query;
+mod relabel;
 mod rules;
+mod self_metrics;
 mod series_usage;
 mod status;
 mod targets;
@@ -20,9 +25,10 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
+pub(crate) use language::selector;
+pub(crate) use query::write_stats;
 pub(crate) use status::write_build;
 
 use crate::App;
@@ -30,46 +36,61 @@ use crate::auth::{Caller, Role, is_cross_site};
 use crate::form::Form;
 use crate::reply::{ApiError, ApiResult, ErrorKind, Reply};
 use crate::state::Readiness;
+use crate::table::Table;
 
 /// The warning of answers that `limit` cut.
 const TRUNCATED: &str = "results truncated due to limit";
 
-/// The routes.
-pub(crate) fn routes(app: &App) -> Router<App> {
-    let read = Router::new()
-        .route("/api/v1/query", get(query::instant).post(query::instant))
-        .route("/api/v1/query_range", get(query::range).post(query::range))
-        .route("/api/v1/query_exemplars", get(query::exemplars).post(query::exemplars))
-        .route("/api/v1/format_query", get(query::format).post(query::format))
-        .route("/api/v1/parse_query", get(query::parse).post(query::parse))
-        .route("/api/v1/labels", get(labels::names).post(labels::names))
-        .route("/api/v1/label/{name}/values", get(labels::values))
-        .route("/api/v1/series", get(labels::series).post(labels::series))
-        .route("/api/v1/metadata", get(metadata::by_metric))
-        .route("/api/v1/targets", get(targets::targets))
-        .route("/api/v1/targets/metadata", get(metadata::by_target))
-        .route("/api/v1/scrape_pools", get(targets::scrape_pools))
-        .route("/api/v1/rules", get(rules::rules))
-        .route("/api/v1/alerts", get(rules::alerts))
-        .route("/api/v1/alertmanagers", get(rules::alertmanagers))
-        .route("/api/v1/notifications", get(rules::notifications))
-        .route("/api/v1/status/config", get(status::config))
-        .route("/api/v1/status/flags", get(status::flags))
-        .route("/api/v1/status/buildinfo", get(status::build))
-        .route("/api/v1/status/runtimeinfo", get(status::runtime))
-        .route("/api/v1/status/tsdb", get(status::tsdb))
-        .route("/api/v1/status/series", get(series_usage::series))
-        .route("/api/v1/status/walreplay", get(status::wal_replay))
-        .route_layer(middleware::from_fn_with_state(app.clone(), readers_when_ready));
-    let admin = Router::new()
-        .route("/api/v1/admin/tsdb/delete_series", post(admin::delete_series).put(admin::delete_series))
-        .route(
-            "/api/v1/admin/tsdb/clean_tombstones",
-            post(admin::clean_tombstones).put(admin::clean_tombstones),
-        )
-        .route("/api/v1/admin/tsdb/snapshot", post(admin::snapshot).put(admin::snapshot))
-        .route_layer(middleware::from_fn_with_state(app.clone(), admins_when_ready));
-    read.merge(admin).method_not_allowed_fallback(method_not_allowed).layer(middleware::from_fn(cors))
+/// The routes below `/api/v1`.
+pub(crate) fn table(app: &App) -> Table {
+    let read = Table::new()
+        .form("/api/v1/query", query::instant)
+        .form("/api/v1/query_range", query::range)
+        .form("/api/v1/query_exemplars", query::exemplars)
+        .form("/api/v1/format_query", query::format)
+        .form("/api/v1/parse_query", query::parse)
+        .form("/api/v1/labels", labels::names)
+        .get("/api/v1/label/{name}/values", labels::values)
+        .form("/api/v1/series", labels::series)
+        .get("/api/v1/metadata", metadata::by_metric)
+        .get("/api/v1/targets", targets::targets)
+        .get("/api/v1/targets/metadata", metadata::by_target)
+        .get("/api/v1/targets/relabel_steps", relabel::steps)
+        .get("/api/v1/scrape_pools", targets::scrape_pools)
+        .get("/api/v1/scrape_pools/config", relabel::config)
+        .get("/api/v1/rules", rules::rules)
+        .get("/api/v1/alerts", rules::alerts)
+        .get("/api/v1/alertmanagers", rules::alertmanagers)
+        .get("/api/v1/notifications", notices::list)
+        .get("/api/v1/notifications/live", notices::live)
+        .get("/api/v1/features", features::features)
+        .get("/api/v1/openapi.yaml", openapi::document)
+        .get("/api/v1/status/config", status::config)
+        .get("/api/v1/status/flags", status::flags)
+        .get("/api/v1/status/buildinfo", status::build)
+        .get("/api/v1/status/runtimeinfo", status::runtime)
+        .get("/api/v1/status/self_metrics", self_metrics::self_metrics)
+        .get("/api/v1/status/tsdb", status::tsdb)
+        .get("/api/v1/status/tsdb/blocks", status::blocks)
+        .get("/api/v1/status/series", series_usage::series)
+        .get("/api/v1/status/walreplay", status::wal_replay)
+        .around(|routes| for_readers(app, routes));
+    let admin = Table::new()
+        .change("/api/v1/admin/tsdb/delete_series", admin::delete_series)
+        .change("/api/v1/admin/tsdb/clean_tombstones", admin::clean_tombstones)
+        .change("/api/v1/admin/tsdb/snapshot", admin::snapshot)
+        .around(|routes| routes.route_layer(middleware::from_fn_with_state(app.clone(), admins_when_ready)));
+    read.merge(admin).around(in_json)
+}
+
+/// Lets those in who may read, once there is something to read.
+pub(crate) fn for_readers(app: &App, routes: Router<App>) -> Router<App> {
+    routes.route_layer(middleware::from_fn_with_state(app.clone(), readers_when_ready))
+}
+
+/// What all of the API has in common: wrong methods are told in JSON, and pages from elsewhere may read.
+pub(crate) fn in_json(routes: Router<App>) -> Router<App> {
+    routes.method_not_allowed_fallback(method_not_allowed).layer(middleware::from_fn(cors))
 }
 
 async fn readers_when_ready(

@@ -4,16 +4,21 @@
 //! `web/api/v1/api.go`, `parseTime`, `parseDuration`, `parseLimitParam`, whose words the errors use.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use http::{Method, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use jiff::Timestamp;
 use model::labels::write_quoted;
 use model::{duration, number};
+use tokio::sync::OwnedSemaphorePermit;
 
+use crate::App;
 use crate::reply::ApiError;
+use crate::work::Work;
 
 /// Most bytes a form may have, as in Go.
 const FORM_BYTES_MAX: usize = 10 << 20;
@@ -32,6 +37,8 @@ pub(crate) struct Form {
     pairs: Vec<(String, String)>,
     /// What was wrong with the encoding; the parameters that could be read are there all the same.
     error: Option<String>,
+    /// What it takes of the memory for all forms.
+    _memory: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Form {
@@ -109,10 +116,10 @@ impl Form {
     }
 }
 
-impl<S: Send + Sync> FromRequest<S> for Form {
+impl FromRequest<App> for Form {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &S) -> Result<Form, ApiError> {
+    async fn from_request(request: Request, app: &App) -> Result<Form, ApiError> {
         let (head, body) = request.into_parts();
         let mut form = Form::default();
         let has_form = matches!(head.method, Method::POST | Method::PUT | Method::PATCH)
@@ -121,19 +128,42 @@ impl<S: Send + Sync> FromRequest<S> for Form {
                 essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
             });
         if has_form {
-            let body = Limited::new(body, FORM_BYTES_MAX).collect().await.map_err(|error| {
-                let why = if error.is::<LengthLimitError>() {
-                    "http: request body too large".into()
-                } else {
-                    error.to_string()
-                };
-                ApiError::bad_data(format_args!("error parsing form values: {why}"))
-            })?;
-            form.parse(&String::from_utf8_lossy(&body.to_bytes()));
+            let (body, memory) =
+                read_body(&app.work, body, FORM_BYTES_MAX, "error parsing form values").await?;
+            form.parse(&String::from_utf8_lossy(&body));
+            form._memory = memory.map(Arc::new);
         }
         form.parse(head.uri.query().unwrap_or_default());
         Ok(form)
     }
+}
+
+/// Reads a body of at most `max` bytes; its memory counts as taken until the permit is dropped.
+///
+/// # Errors
+/// The body is too large or breaks off (the message begins with `attempt`), or there are too many at
+/// once.
+pub(crate) async fn read_body(
+    work: &Work,
+    mut body: Body,
+    max: usize,
+    attempt: &str,
+) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), ApiError> {
+    let (mut bytes, mut memory) = (Vec::new(), None::<OwnedSemaphorePermit>);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::bad_data(format_args!("{attempt}: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > max {
+            return Err(ApiError::bad_data(format_args!("{attempt}: http: request body too large")));
+        }
+        let more = work.form_memory(data.len())?;
+        match &mut memory {
+            Some(memory) => memory.merge(more),
+            None => memory = Some(more),
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok((bytes, memory))
 }
 
 /// Undoes `%xx` and `+`.

@@ -2,7 +2,6 @@
 //!
 //! Source: Prometheus `web/web.go`.
 
-use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -12,14 +11,16 @@ use crate::App;
 use crate::api::write_build;
 use crate::auth::{Caller, Role, is_cross_site};
 use crate::state::Readiness;
+use crate::table::Table;
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new()
-        .route("/-/healthy", get(async || "Marigraph is Healthy.\n"))
-        .route("/-/ready", get(ready))
-        .route("/-/reload", get(post_only).post(reload).put(reload))
-        .route("/-/quit", get(post_only).post(quit).put(quit))
-        .route("/version", get(version))
+pub(crate) fn table() -> Table {
+    const ANY: [&str; 3] = ["GET", "POST", "PUT"];
+    Table::new()
+        .get("/-/healthy", async || "Marigraph is Healthy.\n")
+        .get("/-/ready", ready)
+        .with("/-/reload", &ANY, get(post_only).post(reload).put(reload))
+        .with("/-/quit", &ANY, get(post_only).post(quit).put(quit))
+        .get("/version", version)
 }
 
 async fn ready(State(app): State<App>) -> Response {

@@ -40,6 +40,16 @@ impl<'a> Object<'a> {
         self.out
     }
 
+    /// As [`Object::field`], with a name that is not made safe inside HTML.
+    pub(crate) fn plain_field(&mut self, name: &str) -> &mut Vec<u8> {
+        if !std::mem::take(&mut self.first) {
+            self.out.push(b',');
+        }
+        label_text(self.out, name);
+        self.out.push(b':');
+        self.out
+    }
+
     pub(crate) fn text(&mut self, name: &str, value: &str) {
         text(self.field(name), value);
     }

@@ -6,37 +6,48 @@
 //!
 //! The way of a request: [`auth`] finds the caller; [`api`] reads the form, asks the engine or the
 //! store on a blocking thread ([`work`]: bounded, and stopped when the client has gone), and writes
-//! JSON straight into the body ([`json`]).
+//! JSON straight into the body ([`json`]). Other systems have doors of their own: [`federate`], [`read`].
 
+mod active;
 mod api;
 pub mod auth;
+mod federate;
 mod form;
 mod health;
 mod json;
 pub mod metrics;
+mod notifications;
 mod pages;
 mod process;
+mod query_log;
+mod read;
 mod reply;
 pub mod state;
+mod stream;
+mod table;
 mod work;
 
 use axum::Router;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 
+pub use active::ActiveQueries;
 pub use auth::{Auth, Caller, Credential, Role};
 pub use metrics::WebMetrics;
+pub use notifications::{Notice, Notification, Notifications};
+pub use query_log::{ClientAddress, QueryLog};
 pub use state::{
-    BuildInfo, Lifecycle, Options, Readiness, RuntimeInfo, SeriesMaker, SeriesUsage, StoreAdmin,
-    TargetStatus, TsdbStatus, WebState,
+    BlockInfo, BuildInfo, Lifecycle, Options, PoolConfig, Readiness, RuntimeInfo, SeriesMaker, SeriesUsage,
+    StoreAdmin, TargetStatus, TsdbStatus, WebState,
 };
+pub use table::Endpoint;
+pub use work::Work;
 
 use reply::{ApiError, ErrorKind};
-use work::Work;
+use table::Table;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -45,7 +56,13 @@ struct App {
     work: Work,
 }
 
-/// All routes, with authentication, gzip and panic guard around them.
+impl App {
+    fn new(state: WebState) -> App {
+        App { work: state.work.clone(), state }
+    }
+}
+
+/// All routes, with authentication, compression and panic guard around them.
 pub fn router(state: WebState) -> Router {
     router_with(state, Router::new())
 }
@@ -55,20 +72,44 @@ pub fn router(state: WebState) -> Router {
 pub fn router_with(state: WebState, doors: Router) -> Router {
     let auth = state.auth.clone();
     let metrics = state.metrics.clone();
-    let work = Work::new(state.options.query_concurrency_max);
-    let app = App { state, work };
-    let own = Router::new()
-        .merge(api::routes(&app))
+    let app = App::new(state);
+    let (packed, _) = packed(&app).into_parts();
+    let (bare, _) = bare(&app).into_parts();
+    let own = packed
         .route("/api/{*path}", axum::routing::any(api::not_found))
-        .merge(health::routes())
-        .route("/metrics", get(metrics::expose))
-        .merge(pages::routes())
-        .with_state(app)
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest));
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+        .merge(bare)
+        .with_state(app);
     own.merge(doors)
         .layer(middleware::from_fn_with_state(auth, auth::authenticate))
         .layer(middleware::from_fn_with_state(metrics, metrics::count))
         .layer(CatchPanicLayer::custom(panicked))
+}
+
+/// What [`router`] answers to, without the doors of others.
+pub fn endpoints(state: WebState) -> Vec<Endpoint> {
+    table(&App::new(state)).into_parts().1
+}
+
+/// All routes.
+fn table(app: &App) -> Table {
+    packed(app).merge(bare(app))
+}
+
+/// What is compressed for those who ask.
+fn packed(app: &App) -> Table {
+    let federation = Table::new().get("/federate", federate::federate);
+    api::table(app)
+        .merge(health::table())
+        .merge(Table::new().get("/metrics", metrics::expose))
+        .merge(federation.around(|routes| api::for_readers(app, routes)))
+        .merge(pages::table())
+}
+
+/// What has a compression of its own.
+fn bare(app: &App) -> Table {
+    let read = Table::new().post("/api/v1/read", read::read);
+    read.around(|routes| api::in_json(api::for_readers(app, routes)))
 }
 
 fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {

@@ -116,6 +116,12 @@ pub(crate) async fn expose(State(app): State<App>, caller: Caller, headers: Head
     }
 }
 
+/// What `/metrics` says in text format 0.0.4; none when a metric cannot be written.
+pub(crate) fn classic_text(registry: &Registry) -> Option<String> {
+    let mut text = String::with_capacity(64 << 10);
+    encode(&mut text, registry).ok().map(|()| classic(&text))
+}
+
 /// OpenMetrics as text format 0.0.4: families of counters are named like their samples, types that
 /// are unknown there become known ones, and units, exemplars and the end mark go.
 fn classic(openmetrics: &str) -> String {

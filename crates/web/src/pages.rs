@@ -1,12 +1,10 @@
 //! The embedded UI: one page that finds its way by the path, and its files.
 
-use axum::Router;
 use axum::extract::Path;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
 use http::{StatusCode, header};
 
-use crate::App;
+use crate::table::Table;
 
 // `FILES`: path below `ui/dist` and contents, sorted by path. Written by `build.rs`.
 include!(concat!(env!("OUT_DIR"), "/files.rs"));
@@ -18,14 +16,14 @@ const UNBUILT: &str = include_str!("pages/unbuilt.html");
 const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
      frame-ancestors 'self'; base-uri 'none'; form-action 'self'";
 
-pub(crate) fn routes() -> Router<App> {
-    Router::new()
-        .route("/", get(page))
-        .route("/query", get(page))
-        .route("/graph", get(page)) // where old links to Prometheus point
-        .route("/targets", get(page))
-        .route("/assets/{*path}", get(asset))
-        .route("/favicon.svg", get(async || named("favicon.svg", "public, max-age=86400")))
+pub(crate) fn table() -> Table {
+    Table::new()
+        .get("/", page)
+        .get("/query", page)
+        .get("/graph", page) // where old links to Prometheus point
+        .get("/targets", page)
+        .get("/assets/{*path}", asset)
+        .get("/favicon.svg", async || named("favicon.svg", "public, max-age=86400"))
 }
 
 async fn page() -> Response {

@@ -63,6 +63,8 @@ pub(crate) enum ErrorKind {
     NotFound,
     MethodNotAllowed,
     Forbidden,
+    /// Too much at once; later may be better.
+    Busy,
 }
 
 impl ErrorKind {
@@ -73,7 +75,7 @@ impl ErrorKind {
             ErrorKind::Execution => "execution",
             ErrorKind::BadData => "bad_data",
             ErrorKind::Internal => "internal",
-            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::Unavailable | ErrorKind::Busy => "unavailable",
             ErrorKind::NotFound => "not_found",
             ErrorKind::MethodNotAllowed => "method_not_allowed",
             ErrorKind::Forbidden => "forbidden",
@@ -84,7 +86,7 @@ impl ErrorKind {
         match self {
             ErrorKind::BadData => StatusCode::BAD_REQUEST,
             ErrorKind::Execution => StatusCode::UNPROCESSABLE_ENTITY,
-            ErrorKind::Timeout => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Timeout | ErrorKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Canceled => {
                 StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
@@ -114,6 +116,16 @@ impl ApiError {
 
     pub(crate) fn bad_data(message: impl ToString) -> ApiError {
         ApiError::new(ErrorKind::BadData, message)
+    }
+
+    /// For nobody to read.
+    pub(crate) fn gone() -> ApiError {
+        ApiError::new(ErrorKind::Canceled, "the client has gone")
+    }
+
+    /// The answer of doors that speak no JSON.
+    pub(crate) fn into_plain_response(self) -> Response {
+        (self.kind.status(), self.message + "\n").into_response()
     }
 
     /// `invalid parameter "name": why`

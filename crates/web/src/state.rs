@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use model::relabel::Rule;
 use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
 use model::{Labels, Matcher, TenantId};
 use prometheus_client::registry::Registry;
@@ -11,8 +12,13 @@ use promql::engine::Engine;
 use stdx::clock::Clock;
 use storage::{Queryable, StoreError};
 
+use crate::active::ActiveQueries;
 use crate::auth::Auth;
 use crate::metrics::WebMetrics;
+use crate::notifications::Notifications;
+use crate::query_log::QueryLog;
+use crate::table::Endpoint;
+use crate::work::Work;
 
 /// Everything the router works on.
 #[derive(Clone)]
@@ -35,6 +41,16 @@ pub struct WebState {
     pub metrics: WebMetrics,
     /// Who may call.
     pub auth: Arc<Auth>,
+    /// Places for what blocks; one for the life of the program.
+    pub work: Work,
+    /// Labels added where data leaves for other systems.
+    pub external_labels: Labels,
+    /// Where queries are logged.
+    pub query_log: Arc<QueryLog>,
+    /// Which queries are being evaluated, for the next start to know.
+    pub active_queries: Arc<ActiveQueries>,
+    /// What a person at the page should know.
+    pub notifications: Arc<Notifications>,
     /// What is switched on, and what the status pages show.
     pub options: Arc<Options>,
 }
@@ -46,8 +62,13 @@ pub struct Options {
     pub enable_admin_api: bool,
     /// Whether `/-/reload` and `/-/quit` work (Prometheus: `--web.enable-lifecycle`).
     pub enable_lifecycle: bool,
-    /// Queries evaluated at once; further ones wait (Prometheus: `--query.max-concurrency`).
-    pub query_concurrency_max: usize,
+    /// Most samples of a remote read that is not a stream; 0 for any number (Prometheus:
+    /// `--storage.remote.read-sample-limit`).
+    pub read_sample_limit: u64,
+    /// Bytes of a frame of a remote read, about (Prometheus: `--storage.remote.read-max-bytes-in-frame`).
+    pub read_frame_bytes_max: usize,
+    /// The doors beside this crate's endpoints, for lists of what there is.
+    pub doors: Vec<Endpoint>,
     /// Where this program listens, `host:port`, for the `globalUrl` of local targets.
     pub listen_address: String,
     /// The flags by name, without dashes, as `/api/v1/status/flags` shows them.
@@ -61,7 +82,9 @@ impl Default for Options {
         Options {
             enable_admin_api: false,
             enable_lifecycle: false,
-            query_concurrency_max: 20,
+            read_sample_limit: 50_000_000,
+            read_frame_bytes_max: 1 << 20,
+            doors: Vec::new(),
             listen_address: String::new(),
             flags: BTreeMap::new(),
             build: BuildInfo::default(),
@@ -174,8 +197,33 @@ pub trait StoreAdmin: Send + Sync {
     /// See [`StoreError`].
     fn tsdb_status(&self, tenant: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError>;
 
+    /// What is finished on the disk, oldest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn blocks(&self, tenant: &TenantId) -> Result<Vec<BlockInfo>, StoreError>;
+
     /// Who makes how many series, with at most `limit` entries a list.
     fn series_usage(&self, tenant: &TenantId, limit: usize) -> SeriesUsage;
+}
+
+/// One of the files samples end in: `/api/v1/status/tsdb/blocks`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// Its name, a ULID.
+    pub ulid: String,
+    /// Oldest sample, milliseconds.
+    pub min_ms: i64,
+    /// Behind the newest sample, milliseconds.
+    pub end_ms: i64,
+    /// Float samples.
+    pub floats: u64,
+    /// Histogram samples.
+    pub histograms: u64,
+    /// Series.
+    pub series: u64,
+    /// How often its samples have been merged, from 1.
+    pub level: u32,
 }
 
 /// Who makes how many series: `/api/v1/status/series`.
@@ -243,6 +291,18 @@ pub trait TargetStatus: Send + Sync {
     /// The names of all pools, sorted, also of those without targets.
     fn scrape_pools(&self, tenant: &TenantId) -> Vec<String>;
 
+    /// The configuration of a pool; none when there is no such pool.
+    fn pool_config(&self, tenant: &TenantId, pool: &str) -> Option<PoolConfig>;
+
     /// What active targets state of their metrics: of `metric`, or of all.
     fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Vec<TargetMetadata>;
+}
+
+/// The configuration of a scrape pool.
+#[derive(Debug, Clone, Default)]
+pub struct PoolConfig {
+    /// As YAML, secrets as `<secret>`.
+    pub yaml: String,
+    /// The rules its targets go through.
+    pub relabel: Vec<Rule>,
 }

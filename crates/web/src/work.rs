@@ -16,19 +16,52 @@ const LOOKUP_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long a look-up of many selectors may take.
 const SEARCH_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// The places for blocking work.
+/// How long a remote read waits for its turn.
+const READ_WAIT_MAX: Duration = Duration::from_secs(120);
+/// Bytes of forms and requests that are being read, or still needed, of all connections together.
+const FORM_BYTES_MAX: usize = 64 << 20;
+
+/// The places for blocking work, and the memory for what it is asked. One for the life of the program:
+/// what was there before a reload counts after it.
 #[derive(Debug, Clone)]
-pub(crate) struct Work {
+pub struct Work {
     queries: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    form_bytes: Arc<Semaphore>,
 }
 
 impl Work {
-    pub(crate) fn new(query_concurrency_max: usize) -> Work {
+    /// Places for so many queries and remote reads at once; at least one each.
+    pub fn new(query_concurrency_max: usize, read_concurrency_max: usize) -> Work {
+        let places = |count: usize| Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
         Work {
-            queries: Arc::new(Semaphore::new(query_concurrency_max.max(1))),
-            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            queries: places(query_concurrency_max),
+            lookups: places(LOOKUPS_MAX),
+            reads: places(read_concurrency_max),
+            form_bytes: places(FORM_BYTES_MAX),
         }
+    }
+
+    /// Memory for `bytes` more of a form, as long as the permit lives.
+    ///
+    /// # Errors
+    /// All of it is taken.
+    pub(crate) fn form_memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let busy = || ApiError::new(ErrorKind::Busy, "too many large requests at once; try again later");
+        let bytes = u32::try_from(bytes).map_err(|_| busy())?;
+        Arc::clone(&self.form_bytes).try_acquire_many_owned(bytes).map_err(|_| busy())
+    }
+
+    /// Runs a remote read, however long it takes, as long as somebody waits.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Patience) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let place = place(&self.reads, READ_WAIT_MAX, "too many remote reads at once").await?;
+        let patience = Patience { cancel: CancelFlag::default(), deadline: None };
+        let _cancel_on_drop = CancelOnDrop(patience.cancel.clone());
+        on_thread(place, move || run(&patience)).await
     }
 
     /// Runs a query. `run` gets what is left of `timeout` after waiting for a place, and a flag that
@@ -51,7 +84,8 @@ impl Work {
         &self,
         run: impl FnOnce(&Patience) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let patience = Patience { cancel: CancelFlag::default(), deadline: Instant::now() + SEARCH_TIME_MAX };
+        let deadline = Some(Instant::now() + SEARCH_TIME_MAX);
+        let patience = Patience { cancel: CancelFlag::default(), deadline };
         let _cancel_on_drop = CancelOnDrop(patience.cancel.clone());
         self.lookup(move || run(&patience)).await
     }
@@ -72,16 +106,16 @@ impl Work {
 #[derive(Debug, Clone)]
 pub(crate) struct Patience {
     cancel: CancelFlag,
-    deadline: Instant,
+    deadline: Option<Instant>,
 }
 
 impl Patience {
     /// Whether anybody still waits.
     pub(crate) fn check(&self) -> Result<(), ApiError> {
         if self.cancel.is_cancelled() {
-            return Err(ApiError::new(ErrorKind::Canceled, "the client has gone"));
+            return Err(ApiError::gone());
         }
-        if Instant::now() >= self.deadline {
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             let late = format!("the look-up took more than {SEARCH_TIME_MAX:?}");
             return Err(ApiError::new(ErrorKind::Timeout, late));
         }
@@ -132,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_query_is_cancelled_and_keeps_its_place_until_it_ends() {
-        let work = Work::new(1);
+        let work = Work::new(1, 1);
         let (report, reports) = mpsc::channel();
         let asked = work.clone();
         let waiting = tokio::spawn(async move {
@@ -157,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_search_ends_at_its_next_look_at_patience() {
-        let work = Work::new(1);
+        let work = Work::new(1, 1);
         let (report, reports) = mpsc::channel();
         let asked = work.clone();
         let waiting = tokio::spawn(async move {
@@ -181,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_in_the_queue_counts() {
-        let work = Work::new(1);
+        let work = Work::new(1, 1);
         let held = work.queries.clone().acquire_owned().await.expect("open");
         let late = work.query(Duration::ZERO, |_, _| Ok(())).await;
         drop(held);
@@ -189,8 +223,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn memory_for_forms_ends_and_comes_back() {
+        let work = Work::new(1, 1);
+        let held = work.form_memory(FORM_BYTES_MAX - 10).expect("there is enough");
+        let rest = work.form_memory(10).expect("it just fits");
+        assert_eq!(work.form_memory(1).expect_err("all is taken").kind, ErrorKind::Busy);
+        drop(rest);
+        assert!(work.form_memory(11).is_err());
+        drop(held);
+        assert!(work.form_memory(FORM_BYTES_MAX).is_ok());
+    }
+
+    #[tokio::test]
     async fn a_panic_is_an_answer() {
-        let answer: Result<(), _> = Work::new(1).lookup(|| panic!("on purpose")).await;
+        let answer: Result<(), _> = Work::new(1, 1).lookup(|| panic!("on purpose")).await;
         assert_eq!(answer.expect_err("panicked").kind, ErrorKind::Internal);
     }
 }

@@ -17,3 +17,18 @@ mod operations;
 
 #[path = "api/exemplars.rs"]
 mod exemplars;
+
+#[path = "api/table.rs"]
+mod table;
+
+#[path = "api/federate.rs"]
+mod federate;
+
+#[path = "api/read.rs"]
+mod read;
+
+#[path = "api/about.rs"]
+mod about;
+
+#[path = "api/query_log.rs"]
+mod query_log;

@@ -76,16 +76,12 @@ pub struct Global {
 }
 
 impl GlobalText {
-    /// Checks what was written and applies defaults; what has no effect is added to `notices`.
+    /// Checks what was written and applies defaults.
     ///
     /// # Errors
     /// The first contradiction, with the field at fault.
-    pub fn validate(&self, dir: &Path, notices: &mut Vec<ConfigError>) -> Result<Global, ConfigError> {
+    pub fn validate(&self, dir: &Path) -> Result<Global, ConfigError> {
         let names = NameValidation::parse(self.metric_name_validation_scheme.as_deref())?.unwrap_or_default();
-        if self.query_log_file.is_some() {
-            let why = "no effect: queries are not logged to a file yet";
-            notices.push(ConfigError::new("query_log_file", why));
-        }
         let stated = |duration: Option<ConfigDuration>| duration.filter(|d| !d.0.is_zero());
         Ok(Global {
             scrape: self.scrape(names, dir)?,

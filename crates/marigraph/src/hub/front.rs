@@ -4,10 +4,12 @@
 //! the router is swapped when the store is ready and at every reload.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -21,12 +23,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use web::ClientAddress;
 
 /// Connections served at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 4096;
@@ -50,6 +54,9 @@ const DEADLINES: Deadlines = Deadlines {
 
 /// Longest a stop waits for requests under way.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a connection is looked at while its request runs.
+const GONE_CHECK: Duration = Duration::from_secs(1);
 
 /// Pause after a failed accept: the cause (no descriptors left) needs a moment to pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -126,10 +133,10 @@ async fn accept(
             let permit = Arc::clone(&permits).acquire_owned().await;
             (permit, listener.accept().await)
         };
-        let (permit, stream) = tokio::select! {
+        let (permit, stream, client) = tokio::select! {
             () = stop.cancelled() => break,
             (permit, accepted) = next => match accepted {
-                Ok((stream, _)) => (permit, stream),
+                Ok((stream, client)) => (permit, stream, client),
                 Err(error) => {
                     tracing::warn!(%error, "accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -138,16 +145,27 @@ async fn accept(
             },
         };
         let current = Arc::clone(&current);
-        let service = service_fn(move |request: http::Request<Incoming>| {
+        let running = Arc::new(AtomicUsize::new(0));
+        let requests = Arc::clone(&running);
+        let service = service_fn(move |mut request: http::Request<Incoming>| {
             let router = Router::clone(&current.load());
-            answer(router, request, deadlines)
+            request.extensions_mut().insert(ClientAddress(client.ip()));
+            let running = Running::new(&requests);
+            async move {
+                let _running = running;
+                answer(router, request, deadlines).await
+            }
         });
         set_no_delay(&stream);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let watched = graceful.watch(connection);
+        let stream = Shared(Arc::new(Mutex::new(stream)));
+        let gone = until_gone(stream.clone(), running);
+        let watched = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            // A client that breaks off is its own business.
-            let _ = watched.await;
+            tokio::select! {
+                // A client that breaks off is its own business.
+                _ = watched => {}
+                () = gone => {}
+            }
             drop(permit);
         });
     }
@@ -212,6 +230,83 @@ impl hyper::body::Body for TimedBody {
     }
 }
 
+/// A request under way, counted as long as this lives.
+struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn new(count: &Arc<AtomicUsize>) -> Running {
+        count.fetch_add(1, Ordering::Relaxed);
+        Running(Arc::clone(count))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream that can be looked at while hyper has it.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<TcpStream>>);
+
+impl Shared {
+    /// Whether the client has said its last word, whatever lies before it unread.
+    fn has_ended(&self) -> bool {
+        let stream = self.0.lock();
+        let ready = std::pin::pin!(stream.ready(Interest::READABLE));
+        let mut context = Context::from_waker(Waker::noop());
+        matches!(ready.poll(&mut context), Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+}
+
+impl AsyncRead for Shared {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.lock()).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Shared {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.lock()).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.lock()).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.lock()).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.lock()).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+/// Ends when the client leaves in the middle of a request. hyper sees that too, but not behind bytes
+/// that it has no use for yet: a second request, or anything a client sends before it leaves.
+async fn until_gone(stream: Shared, running: Arc<AtomicUsize>) {
+    loop {
+        tokio::time::sleep(GONE_CHECK).await;
+        if running.load(Ordering::Relaxed) > 0 && stream.has_ended() {
+            return;
+        }
+    }
+}
+
 /// Small answers should not wait for more; a failure only costs time.
 fn set_no_delay(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
@@ -266,6 +361,39 @@ mod tests {
             assert_eq!(shown, *expected, "{name}: {said}");
             assert!(began.elapsed() < Duration::from_secs(20), "{name} took {:?}", began.elapsed());
         }
+        front.stop().await;
+    }
+    /// Tells when it is dropped.
+    struct Dropped(Option<tokio::sync::oneshot::Sender<()>>);
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            let _ = self.0.take().map(|told| told.send(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_behind_more_bytes_ends_its_request() {
+        let (told, gone) = tokio::sync::oneshot::channel();
+        let (started, running) = tokio::sync::oneshot::channel();
+        let both = Arc::new(Mutex::new(Some((told, started))));
+        let handler = move || {
+            let (told, started) = both.lock().take().expect("one request");
+            async move {
+                let _dropped = Dropped(Some(told));
+                let _ = started.send(());
+                std::future::pending::<()>().await;
+            }
+        };
+        let router = Router::new().route("/", axum::routing::get(handler));
+        let front = Bound::to("127.0.0.1:0").await.expect("a port").serve(router);
+        let mut client = TcpStream::connect(front.addr).await.expect("a connection");
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("send");
+        running.await.expect("the request runs");
+        client.write_all(&b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100)).await.expect("send more");
+        drop(client);
+        let ended = tokio::time::timeout(Duration::from_secs(20), gone).await;
+        assert!(ended.is_ok(), "the request runs on without a client");
         front.stop().await;
     }
 }

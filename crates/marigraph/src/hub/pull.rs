@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use discovery::{
-    BoxFuture, HttpFetch, HttpRequest, HttpResponse, PoolConfig, PoolTargets, Source, SystemResolver,
-};
+use discovery::{BoxFuture, HttpFetch, HttpRequest, HttpResponse, PoolTargets, Source, SystemResolver};
 use model::TenantId;
 use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use scrape::client::{Fetch, FetchError, HttpClient, TcpConnector};
 use scrape::config::HttpClientConfig;
@@ -20,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use web::TargetStatus;
+use web::{PoolConfig, TargetStatus};
 
 use crate::config::{Config, Discovery, DnsRecord, Job};
 
@@ -31,6 +29,8 @@ pub(crate) struct Pull {
     handing_over: Mutex<Option<JoinHandle<()>>>,
     /// Clients of HTTP discovery in force: an unchanged one goes on undisturbed over a reload.
     clients: Mutex<Vec<Arc<DiscoveryClient>>>,
+    /// What the pages tell of each pool's configuration.
+    configs: RwLock<BTreeMap<String, PoolConfig>>,
 }
 
 impl Pull {
@@ -54,7 +54,13 @@ impl Pull {
         let (discovery, found) =
             discovery::Manager::new(discovery::Options::default(), metrics, resolver, stop);
         let handing_over = tokio::spawn(hand_over(found, Arc::clone(&scraper)));
-        Pull { scraper, discovery, handing_over: Mutex::new(Some(handing_over)), clients: Mutex::default() }
+        Pull {
+            scraper,
+            discovery,
+            handing_over: Mutex::new(Some(handing_over)),
+            clients: Mutex::default(),
+            configs: RwLock::default(),
+        }
     }
 
     /// Makes `config`'s jobs the jobs; what is unchanged goes on undisturbed.
@@ -68,11 +74,20 @@ impl Pull {
             .jobs
             .iter()
             .map(|job| self.pool(job, &clients, &mut used))
-            .collect::<Result<Vec<PoolConfig>>>()?;
+            .collect::<Result<Vec<discovery::PoolConfig>>>()?;
         let jobs: Vec<_> = config.jobs.iter().map(|job| Arc::clone(&job.scrape)).collect();
         self.scraper.apply(&jobs)?;
         self.discovery.apply(pools);
         *clients = used;
+        *self.configs.write() = config
+            .jobs
+            .iter()
+            .zip(config.jobs_yaml())
+            .map(|(job, yaml)| {
+                let relabel = job.scrape.relabel.clone();
+                (job.scrape.job_name.clone(), PoolConfig { yaml, relabel })
+            })
+            .collect();
         Ok(())
     }
 
@@ -91,7 +106,7 @@ impl Pull {
         job: &Job,
         before: &[Arc<DiscoveryClient>],
         used: &mut Vec<Arc<DiscoveryClient>>,
-    ) -> Result<PoolConfig> {
+    ) -> Result<discovery::PoolConfig> {
         let name = &job.scrape.job_name;
         let source = |discovery: &Discovery| {
             Ok(match discovery {
@@ -119,7 +134,7 @@ impl Pull {
             })
         };
         let sources = job.discovery.iter().map(source).collect::<Result<Vec<Source>>>()?;
-        Ok(PoolConfig { name: name.clone(), sources })
+        Ok(discovery::PoolConfig { name: name.clone(), sources })
     }
 
     fn client(
@@ -207,6 +222,10 @@ impl TargetStatus for Pull {
 
     fn scrape_pools(&self, _tenant: &TenantId) -> Vec<String> {
         self.scraper.scrape_pools()
+    }
+
+    fn pool_config(&self, _tenant: &TenantId, pool: &str) -> Option<PoolConfig> {
+        self.configs.read().get(pool).cloned()
     }
 
     fn metadata(&self, _tenant: &TenantId, metric: Option<&str>) -> Vec<TargetMetadata> {

@@ -12,7 +12,10 @@ use stdx::clock::Clock;
 use storage::StoreError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tsdb::Db;
-use web::{BuildInfo, Lifecycle, Readiness, RuntimeInfo, SeriesMaker, SeriesUsage, StoreAdmin, TsdbStatus};
+use web::{
+    BlockInfo, BuildInfo, Lifecycle, Notice, Notifications, Readiness, RuntimeInfo, SeriesMaker, SeriesUsage,
+    StoreAdmin, TsdbStatus,
+};
 
 use super::ConfigSource;
 use crate::config::Config;
@@ -43,6 +46,8 @@ pub(crate) struct Program {
     reloads: mpsc::Sender<Reply>,
     reload_gauge: Gauge,
     reload_time_gauge: Gauge,
+    /// What a person at the page should know.
+    pub(crate) notifications: Arc<Notifications>,
 }
 
 impl Program {
@@ -88,6 +93,7 @@ impl Program {
             reloads,
             reload_gauge,
             reload_time_gauge,
+            notifications: Arc::default(),
         };
         (Arc::new(program), waiting)
     }
@@ -106,11 +112,20 @@ impl Program {
     pub(crate) fn reloaded(&self, success: bool) {
         self.reload_succeeded.store(success, Ordering::Relaxed);
         self.reload_gauge.set(i64::from(success));
+        self.notifications.set(Notice::ReloadFailed, !success, self.clock.now_ms());
+    }
+
+    fn read_only(&self, reason: String) -> Readiness {
+        self.notifications.set(Notice::ReadOnly, true, self.clock.now_ms());
+        Readiness::ReadOnly(reason)
     }
 
     /// The program ends.
     pub(crate) fn stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.notifications.set(Notice::Stopping, true, self.clock.now_ms());
+        // pages that listen would keep the listener from stopping
+        self.notifications.close();
     }
 }
 
@@ -121,7 +136,7 @@ impl Lifecycle for Program {
         }
         self.store
             .readiness()
-            .map_or_else(|not_ready| Readiness::ReadOnly(not_ready.reason), |()| Readiness::Ready)
+            .map_or_else(|not_ready| self.read_only(not_ready.reason), |()| Readiness::Ready)
     }
 
     fn refused_tenants(&self) -> usize {
@@ -194,6 +209,19 @@ impl StoreAdmin for Store {
             "made a snapshot"
         );
         Ok(name)
+    }
+
+    fn blocks(&self, tenant: &TenantId) -> Result<Vec<BlockInfo>, StoreError> {
+        let block = |part: tsdb::part::PartInfo| BlockInfo {
+            ulid: part.spec.id.to_string(),
+            min_ms: part.min_ms,
+            end_ms: part.max_ms.saturating_add(1),
+            floats: part.samples,
+            histograms: part.histograms,
+            series: u64::from(part.series),
+            level: u32::from(part.spec.level) + 1,
+        };
+        Ok(self.0.part_infos(tenant).into_iter().map(block).collect())
     }
 
     fn series_usage(&self, tenant: &TenantId, limit: usize) -> SeriesUsage {

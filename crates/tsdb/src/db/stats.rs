@@ -5,6 +5,7 @@ use model::TenantId;
 use super::{Db, Inner};
 use crate::head::budget::{SeriesLimits, SeriesUsage};
 use crate::head::tile::Block;
+use crate::part::PartInfo;
 
 /// A label (or pair, or metric name) and a figure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +65,15 @@ impl Db {
     /// Figures of a tenant; lists are cut at `top` entries.
     pub fn stats(&self, tenant: &TenantId, top: usize) -> Stats {
         self.inner.stats(tenant, top).unwrap_or_default()
+    }
+
+    /// What each part of a tenant holds, the oldest samples first.
+    pub fn part_infos(&self, tenant: &TenantId) -> Vec<PartInfo> {
+        let Some(tenant) = self.inner.tenants.read().get(tenant).cloned() else { return Vec::new() };
+        let mut parts: Vec<PartInfo> =
+            tenant.version.load().parts.iter().map(|entry| entry.part.info().clone()).collect();
+        parts.sort_by_key(|part| (part.min_ms, part.spec.id));
+        parts
     }
 
     /// Sets what sources and jobs may have from now on. Series above a limit that are there stay.

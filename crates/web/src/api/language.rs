@@ -13,7 +13,7 @@ use crate::reply::ApiError;
 use crate::work::Patience;
 
 /// A selector, as `match[]` has it.
-pub(super) fn selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
+pub(crate) fn selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
     parser::parse_matchers(text)
 }
 

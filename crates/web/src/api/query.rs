@@ -1,11 +1,15 @@
 //! Queries: evaluate, format, and exemplars.
 
+use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
+use http::Method;
+use http::request::Parts;
 use model::number;
-use promql::answer::{Answer, Stats, StepStats, Timings};
+use promql::answer::{Answer, EvalError, Stats, StepStats, Timings};
 use promql::engine::QueryOptions;
 use storage::SeriesExemplars;
 
@@ -14,23 +18,43 @@ use crate::App;
 use crate::auth::Caller;
 use crate::form::{Form, TIME_MAX_MS, TIME_MIN_MS, go_quoted};
 use crate::json;
+use crate::query_log::{ClientAddress, Logged};
+use crate::state::WebState;
 
 /// Most steps of a range query: a week by the minute, or a year by the hour.
 const STEPS_MAX: i64 = 11_000;
 const NS_PER_MS: i64 = 1_000_000;
 
+/// Where a query comes from, for the query log.
+pub(super) struct Origin {
+    client: Option<IpAddr>,
+    method: Method,
+    path: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Origin {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Origin, Infallible> {
+        let client = parts.extensions.get::<ClientAddress>().map(|client| client.0);
+        Ok(Origin { client, method: parts.method.clone(), path: parts.uri.path().to_owned() })
+    }
+}
+
 /// `/query`
-pub(super) async fn instant(State(app): State<App>, caller: Caller, form: Form) -> ApiResult {
+pub(super) async fn instant(State(app): State<App>, caller: Caller, origin: Origin, form: Form) -> ApiResult {
     let limit = form.limit()?;
     let at_ms = form.time_or("time", app.state.clock.now_ms())?;
-    let asked = Asked::read(&form, limit)?;
+    let asked = Asked::read(&form, limit, Span { start_ms: at_ms, end_ms: at_ms, step_ms: 0 }, origin)?;
     let (engine, store) = (app.state.engine.clone(), app.state.store.clone());
-    let query = form.get("query").to_owned();
-    asked.answer(&app, move |options| engine.instant(&*store, &caller.tenant, &query, at_ms, options)).await
+    let evaluate = move |query: &str, options: &QueryOptions| {
+        engine.instant(&*store, &caller.tenant, query, at_ms, options)
+    };
+    asked.answer(&app, evaluate).await
 }
 
 /// `/query_range`
-pub(super) async fn range(State(app): State<App>, caller: Caller, form: Form) -> ApiResult {
+pub(super) async fn range(State(app): State<App>, caller: Caller, origin: Origin, form: Form) -> ApiResult {
     let limit = form.limit()?;
     let start_ms = form.time("start")?;
     let end_ms = form.time("end")?;
@@ -38,11 +62,10 @@ pub(super) async fn range(State(app): State<App>, caller: Caller, form: Form) ->
         return Err(ApiError::parameter("end", "end timestamp must not be before start time"));
     }
     let step_ms = step_ms(&form, end_ms.saturating_sub(start_ms))?;
-    let asked = Asked::read(&form, limit)?;
+    let asked = Asked::read(&form, limit, Span { start_ms, end_ms, step_ms }, origin)?;
     let (engine, store) = (app.state.engine.clone(), app.state.store.clone());
-    let query = form.get("query").to_owned();
-    let evaluate = move |options: &QueryOptions| {
-        engine.range(&*store, &caller.tenant, &query, start_ms, end_ms, step_ms, options)
+    let evaluate = move |query: &str, options: &QueryOptions| {
+        engine.range(&*store, &caller.tenant, query, start_ms, end_ms, step_ms, options)
     };
     asked.answer(&app, evaluate).await
 }
@@ -61,8 +84,18 @@ fn step_ms(form: &Form, span_ms: i64) -> Result<i64, ApiError> {
     Ok((step_ns / NS_PER_MS).max(1))
 }
 
-/// What a query asks for beside its text and times.
+/// The times of a query, milliseconds; the step of an instant query is 0.
+struct Span {
+    start_ms: i64,
+    end_ms: i64,
+    step_ms: i64,
+}
+
+/// What a query asks for.
 struct Asked {
+    query: String,
+    span: Span,
+    origin: Origin,
     limit: usize,
     timeout: Option<Duration>,
     lookback_ms: Option<i64>,
@@ -71,7 +104,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn read(form: &Form, limit: usize) -> Result<Asked, ApiError> {
+    fn read(form: &Form, limit: usize, span: Span, origin: Origin) -> Result<Asked, ApiError> {
         let timeout = form.timeout()?;
         let lookback_ms = match form.get("lookback_delta") {
             "" => None,
@@ -83,15 +116,17 @@ impl Asked {
                 Some(ns / NS_PER_MS).filter(|ms| *ms > 0)
             }
         };
-        Ok(Asked { limit, timeout, lookback_ms, stats: form.get("stats").to_owned() })
+        let (query, stats) = (form.get("query").to_owned(), form.get("stats").to_owned());
+        Ok(Asked { query, span, origin, limit, timeout, lookback_ms, stats })
     }
 
     /// Evaluates and writes the answer, on a thread of its own.
     async fn answer(
         self,
         app: &App,
-        evaluate: impl FnOnce(&QueryOptions) -> Result<Answer, promql::answer::EvalError> + Send + 'static,
+        evaluate: impl FnOnce(&str, &QueryOptions) -> Result<Answer, EvalError> + Send + 'static,
     ) -> ApiResult {
+        let state = app.state.clone();
         let timeout_max = app.state.engine.options().timeout;
         let timeout = self.timeout.map_or(timeout_max, |asked| asked.min(timeout_max));
         let run = move |left, cancel| {
@@ -102,11 +137,38 @@ impl Asked {
                 per_step_stats: self.stats == "all",
                 limit: self.limit,
             };
-            let mut answer = evaluate(&options)?;
+            let active = state.active_queries.begin(&self.query, state.clock.now_ms());
+            let outcome = evaluate(&self.query, &options);
+            drop(active);
+            let queued = timeout.saturating_sub(left);
+            self.log(&state, &outcome, queued);
+            let mut answer = outcome?;
             answer.warnings.extend(stats_warning(&self.stats));
-            Ok(reply(answer, !self.stats.is_empty(), timeout.saturating_sub(left)))
+            Ok(reply(answer, !self.stats.is_empty(), queued))
         };
         app.work.query(timeout, run).await
+    }
+
+    /// Writes a line of the query log; not of what was refused before it was evaluated.
+    fn log(&self, state: &WebState, outcome: &Result<Answer, EvalError>, queued: Duration) {
+        if !state.query_log.is_on() || matches!(outcome, Err(EvalError::Parse(_) | EvalError::BadRequest(_)))
+        {
+            return;
+        }
+        let Span { start_ms, end_ms, step_ms } = self.span;
+        state.query_log.write(&Logged {
+            now_ms: state.clock.now_ms(),
+            query: &self.query,
+            start_ms,
+            end_ms,
+            step_ms,
+            error: outcome.as_ref().err().map(ToString::to_string),
+            stats: outcome.as_ref().map_or(&Stats::default(), |answer| &answer.stats),
+            queued,
+            client: self.origin.client,
+            method: self.origin.method.as_str(),
+            path: &self.origin.path,
+        });
     }
 }
 
@@ -135,7 +197,7 @@ fn reply(answer: Answer, with_stats: bool, queued: Duration) -> Reply {
 }
 
 /// Source: Prometheus `util/stats/query_stats.go`, `BuiltinStats`.
-fn write_stats(out: &mut Vec<u8>, stats: &Stats, queued: Duration) {
+pub(crate) fn write_stats(out: &mut Vec<u8>, stats: &Stats, queued: Duration) {
     let Timings { parse: _, prepare, inner_eval, result_sort, total } = stats.timings;
     let mut all = json::Object::new(out);
     let mut timings = json::Object::new(all.field("timings"));

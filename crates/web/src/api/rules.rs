@@ -67,8 +67,3 @@ pub(super) async fn alerts() -> Reply {
 pub(super) async fn alertmanagers() -> Reply {
     Reply::new(|out| out.extend_from_slice(b"{\"activeAlertmanagers\":[],\"droppedAlertmanagers\":[]}"))
 }
-
-/// `/notifications`
-pub(super) async fn notifications() -> Reply {
-    Reply::new(|out| out.extend_from_slice(b"[]"))
-}

@@ -8,7 +8,7 @@ use crate::auth::Caller;
 use crate::form::Form;
 use crate::json;
 use crate::process;
-use crate::state::{BuildInfo, TsdbStatus};
+use crate::state::{BlockInfo, BuildInfo, TsdbStatus};
 
 /// Most entries of a list of `/status/tsdb`, and how many there are unasked.
 const TSDB_LIMIT_MAX: usize = 10_000;
@@ -121,4 +121,43 @@ fn write_tsdb(out: &mut Vec<u8>, status: &TsdbStatus, limit: usize) {
 /// `/status/walreplay`: whoever gets this answer gets it after the replay.
 pub(super) async fn wal_replay() -> Reply {
     Reply::new(|out| out.extend_from_slice(b"{\"min\":0,\"max\":0,\"current\":0}"))
+}
+
+/// `/status/tsdb/blocks`: parts are what blocks are elsewhere.
+pub(super) async fn blocks(State(app): State<App>, caller: Caller) -> ApiResult {
+    let admin = app.state.admin.clone();
+    let run = move || {
+        let blocks = admin.blocks(&caller.tenant)?;
+        Ok(Reply::new(|out| {
+            let mut data = json::Object::new(out);
+            data.array("blocks", &blocks, |out, block| write_block(out, block));
+            data.end();
+        }))
+    };
+    app.work.lookup(run).await
+}
+
+/// Source: Prometheus `tsdb/block.go`, `BlockMeta`.
+fn write_block(out: &mut Vec<u8>, block: &BlockInfo) {
+    let mut entry = json::Object::new(out);
+    entry.text("ulid", &block.ulid);
+    entry.integer("minTime", block.min_ms);
+    entry.integer("maxTime", block.end_ms);
+    let mut stats = json::Object::new(entry.field("stats"));
+    for (name, count) in [
+        ("numSamples", block.floats + block.histograms),
+        ("numFloatSamples", block.floats),
+        ("numHistogramSamples", block.histograms),
+        ("numSeries", block.series),
+    ] {
+        if count > 0 {
+            stats.integer(name, count);
+        }
+    }
+    stats.end();
+    let mut compaction = json::Object::new(entry.field("compaction"));
+    compaction.integer("level", block.level);
+    compaction.end();
+    entry.integer("version", 1);
+    entry.end();
 }

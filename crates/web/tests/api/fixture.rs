@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use axum::response::Response;
 use http::{HeaderMap, Request, StatusCode};
+use model::relabel::{Action, NameScheme, Rule, RuleSpec};
 use model::status::{ActiveTarget, DroppedTarget, TargetHealth, TargetMetadata};
 use model::{Labels, Matcher, Metadata, MetricType, SourceId, TenantId};
 use prometheus_client::registry::Registry;
@@ -15,8 +17,8 @@ use storage::memory::MemoryStore;
 use storage::{Appender, Batch, MetadataEntry, Policy, Queryable, Row, SourceDesc, StoreError};
 use tower::ServiceExt;
 use web::{
-    Auth, BuildInfo, Lifecycle, Options, Readiness, RuntimeInfo, SeriesMaker, SeriesUsage, StoreAdmin,
-    TargetStatus, TsdbStatus, WebMetrics, WebState,
+    Auth, BlockInfo, BuildInfo, Endpoint, Lifecycle, Notifications, Options, PoolConfig, QueryLog, Readiness,
+    RuntimeInfo, SeriesMaker, SeriesUsage, StoreAdmin, TargetStatus, TsdbStatus, WebMetrics, WebState, Work,
 };
 
 pub(crate) const FIRST_MS: i64 = 1_000_000;
@@ -103,6 +105,19 @@ impl StoreAdmin for Program {
         })
     }
 
+    fn blocks(&self, _: &TenantId) -> Result<Vec<BlockInfo>, StoreError> {
+        let block = BlockInfo {
+            ulid: "01HF0000000000000000000000".into(),
+            min_ms: 1_000,
+            end_ms: 2_001,
+            floats: 7,
+            histograms: 2,
+            series: 3,
+            level: 1,
+        };
+        Ok(vec![block.clone(), BlockInfo { histograms: 0, level: 2, ..block }])
+    }
+
     fn series_usage(&self, _: &TenantId, limit: usize) -> SeriesUsage {
         let maker = |job: &str, series, refused| SeriesMaker {
             labels: Labels::from_pairs([("job", job)]),
@@ -153,6 +168,27 @@ impl TargetStatus for Program {
         vec!["a".into(), "b".into()]
     }
 
+    fn pool_config(&self, _: &TenantId, pool: &str) -> Option<PoolConfig> {
+        let rule = |spec| Rule::new(spec, NameScheme::Utf8).expect("a rule");
+        let relabel = vec![
+            rule(RuleSpec {
+                source_labels: vec!["__address__".into()],
+                target_label: "instance".into(),
+                replacement: "<$1>".into(),
+                ..RuleSpec::default()
+            }),
+            rule(RuleSpec {
+                source_labels: vec!["env".into(), "zone".into()],
+                separator: "/".into(),
+                regex: Some("prod/.*".into()),
+                action: Action::Keep,
+                ..RuleSpec::default()
+            }),
+            rule(RuleSpec { regex: Some("env".into()), action: Action::LabelDrop, ..RuleSpec::default() }),
+        ];
+        (pool == "a").then(|| PoolConfig { yaml: "job_name: a\n".into(), relabel })
+    }
+
     fn metadata(&self, _: &TenantId, metric: Option<&str>) -> Vec<TargetMetadata> {
         let entry = |job: &str, metric: &str| TargetMetadata {
             target: Labels::from_pairs([("job", job)]),
@@ -175,11 +211,17 @@ pub(crate) struct Setup {
     pub(crate) admin: bool,
     pub(crate) lifecycle: bool,
     pub(crate) auth: Auth,
+    pub(crate) external_labels: Labels,
+    /// 0 for the usual limit.
+    pub(crate) read_sample_limit: u64,
 }
 
 pub(crate) struct Fixture {
     pub(crate) router: Router,
     pub(crate) program: Arc<Program>,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) query_log: Arc<QueryLog>,
+    pub(crate) notifications: Arc<Notifications>,
 }
 
 /// An answer as it came.
@@ -220,9 +262,16 @@ impl Fixture {
                 ("storage.path".into(), "./data".into()),
                 ("retention.time".into(), "15d".into()),
             ]),
+            read_sample_limit: match setup.read_sample_limit {
+                0 => Options::default().read_sample_limit,
+                limit => limit,
+            },
+            read_frame_bytes_max: 64,
+            doors: vec![Endpoint { path: "/api/v1/write".into(), methods: vec!["POST"] }],
             build: BuildInfo { version: "1.2.3".into(), compiler: "rustc".into(), ..BuildInfo::default() },
             ..Options::default()
         };
+        let (query_log, notifications) = (Arc::<QueryLog>::default(), Arc::<Notifications>::default());
         let state = WebState {
             engine: Arc::new(Engine::new(engine)),
             store,
@@ -233,14 +282,30 @@ impl Fixture {
             registry: Arc::new(registry),
             metrics,
             auth: Arc::new(setup.auth),
+            work: Work::new(20, 2),
+            external_labels: setup.external_labels,
+            query_log: query_log.clone(),
+            active_queries: Arc::default(),
+            notifications: notifications.clone(),
             options: Arc::new(options),
         };
-        Fixture { router: web::router_with(state, doors), program }
+        let endpoints = web::endpoints(state.clone());
+        Fixture { router: web::router_with(state, doors), program, endpoints, query_log, notifications }
+    }
+
+    /// Sends `request` and waits for the head of the answer.
+    pub(crate) async fn response(&self, request: Request<Body>) -> Response {
+        self.router.clone().oneshot(request).await.expect("the router answers")
+    }
+
+    /// The status that `request` is answered with; the body may never end.
+    pub(crate) async fn head(&self, request: Request<Body>) -> StatusCode {
+        self.response(request).await.status()
     }
 
     /// Sends `request` and waits for the whole answer.
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.expect("the router answers");
+        let response = self.response(request).await;
         let (head, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.expect("the body arrives");
         let body = String::from_utf8_lossy(&body).into_owned();

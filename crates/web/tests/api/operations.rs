@@ -74,6 +74,7 @@ async fn only_known_callers_get_answers() {
             (Credential::Bearer("writer".into()), caller(Role::Write)),
             (Credential::Basic { user: "root".into(), password: "pw".into() }, caller(Role::Admin)),
         ]),
+        ..Setup::default()
     });
     let root = "Basic cm9vdDpwdw==";
     let cases = [
@@ -180,6 +181,17 @@ async fn answers_are_compressed_for_those_who_ask() {
     let mut text = String::new();
     flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut text).expect("gzip");
     assert_eq!(text, fixture.ask("/api/v1/labels").await.body);
+}
+
+#[tokio::test]
+async fn zstd_is_liked_best() {
+    let fixture = Fixture::new();
+    let request = Request::get("/api/v1/labels").header("accept-encoding", "gzip, zstd");
+    let response = fixture.response(request.body(Body::empty()).expect("a request")).await;
+    assert_eq!(response.headers()["content-encoding"], "zstd");
+    let packed = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+    let text = zstd::decode_all(&packed[..]).expect("zstd");
+    assert_eq!(String::from_utf8_lossy(&text), fixture.ask("/api/v1/labels").await.body);
 }
 
 #[tokio::test]
