@@ -1,7 +1,11 @@
 //! Files and settings.
 
 use discovery::document::{self, Format};
+use marigraph::backup::catalog::Catalog;
 use marigraph::config::Config;
+use marigraph::query::Format as Form;
+use marigraph::query::answer::Value;
+use marigraph::query::print::Printed;
 use model::LabelsBuilder;
 use model::relabel::{self, NameScheme, Rule, RuleSpec};
 
@@ -45,6 +49,49 @@ pub(crate) fn config_seeds() -> Vec<Vec<u8>> {
         "scrape_configs:\n- job_name: y\n  scheme: https\n  basic_auth: {username: u, password: p}\n  tls_config: {insecure_skip_verify: true}\n  http_sd_configs:\n  - url: http://a/b\n    refresh_interval: 1m\n  dns_sd_configs:\n  - names: [a.b]\n    type: A\n    port: 80\n  sample_limit: 5\n  params: {match[]: [\"{a='b'}\"]}\n",
         "a: &x [1, *x]\nb: !!str 1\nc: |\n  text\nd: >-\n  folded\n...\n---\n{\n",
         "web:\n  auth:\n    bearer_tokens: [abc]\nmachine: {path: /m}\nstorage:\n  tsdb: {out_of_order_time_window: 1h}\n",
+    ];
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}
+
+/// The catalog of a backup: what it says of itself it says again.
+pub(crate) fn catalog(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    // A checksum that fits, or nothing would get far.
+    let body = text.split_once("\nend ").map_or(text, |(body, _)| body);
+    let body = format!("{}\n", body.trim_end_matches('\n'));
+    let signed = format!("{body}end {:08x}\n", crc32c::crc32c(body.as_bytes()));
+    for text in [text, &signed] {
+        if let Ok(catalog) = Catalog::parse(text) {
+            assert_eq!(Catalog::parse(&catalog.text()).ok().as_ref(), Some(&catalog));
+            assert!(catalog.files.iter().all(|file| file.path.is_relative()));
+        }
+    }
+}
+
+pub(crate) fn catalog_seeds() -> Vec<Vec<u8>> {
+    let seeds = [
+        "marigraph-backup 1.0\nmade-by 0.1.0\nstore 1.0\nmade-ms 1700000000000\nfile 886b4db4 4 FORMAT\nfile 00000007 29282 wal/00000001.wal\n",
+        "marigraph-backup 1.7\nmade-by 9\nstore 1.9\nmade-ms -5\ncolour blue\nfile 0 0 ../x\n",
+        "marigraph-backup 2.0\nmade-by 9.0.0\n",
+    ];
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}
+
+/// What a server answers to `marigraph query`, and how it is printed.
+pub(crate) fn answer(bytes: &[u8]) {
+    if let Ok(value) = serde_json::from_slice::<Value>(bytes) {
+        assert!(value.printed(Form::Promql).ends_with('\n'));
+        let json = value.printed(Form::Json);
+        assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json}");
+    }
+}
+
+pub(crate) fn answer_seeds() -> Vec<Vec<u8>> {
+    let seeds = [
+        r#"{"resultType":"scalar","result":[1700000000.25,"1e+25"]}"#,
+        r#"{"resultType":"vector","result":[{"metric":{"__name__":"up","b":"x"},"value":[0.001,"NaN"]},{"metric":{},"histogram":[7,{"count":"3","sum":"4.5","buckets":[[3,"-0.001","0.001","1"],[0,"1","1e-7","2"]]}]}]}"#,
+        r#"{"resultType":"matrix","result":[{"metric":{"b":"1"},"values":[[1,"1"],[2,"0.1"]]},{"metric":{"a":"9"},"values":[[-1,"-Inf"]]}]}"#,
+        r#"{"resultType":"string","result":[1,"<a>"]}"#,
     ];
     seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
 }

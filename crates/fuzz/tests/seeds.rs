@@ -55,6 +55,8 @@ targets! {
     regex = "regex",
     numbers = "numbers",
     config = "config",
+    catalogs_of_backups = "backup-catalog",
+    answers_to_queries = "query-answer",
     discovery = "discovery",
     relabel = "relabel",
     tsdb_codec = "tsdb-codec",

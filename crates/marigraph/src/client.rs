@@ -104,7 +104,7 @@ impl ClientArgs {
 }
 
 /// A server, and how to reach it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Server {
     url: Url,
     config: HttpClientConfig,
@@ -138,6 +138,11 @@ impl Server {
             headers: args.headers.clone(),
             timeout: args.timeout,
         })
+    }
+
+    /// The same server, given at least so much time for a request.
+    pub fn patient(&self, least: Duration) -> Server {
+        Server { timeout: self.timeout.max(least), ..self.clone() }
     }
 
     /// Asks `GET path` or, with a form, `POST path`; `path` begins with a slash.

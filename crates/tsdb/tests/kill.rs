@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use model::{Labels, Matcher, SourceId, TenantId};
@@ -65,7 +66,7 @@ fn the_victim() {
         // A flush removes series without new samples; a sender that is told so looks them up again.
         while !taken(&db, &desc, &labels, FIRST_MS + row * STEP_MS, &values) {}
         writeln!(out, "row {row}").and_then(|()| out.flush()).expect("say it");
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::park_timeout(Duration::from_micros(200));
     }
 }
 
@@ -114,23 +115,30 @@ fn live(dir: &Path, next: i64, life: Duration) -> i64 {
         .spawn()
         .expect("start");
     let said = BufReader::new(victim.stdout.take().expect("a pipe"));
+    let (sender, receiver) = channel();
     let reader = std::thread::spawn(move || {
-        let mut acknowledged = 0;
         for line in said.lines().map_while(Result::ok) {
             if let Some(row) = line.strip_prefix("row ").and_then(|row| row.parse::<i64>().ok()) {
-                acknowledged = row + 1;
+                sender.send(row + 1).expect("the test waits");
             }
         }
-        acknowledged
     });
-    let begin = Instant::now();
-    while begin.elapsed() < life {
-        assert!(victim.try_wait().expect("wait").is_none(), "the victim died by itself");
-        std::thread::sleep(Duration::from_millis(5));
+    let (mut acknowledged, end) = (next, Instant::now() + life);
+    loop {
+        match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(rows) => acknowledged = rows,
+            Err(RecvTimeoutError::Timeout) => break,
+            Err(RecvTimeoutError::Disconnected) => panic!("the victim died by itself"),
+        }
+        if Instant::now() >= end {
+            break;
+        }
     }
     victim.kill().expect("kill");
     victim.wait().expect("wait");
-    reader.join().expect("read").max(next)
+    acknowledged = receiver.iter().last().unwrap_or(acknowledged);
+    reader.join().expect("read");
+    acknowledged
 }
 
 #[test]
@@ -162,6 +170,6 @@ fn a_killed_process_loses_nothing_in_the_middle_of_anything() {
             std::fs::remove_dir_all(&path).expect("remove");
         }
     }
-    println!("{kills} kills, {next} rows, {parts} parts and {snapshots} snapshots looked at");
+    eprintln!("{kills} kills, {next} rows, {parts} parts and {snapshots} snapshots looked at");
     assert!(next > 0 && parts > 0 && snapshots > 0, "{next} rows, {parts} parts, {snapshots} snapshots");
 }

@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use http::Method;
+use parking_lot::Mutex;
 use stdx::disk::RealDisk;
+use tokio::signal::unix::{SignalKind, signal};
 use tsdb::closed::{self, Contents, FileKind, StoreFile};
 use tsdb::filenames;
 
@@ -19,6 +22,8 @@ use crate::progress::{Progress, bytes, count, duration};
 
 /// Bytes read and written at once.
 const COPY_BYTES: usize = 1 << 20;
+/// A snapshot is made at once, but not before a merge that is under way has ended.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(3600);
 /// Keeps two backups from going to one place at once.
 const LOCK: &str = "LOCK";
 
@@ -33,6 +38,8 @@ pub(super) fn run(destination: &Path, args: &BackupArgs) -> Result<()> {
     let _lock = lock(destination)?;
     remove_unfinished(destination)?;
     let made_ms = jiff::Timestamp::now().as_millisecond();
+    let removing = Removing::default();
+    removing.watch()?;
     let source = match (&args.url, &args.data) {
         (Some(url), data) => Source::running(url, data.as_deref(), args)?,
         (None, Some(data)) => Source::closed(data)?,
@@ -40,6 +47,9 @@ pub(super) fn run(destination: &Path, args: &BackupArgs) -> Result<()> {
             bail!("name the running hub (--url) or the data directory of one that is not (--data)")
         }
     };
+    if source.snapshot {
+        removing.later(&source.dir);
+    }
     let made = make(&source, destination, made_ms, args.copy);
     source.release();
     let (name, made) = made?;
@@ -123,7 +133,7 @@ impl Source {
             server.shown(),
             data.display()
         );
-        let answer = ask(&server, Method::POST, "/api/v1/admin/tsdb/snapshot")?;
+        let answer = ask(&server.patient(SNAPSHOT_PATIENCE), Method::POST, "/api/v1/admin/tsdb/snapshot")?;
         let name = answer["name"].as_str().unwrap_or_default();
         let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         ensure!(plain, "{} named its snapshot {name:?}", server.shown());
@@ -157,6 +167,41 @@ impl Source {
         {
             eprintln!("marigraph: remove {}: {error}; remove it by hand, it takes space", self.dir.display());
         }
+    }
+}
+
+/// What goes when somebody interrupts the backup (SIGINT, SIGTERM): it would hold on to what the hub drops.
+#[derive(Debug, Default, Clone)]
+struct Removing(Arc<Mutex<Option<PathBuf>>>);
+
+impl Removing {
+    fn later(&self, dir: &Path) {
+        *self.0.lock() = Some(dir.to_owned());
+    }
+
+    fn watch(&self) -> Result<()> {
+        let removing = self.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (mut interrupt, mut terminate) = {
+            let _inside = runtime.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
+        let wait = async move {
+            tokio::select! {
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+            }
+        };
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            let code = runtime.block_on(wait);
+            if let Some(dir) = removing.0.lock().take() {
+                // What cannot be removed is no reason to stay.
+                let _ = fs::remove_dir_all(dir);
+            }
+            eprintln!("\nmarigraph: interrupted");
+            std::process::exit(code)
+        })?;
+        Ok(())
     }
 }
 
@@ -233,29 +278,37 @@ fn make(source: &Source, destination: &Path, made_ms: i64, copy: bool) -> Result
     let name = free_name(destination, made_ms);
     let dir = destination.join(&name);
     let unfinished = filenames::unfinished(&dir);
-    let before = Before::newest(destination);
-    let mut made =
-        Made { missing: source.contents.missing.clone(), started: Some(Instant::now()), ..Made::default() };
+    let mut work = Work {
+        source,
+        before: Before::newest(destination),
+        progress: Progress::new("backing up", source.contents.bytes()),
+        made: Made {
+            missing: source.contents.missing.clone(),
+            damaged: source.contents.damaged.clone(),
+            started: Some(Instant::now()),
+            ..Made::default()
+        },
+    };
     let made_by = env!("CARGO_PKG_VERSION").to_owned();
     let mut catalog = Catalog { made_by, made_ms, store: source.contents.format, files: Vec::new() };
     let mut directories = vec![unfinished.clone()];
     fs::create_dir(&unfinished).with_context(|| format!("create {}", unfinished.display()))?;
     let last = source.contents.files.iter().rposition(|file| file.kind == FileKind::Segment);
-    let mut progress = Progress::new("backing up", source.contents.bytes());
     for (at, file) in source.contents.files.iter().enumerate() {
         // Before the file is opened, so that nobody finds it half.
         let to = unfinished.join(&file.path);
         make_directories(&unfinished, &file.path, &mut directories)?;
-        let link = !copy && !(source.open_end && Some(at) == last);
-        let entry = take(source, file, &to, link, &before, &mut made, &mut progress);
+        let may_change = source.open_end && Some(at) == last;
+        let entry = work.take(file, &to, !copy && !may_change);
         catalog.files.push(entry.with_context(|| format!("back up {}", file.path.display()))?);
         match file.kind {
-            FileKind::Part => made.parts += 1,
-            FileKind::Segment | FileKind::Waiting => made.segments += 1,
+            FileKind::Part => work.made.parts += 1,
+            FileKind::Segment | FileKind::Waiting => work.made.segments += 1,
             FileKind::Format | FileKind::Manifest => {}
         }
-        made.bytes += file.bytes;
+        work.made.bytes += file.bytes;
     }
+    let Work { made, progress, .. } = work;
     drop(progress);
     catalog.write(&unfinished)?;
     for path in directories.iter().rev() {
@@ -330,41 +383,44 @@ impl Before {
     }
 }
 
-/// Brings one file to `to`: by a link to the backup before or to the source, or as a copy.
-fn take(
-    source: &Source,
-    file: &StoreFile,
-    to: &Path,
-    link: bool,
-    before: &Before,
-    made: &mut Made,
-    progress: &mut Progress,
-) -> Result<Entry> {
-    let from = source.dir.join(&file.path);
-    if let Some((path, entry)) = before.same(source, file)?
-        && linked(&path, to)?
-    {
-        progress.add(file.bytes);
-        return Ok(entry.clone());
+/// A backup in the making.
+struct Work<'a> {
+    source: &'a Source,
+    before: Before,
+    progress: Progress,
+    made: Made,
+}
+
+impl Work<'_> {
+    /// Brings one file to `to`: by a link to the backup before or, with `link`, to the source; or as a
+    /// copy.
+    fn take(&mut self, file: &StoreFile, to: &Path, link: bool) -> Result<Entry> {
+        let from = self.source.dir.join(&file.path);
+        if let Some((path, entry)) = self.before.same(self.source, file)?
+            && linked(&path, to)?
+        {
+            self.progress.add(file.bytes);
+            return Ok(entry.clone());
+        }
+        let shares = matches!(file.kind, FileKind::Part | FileKind::Segment | FileKind::Waiting);
+        let (length, crc) = if link && shares && linked(&from, to)? {
+            read_all(to, &mut |bytes| {
+                self.progress.add(bytes.len() as u64);
+                Ok(())
+            })?
+        } else {
+            let mut target = File::create_new(to)?;
+            let copied = read_all(&from, &mut |bytes| {
+                self.progress.add(bytes.len() as u64);
+                target.write_all(bytes)
+            })?;
+            target.sync_data()?;
+            self.made.copied += copied.0;
+            copied
+        };
+        ensure!(length == file.bytes, "it had {} bytes and now has {length}", file.bytes);
+        Ok(Entry { path: file.path.clone(), bytes: length, crc })
     }
-    let shares = matches!(file.kind, FileKind::Part | FileKind::Segment | FileKind::Waiting);
-    let (length, crc) = if link && shares && linked(&from, to)? {
-        read_all(to, &mut |bytes| {
-            progress.add(bytes.len() as u64);
-            Ok(())
-        })?
-    } else {
-        let mut target = File::create_new(to)?;
-        let copied = read_all(&from, &mut |bytes| {
-            progress.add(bytes.len() as u64);
-            target.write_all(bytes)
-        })?;
-        target.sync_data()?;
-        made.copied += copied.0;
-        copied
-    };
-    ensure!(length == file.bytes, "it had {} bytes and now has {length}", file.bytes);
-    Ok(Entry { path: file.path.clone(), bytes: length, crc })
 }
 
 /// Gives a file a second name; `false` where it has to be copied.

@@ -69,14 +69,14 @@ fn arguments(data: &Path, target: SocketAddr, addr: SocketAddr) -> Result<Vec<St
 }
 
 /// Kills a hub that has hardly begun.
-fn kill_at_start(data: &Path, target: SocketAddr, after: Duration) -> Result<()> {
+async fn kill_at_start(data: &Path, target: SocketAddr, after: Duration) -> Result<()> {
     let args = arguments(data, target, free_addr()?)?;
     let mut child = Command::new(env!("CARGO_BIN_EXE_marigraph"))
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()?;
-    std::thread::sleep(after);
+    tokio::time::sleep(after).await;
     child.kill()?;
     child.wait()?;
     Ok(())
@@ -219,7 +219,7 @@ async fn killed_again_and_again_nothing_is_lost_or_invented() -> Result<()> {
     };
     for kill in 0..kills {
         if random.random_range(0..4) == 0 {
-            kill_at_start(&data, target.addr, Duration::from_millis(random.random_range(0..150)))?;
+            kill_at_start(&data, target.addr, Duration::from_millis(random.random_range(0..150))).await?;
         }
         let peer = start().await.with_context(|| format!("start after {kill} kills"))?;
         check_scraped(peer.addr, &seen, &served).await.with_context(|| format!("after {kill} kills"))?;
