@@ -91,6 +91,25 @@ fn reading_changes_nothing() {
 }
 
 #[test]
+fn times_of_late_samples_are_known() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let db = Db::open(config(dir.path())).expect("opened");
+    let (tenant, id) = (TenantId::default(), SourceId(7));
+    let source = db.open_source(&SourceDesc { tenant, id, labels: Labels::empty() }).expect("a source");
+    let names: Vec<Labels> = (0..6).map(|at| labels(&format!("m{at}"))).collect();
+    let series: Vec<_> = db.resolve(source, &names).expect("resolved").into_iter().flatten().collect();
+    let day_ms = 24 * 3600 * 1000;
+    for time in [10 * day_ms, 3 * day_ms + 5] {
+        let row = Row::floats(source, time, &series, &[1.0; 6]);
+        let done = db.append(&Batch::rows(&[row], Policy::REMOTE_WRITE)).expect("taken");
+        assert_eq!(done.samples, 6, "{:?}", done.rejected);
+    }
+    let ranges = db.time_ranges(&TenantId::default());
+    let known = |time: i64| ranges.iter().any(|(first, last)| (*first..=*last).contains(&time));
+    assert!(known(10 * day_ms) && known(3 * day_ms + 5) && !known(5 * day_ms), "{ranges:?}");
+}
+
+#[test]
 fn a_store_in_use_is_not_read() {
     let dir = tempfile::tempdir().expect("a directory");
     let hub = Db::open(config(dir.path())).expect("opened");

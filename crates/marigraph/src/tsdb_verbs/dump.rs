@@ -35,7 +35,6 @@ pub(super) fn run(args: &DumpArgs, form: Form, out: &mut dyn Write) -> Result<()
         Source::Store(db) => {
             let window = (args.min_time, args.max_time);
             let selected = Selected::new(&db, &args.tenant, &args.matches, window)?;
-            selected.warnings().into_iter().for_each(|warning| damage.tell(&mut progress, warning));
             let mut columns = Vec::new();
             for first in (0..selected.len()).step_by(BATCH) {
                 let range = first..selected.len().min(first + BATCH);
@@ -44,6 +43,7 @@ pub(super) fn run(args: &DumpArgs, form: Form, out: &mut dyn Write) -> Result<()
                     print(selected.labels(at), column, form, out)?;
                 }
             }
+            selected.tell_warnings(&mut damage, &mut progress);
         }
         Source::Blocks(blocks) => dump_blocks(&blocks, args, form, out, &mut damage, &mut progress)?,
     }

@@ -86,9 +86,6 @@ fn write_block(
     progress: &mut Progress,
 ) -> Result<Option<BlockMeta>> {
     let selected = Selected::new(db, &args.tenant, &args.matches, window)?;
-    for warning in selected.warnings() {
-        damage.tell(progress, warning);
-    }
     let mut spec = BlockSpec::new(new_ulid());
     spec.external_labels = args.external_labels.clone();
     let mut writer = BlockWriter::create(&RealDisk, &args.out, spec)?;
@@ -109,6 +106,7 @@ fn write_block(
         let share = range.end as f64 / selected.len() as f64;
         progress.set((at.done as f64 + share) / at.windows as f64, at.samples);
     }
+    selected.tell_warnings(damage, progress);
     Ok(writer.finish()?)
 }
 

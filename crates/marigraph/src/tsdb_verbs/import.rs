@@ -261,6 +261,9 @@ impl Job<'_> {
                 import.add(labels, &column_of(samples))?;
             }
         }
+        if let Some(existing) = &existing {
+            existing.tell_warnings(self.damage, self.progress);
+        }
         Ok(())
     }
 

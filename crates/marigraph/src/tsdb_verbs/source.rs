@@ -108,9 +108,11 @@ impl Selected {
         self.sets[set].labels(number)
     }
 
-    /// What the store says of the selection.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        self.sets.iter().flat_map(|set| set.warnings()).collect()
+    /// Tells what the store says of the selection: once it is loaded, also what could not be read.
+    pub(crate) fn tell_warnings(&self, damage: &mut Damage, progress: &mut Progress) {
+        for warning in self.sets.iter().flat_map(|set| set.warnings()) {
+            damage.tell(progress, warning);
+        }
     }
 
     /// Reads the columns of `range` into `out` (which is cleared); what cannot be read is told, and its

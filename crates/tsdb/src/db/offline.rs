@@ -1,6 +1,7 @@
 //! What tools ask of a store that no hub has open: its parts, its times, and taking in samples that come
 //! sorted (decision 13): they go to a part of their own, past log and head.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::{Labels, TenantId};
@@ -9,6 +10,7 @@ use storage::{Column, StoreError};
 use super::flush::FlushError;
 use super::{Db, Tenant};
 use crate::filenames;
+use crate::head::late::DAY_MS;
 use crate::manifest::Edit;
 use crate::part::{Part, PartInfo, PartSpec, PartWriter, file_name};
 use crate::version::PartEntry;
@@ -22,7 +24,8 @@ impl Db {
     }
 
     /// When a tenant has samples: the ranges of its parts and its head, both ends inclusive,
-    /// milliseconds, sorted and apart from each other. Within a range there may be gaps.
+    /// milliseconds, sorted and apart from each other. Within a range there may be gaps; of late samples
+    /// in the head only the days are known.
     pub fn time_ranges(&self, tenant: &TenantId) -> Vec<(i64, i64)> {
         let mut ranges: Vec<(i64, i64)> = Vec::new();
         if let Some(tenant) = self.inner.tenants.read().get(tenant).cloned() {
@@ -36,6 +39,13 @@ impl Db {
                 ranges.extend(times.filter_map(|times| Some((*times.first()?, *times.last()?))));
             }
             ranges.extend(lanes.side.time_range());
+            let mut days = BTreeMap::new();
+            let frozen = lanes.frozen_late.iter().map(|(_, late)| &**late);
+            frozen.chain([&lanes.late]).for_each(|late| late.days(&mut days));
+            let ends = |day: i64| {
+                (day.saturating_mul(DAY_MS), day.saturating_mul(DAY_MS).saturating_add(DAY_MS - 1))
+            };
+            ranges.extend(days.into_keys().map(ends));
         }
         ranges.retain(|(first, last)| first <= last);
         ranges.sort_unstable();
