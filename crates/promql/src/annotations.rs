@@ -12,7 +12,6 @@ use std::fmt;
 use model::number::{append_exponent, format_general};
 
 use crate::ast::Span;
-use crate::parser::line_and_column;
 
 /// One kind of annotation with what it names.
 #[derive(Debug, Clone, PartialEq)]
@@ -294,6 +293,7 @@ impl Annotations {
     pub(crate) fn texts(&self, query: &str) -> (Vec<String>, Vec<String>) {
         let mut warnings = Vec::new();
         let mut infos = Vec::new();
+        let lines = LineStarts::of(query);
         for (text, entry) in &self.entries {
             let Some(span) = entry.span else {
                 warnings.push(text.clone());
@@ -305,11 +305,27 @@ impl Annotations {
                 Figures::Occurrences(n) if n > 1 => format!(" ({n} occurrences)"),
                 _ => String::new(),
             };
-            let (line, column) = line_and_column(query, span.start);
+            let (line, column) = lines.line_and_column(span.start);
             let full = format!("{prefix}: {text}{figures} ({line}:{column})");
             if entry.info { infos.push(full) } else { warnings.push(full) }
         }
         (warnings, infos)
+    }
+}
+
+/// Where the lines of a text begin. There may be an annotation for each metric of a store.
+struct LineStarts(Vec<u32>);
+
+impl LineStarts {
+    fn of(text: &str) -> LineStarts {
+        let newlines = text.bytes().zip(1..).filter(|(byte, _)| *byte == b'\n').map(|(_, next)| next);
+        LineStarts(std::iter::once(0).chain(newlines).collect())
+    }
+
+    /// Both from 1, the column in bytes.
+    fn line_and_column(&self, at: u32) -> (u32, u32) {
+        let line = self.0.partition_point(|start| *start <= at);
+        (line as u32, at - self.0[line - 1] + 1)
     }
 }
 

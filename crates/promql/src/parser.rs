@@ -35,6 +35,10 @@ use quote::quote;
 /// compile, during which a query cannot be cancelled.
 pub const PATTERNS_MAX: usize = 1000;
 
+/// How much memory the compiled regular expressions of a text may take together, in bytes. One alone may
+/// take some 10 MiB.
+pub const PATTERN_BYTES_MAX: usize = 64 << 20;
+
 /// The longest text that is read, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 
@@ -168,6 +172,7 @@ struct Parser<'a> {
     depth: usize,
     /// Regular expressions compiled so far.
     patterns: usize,
+    pattern_bytes: usize,
 }
 
 type Parsed<T> = Result<T, ParseError>;
@@ -241,6 +246,7 @@ impl<'a> Parser<'a> {
             options,
             depth: 0,
             patterns: 0,
+            pattern_bytes: 0,
         })
     }
 

@@ -120,6 +120,11 @@ impl Regex {
         Some(out)
     }
 
+    /// Bytes of memory that the compiled program takes; 0 while none was needed.
+    pub fn program_bytes(&self) -> usize {
+        self.0.engine.get().and_then(Option::as_ref).map_or(0, meta::Regex::memory_usage)
+    }
+
     /// `text` with every match replaced by the expansion of `template`.
     ///
     /// Source: Go `regexp.Regexp.ReplaceAllString`.

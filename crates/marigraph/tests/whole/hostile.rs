@@ -1,6 +1,7 @@
 //! What strangers, broken peers and bad luck send to each door: exactly what they are told, and that
 //! everybody else is served meanwhile.
 
+mod giants;
 mod lines;
 mod queries;
 mod targets;

@@ -358,3 +358,55 @@ fn a_query_does_not_wait_for_the_pool() {
         drop(release);
     });
 }
+
+/// What could take any amount of memory or time is refused, or done within bounds.
+#[test]
+fn queries_that_would_make_too_much_are_told_so() {
+    let store = Grid::new(1, 2, 20);
+    let doubled = |function: &str, args: &str, times: usize| {
+        let (open, close) = (format!("{function}("), format!(", {args})"));
+        format!("count({}requests_total{})", open.repeat(times), close.repeat(times))
+    };
+    let long = |function: &str| format!("{function}() would make a label value of more than 1048576 bytes");
+    const MANY: &str = "query processing would load too many samples into memory in query execution";
+    for (query, expected) in [
+        (doubled("label_replace", r#""job", "$1$1", "job", "(.*)""#, 200), long("label_replace")),
+        // Each value is short enough, not all of them together.
+        (doubled("label_join", r#""job", "", "job", "job""#, 17), MANY.into()),
+        (doubled("label_join", r#""job", "", "job", "job""#, 200), MANY.into()),
+        (
+            format!(r#"label_replace(requests_total, "x", "{}", "job", "(.*)")"#, "$1".repeat(400_000)),
+            long("label_replace"),
+        ),
+        (
+            format!(
+                "label_join({}, \"y\", \"\"{})",
+                r#"label_replace(requests_total, "x", "${1}abcdefgh", "job", "(.*)")"#,
+                ", \"x\"".repeat(100_000)
+            ),
+            long("label_join"),
+        ),
+        ("count_over_time(vector(1)[1y:1ms])".to_owned(), MANY.into()),
+        ("rate(requests_total[5m:1ms] @ 1e9)[1y:1ms]".to_owned(), MANY.into()),
+        ("max_over_time(requests_total[1y:1ms])".to_owned(), MANY.into()),
+        (
+            format!("count({{job=~\"{}\"}})", "x{1000}".repeat(2000)),
+            format!(
+                "1:8: parse error: error parsing regexp: expression too large: `{}`",
+                "x{1000}".repeat(2000)
+            ),
+        ),
+        (
+            format!("count({{{}}})", format!("job=~\"{}(a|b)\",", "x{1000}y?".repeat(100)).repeat(500)),
+            "regular expressions take more than 67108864 bytes together".to_owned(),
+        ),
+    ] {
+        let shown = &query[..query.len().min(80)];
+        let samples_max = if query.contains("label_join(label_join") { 60_000 } else { 50_000_000 };
+        let engine = engine(|o| o.max_samples = samples_max);
+        match engine.instant(&store, &TenantId::default(), &query, 300_000, &QueryOptions::default()) {
+            Err(error) => assert!(error.to_string().ends_with(&expected), "{shown}: {error}"),
+            Ok(answer) => panic!("{shown}: {:?}", answer.stats),
+        }
+    }
+}

@@ -20,8 +20,6 @@ use crate::answer::EvalError;
 
 /// Most series in a batch: enough to make a load worthwhile, few enough to keep decoded samples in cache.
 const BATCH_SERIES_MAX: u64 = 128;
-/// Fewest series in a batch, however much each of them has.
-const BATCH_SERIES_MIN: u64 = 4;
 /// About how many samples or cells a batch may have.
 const BATCH_CELLS: u64 = 4 << 20;
 /// The interval that samples are guessed to have.
@@ -33,7 +31,7 @@ const BATCHES_AHEAD: usize = 4;
 pub(crate) fn batch_series(span_ms: i64, steps: Steps) -> usize {
     let samples = u64::try_from(span_ms).unwrap_or(0) / SAMPLE_EVERY_MS;
     let cells = samples.max(steps.count as u64).max(1);
-    (BATCH_CELLS / cells).clamp(BATCH_SERIES_MIN, BATCH_SERIES_MAX) as usize
+    (BATCH_CELLS / cells).clamp(1, BATCH_SERIES_MAX) as usize
 }
 
 /// What a batch of series gives.
@@ -228,7 +226,12 @@ impl Evaluator<'_> {
             helpers: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
         };
-        if batches.count < 2 || self.workers.pool.current_num_threads() < 2 {
+        // Rows of so many steps are made one at a time, when there is room for one.
+        let huge = steps.count as u64 > BATCH_CELLS;
+        if huge && series > 0 {
+            self.budget.fits_beside(row_weight(steps))?;
+        }
+        if huge || batches.count < 2 || self.workers.pool.current_num_threads() < 2 {
             return (0..batches.count).try_for_each(|batch| consume(batches.compute(batch)));
         }
         let _busy = Busy::new(self.workers);

@@ -319,6 +319,9 @@ impl Join<'_, '_> {
     ) -> Result<(), EvalError> {
         let mut results = Results::default();
         for step in (0..self.steps.count).filter(|step| active(*step)) {
+            if step % 64 == 63 || group.left.len() > 1000 {
+                self.evaluator.budget.check()?;
+            }
             let one = self.the_one(group, step)?;
             results.matched.clear();
             for at in &group.left {

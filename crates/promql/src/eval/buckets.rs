@@ -217,6 +217,9 @@ impl Evaluator<'_> {
             let mut row = Row::empty(histogram.labels.clone(), steps.count);
             row.drop_name = histogram.drop_name;
             for step in 0..steps.count {
+                if step % 64 == 63 {
+                    self.budget.check()?;
+                }
                 scratch.clear();
                 scratch.extend(histogram.buckets.iter().filter_map(|(upper, at)| {
                     let count = rows[*at].floats[step];

@@ -46,6 +46,11 @@ impl Budget {
         if samples > self.samples_max { Err(EvalError::TooManySamples) } else { Ok(()) }
     }
 
+    /// Whether `samples` could be taken now.
+    pub(crate) fn fits_beside(&self, samples: u64) -> Result<(), EvalError> {
+        self.fits(self.held.load(Ordering::Relaxed).saturating_add(samples))
+    }
+
     /// Gives `samples` back.
     pub(crate) fn give(&self, samples: u64) {
         self.held.fetch_sub(samples, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use model::{Labels, LabelsBuilder, MatchOp, Matcher};
 
 use super::plan::{Kind, Node, WindowSource};
-use super::rows::merged;
+use super::rows::{label_weight, merged};
 use super::{Cell, Evaluator, Row, Sink, Steps, absent, is_absent};
 use crate::annotations::Note;
 use crate::answer::EvalError;
@@ -77,6 +77,19 @@ fn arg(args: &[Node], at: usize) -> Result<&Node, EvalError> {
 fn check_label_name(name: &str, what: &str, function: &str) -> Result<(), EvalError> {
     if name.is_empty() {
         return Err(EvalError::Exec(format!("invalid {what} label name in {function}(): {name}")));
+    }
+    Ok(())
+}
+
+/// The longest value of a label that a function makes, in bytes.
+const MADE_VALUE_BYTES_MAX: usize = 1 << 20;
+
+/// Refuses to make a longer value; `bytes` may be guessed too large by a few times.
+fn check_made_value(bytes: usize, bytes_max: usize, function: &str) -> Result<(), EvalError> {
+    if bytes > bytes_max {
+        let message =
+            format!("{function}() would make a label value of more than {MADE_VALUE_BYTES_MAX} bytes");
+        return Err(EvalError::Exec(message));
     }
     Ok(())
 }
@@ -281,11 +294,19 @@ impl Evaluator<'_> {
         })?;
         check_label_name(target, "destination", "label_replace")?;
         let mut rows = self.vector(arg(args, 0)?, steps)?;
-        for row in &mut rows {
+        let groups = template.matches('$').count();
+        for (at, row) in rows.iter_mut().enumerate() {
+            if at % 1024 == 0 {
+                self.budget.check()?;
+            }
             let value = row.labels.get(source).unwrap_or_default();
+            let bytes = template.len().saturating_add(groups.saturating_mul(value.len()));
+            check_made_value(bytes, 16 * MADE_VALUE_BYTES_MAX, "label_replace")?;
             if let Some(replaced) = regex.expand(value, template) {
+                check_made_value(replaced.len(), MADE_VALUE_BYTES_MAX, "label_replace")?;
                 let mut builder = LabelsBuilder::from_labels(&row.labels);
                 row.labels = builder.set(target, &replaced).build();
+                self.budget.take(label_weight(&row.labels))?;
                 row.drop_name &= target != "__name__";
             }
         }
@@ -300,11 +321,17 @@ impl Evaluator<'_> {
         }
         check_label_name(target, "destination", "label_join")?;
         let mut rows = self.vector(arg(args, 0)?, steps)?;
-        for row in &mut rows {
+        for (at, row) in rows.iter_mut().enumerate() {
+            if at % 64 == 0 {
+                self.budget.check()?;
+            }
             let values: Vec<&str> = sources.iter().map(|s| row.labels.get(s).unwrap_or_default()).collect();
+            let bytes: usize = values.iter().map(|value| value.len() + separator.len()).sum();
+            check_made_value(bytes, MADE_VALUE_BYTES_MAX + separator.len(), "label_join")?;
             let joined = values.join(separator);
             let mut builder = LabelsBuilder::from_labels(&row.labels);
             row.labels = builder.set(target, &joined).build();
+            self.budget.take(label_weight(&row.labels))?;
             row.drop_name &= target != "__name__";
         }
         merged(rows)

@@ -160,17 +160,23 @@ impl Evaluator<'_> {
         self.leave_out_histograms(&mut rows, aggregate.op, aggregate.input.span);
         let (labels, members) = Self::grouped(&aggregate.grouping, &rows);
         let mut values = Vec::new();
-        let results = labels.into_iter().zip(&members).map(|(labels, members)| {
+        let mut results = Vec::with_capacity(labels.len());
+        for (labels, members) in labels.into_iter().zip(&members) {
             let mut out = Row::empty(labels, steps.count);
             out.drop_name = members.iter().any(|at| rows[*at].drop_name);
             for (step, v) in out.floats.iter_mut().enumerate() {
+                if step % 64 == 0 {
+                    self.budget.check()?;
+                }
                 values.clear();
                 values.extend(members.iter().map(|at| rows[*at].floats[step]).filter(|v| !is_absent(*v)));
                 *v = if values.is_empty() { absent() } else { math::quantile(params[step], &mut values) };
             }
-            out
-        });
-        Ok(results.filter(|row| !row.is_empty()).collect())
+            if !out.is_empty() {
+                results.push(out);
+            }
+        }
+        Ok(results)
     }
 
     /// `count_values`.
@@ -212,7 +218,9 @@ impl Evaluator<'_> {
                             let next = out.len();
                             let at = *place.entry(labels.clone()).or_insert(next);
                             if at == next {
-                                self.budget.take(super::rows::row_weight(steps))?;
+                                // These labels are nobody else's.
+                                let own = labels.as_bytes().len() as u64 / 16;
+                                self.budget.take(super::rows::row_weight(steps) + own)?;
                                 out.push(Row::empty(labels, steps.count));
                             }
                             at

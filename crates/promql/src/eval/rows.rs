@@ -117,14 +117,23 @@ pub(crate) fn row_weight(steps: Steps) -> u64 {
     steps.count as u64 / 2 + 1
 }
 
+/// Labels up to this size, in bytes, count for nothing: those of stored series are shared with the store.
+const LIGHT_LABELS_BYTES: usize = 1024;
+
+/// What labels count for that a query may have made as long as it likes: 16 bytes as much as a sample.
+pub(crate) fn label_weight(labels: &Labels) -> u64 {
+    (labels.as_bytes().len().saturating_sub(LIGHT_LABELS_BYTES) / 16) as u64
+}
+
 /// What rows count for.
 pub(crate) fn weight(rows: &[Row], steps: Steps) -> u64 {
+    let labels: u64 = rows.iter().map(|row| label_weight(&row.labels)).sum();
     let histograms: u64 = rows
         .iter()
         .filter_map(|r| r.histograms.as_ref())
         .map(|all| all.iter().flatten().map(|h| h.weight()).sum::<u64>())
         .sum();
-    rows.len() as u64 * row_weight(steps) + histograms
+    rows.len() as u64 * row_weight(steps) + histograms + labels
 }
 
 /// Whether a label goes wherever the metric's name goes.

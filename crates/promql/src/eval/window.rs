@@ -162,7 +162,9 @@ struct Found {
     _times: Arc<[i64]>,
 }
 
-/// Columns remembered; stores that share no times would only fill memory.
+/// Windows remembered, of all columns; stores that share no times would only fill memory.
+const CACHE_WINDOWS_MAX: usize = 8 << 20;
+/// Columns remembered.
 const CACHE_COLUMNS_MAX: usize = 4096;
 
 impl BoundsCache {
@@ -194,7 +196,7 @@ impl BoundsCache {
         let bounds = Arc::new(self.of_slice(times));
         if !times.is_empty() {
             let mut found = self.found.lock();
-            if found.len() >= CACHE_COLUMNS_MAX {
+            if found.len() >= CACHE_COLUMNS_MAX.min(CACHE_WINDOWS_MAX / self.steps.count.max(1)) {
                 found.clear();
             }
             found.insert(key, Found { bounds: bounds.clone(), _times: times.clone() });

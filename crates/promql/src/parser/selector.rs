@@ -3,7 +3,7 @@
 use model::labels::METRIC_NAME;
 use model::{MatchOp, Matcher};
 
-use super::{PATTERNS_MAX, Parsed, Parser, Tree};
+use super::{PATTERN_BYTES_MAX, PATTERNS_MAX, Parsed, Parser, Tree};
 use crate::ast::{BinaryOp, ExprKind, RangeMode, Shift, Span, VectorSelector};
 use crate::lexer::{Kind, Token};
 
@@ -73,6 +73,12 @@ impl Parser<'_> {
                 return Err(self.error(span, format!("more than {PATTERNS_MAX} regular expressions")));
             }
         }
-        Matcher::new(op, label, value).map_err(|error| self.error(span, error.to_string()))
+        let matcher = Matcher::new(op, label, value).map_err(|error| self.error(span, error.to_string()))?;
+        self.pattern_bytes += matcher.regex().map_or(0, re2::Regex::program_bytes);
+        if self.pattern_bytes > PATTERN_BYTES_MAX {
+            let message = format!("regular expressions take more than {PATTERN_BYTES_MAX} bytes together");
+            return Err(self.error(span, message));
+        }
+        Ok(matcher)
     }
 }
