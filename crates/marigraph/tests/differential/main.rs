@@ -5,6 +5,7 @@
 //! else. The data keep clear of those places (no sample on the edge of a window).
 
 mod data;
+mod exchange;
 mod queries;
 
 use std::collections::BTreeMap;

@@ -69,3 +69,33 @@ async fn every_page_but_health_wants_the_credential() -> Result<()> {
     assert!(shown.contains("<secret>") && !shown.contains("harbour-secret"), "{shown}");
     hub.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_endpoint_of_the_document_wants_the_credential() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let hub = start_hub(directory.path(), Some(WITH_TOKEN)).await?;
+    let send = |method: &str, path: &str, token: Option<&str>| {
+        let mut request = Request::builder().method(method).uri(path).header("host", "hub");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::<Bytes>::default()).expect("a request");
+        client::send(hub.addr(), request)
+    };
+    let document = send("GET", "/api/v1/openapi.yaml", Some("harbour-secret")).await?.text();
+    let (mut path, mut asked) = (String::new(), 0);
+    for line in document.lines() {
+        let Some(word) = line.strip_suffix(':') else { continue };
+        if let Some(found) = word.strip_prefix("  /") {
+            path = format!("/api/v1/{}", found.replace("{name}", "job"));
+        } else if let Some(method) = word.strip_prefix("    ").filter(|m| ["get", "post", "put"].contains(m))
+        {
+            let answer = send(&method.to_uppercase(), &path, None).await?;
+            assert_eq!(answer.status, 401, "{method} {path}: {}", answer.text());
+            asked += 1;
+        }
+    }
+    assert!(asked > 40, "{asked} endpoints in {document}");
+    assert!(document.contains("\n  /write:\n") && document.contains("\n  /read:\n"), "{document}");
+    hub.stop().await
+}

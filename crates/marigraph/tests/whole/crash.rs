@@ -89,3 +89,53 @@ async fn acknowledged_samples_survive_kill_9() -> Result<()> {
     }
     Ok(())
 }
+
+/// A query that takes longer than this test.
+const ENDLESS: &str = "max_over_time(max_over_time(vector(1)[30d:1s])[1d:1s])";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_start_names_the_queries_that_were_under_way() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let data = directory.path().join("data");
+    let peer = start(&data).await?;
+    let path = format!("/api/v1/query?query={}", testkit::http::escape(ENDLESS));
+    let addr = peer.addr;
+    let asking = tokio::spawn(async move { testkit::http::get(addr, &path).await });
+    let active = data.join("queries.active");
+    let begin = std::time::Instant::now();
+    while !std::fs::read(&active)?.windows(ENDLESS.len()).any(|text| text == ENDLESS.as_bytes()) {
+        anyhow::ensure!(!asking.is_finished(), "the query was answered: {:?}", asking.await);
+        anyhow::ensure!(begin.elapsed() < crate::PATIENCE, "the query is not written down");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    drop(peer); // SIGKILL
+    assert!(asking.await?.is_err(), "nobody is left to answer");
+
+    let addr = free_addr()?;
+    let log = directory.path().join("log");
+    let args = [
+        format!("--data={}", data.display()),
+        format!("--config={}", data.with_extension("yml").display()),
+        format!("--listen={addr}"),
+        "--log.level=warn".to_owned(),
+    ];
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_marigraph"))
+        .arg("hub")
+        .args(args)
+        .stdout(std::fs::File::create(&log)?)
+        .stderr(std::fs::OpenOptions::new().append(true).open(&log)?)
+        .spawn()?;
+    let begin = std::time::Instant::now();
+    let told = loop {
+        let text = std::fs::read_to_string(&log)?;
+        if text.contains("had not finished") || begin.elapsed() > crate::PATIENCE {
+            break text;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    child.kill()?;
+    child.wait()?;
+    assert!(told.contains("had not finished when the program last ended"), "{told}");
+    assert!(told.contains(ENDLESS), "{told}");
+    Ok(())
+}
