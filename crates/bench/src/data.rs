@@ -72,6 +72,29 @@ impl Series {
         Ok(Series { recorded, labels })
     }
 
+    /// Gives every series labels of its target until it has `count`.
+    pub(crate) fn padded(mut self, count: usize) -> Series {
+        for (at, labels) in self.labels.iter_mut().enumerate() {
+            let target = at / SERIES;
+            let of_target = [
+                ("availability_zone", format!("eu-north-1{}", ["a", "b", "c"][target % 3])),
+                ("environment", "production".to_owned()),
+                ("namespace", format!("team-{}-services", target % 25)),
+                ("node", format!("ip-10-0-{}-{}.internal", target / 250, target % 250)),
+                ("pod", format!("node-exporter-{:05x}", target * 7919 % 1_048_576)),
+                ("region", "eu-north-1".to_owned()),
+                ("team", format!("team-{}", target % 25)),
+                ("version", format!("1.{}.{}", target % 3, target % 7)),
+            ];
+            let missing = count.saturating_sub(labels.len());
+            let own = labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let padding = of_target.into_iter().take(missing);
+            let all = own.chain(padding.map(|(name, value)| (name.to_owned(), value)));
+            *labels = Labels::from_pairs(all.collect::<Vec<(String, String)>>());
+        }
+        self
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.labels.len()
     }

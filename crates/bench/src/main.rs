@@ -13,6 +13,7 @@ mod queries;
 mod report;
 mod scrape;
 mod sender;
+mod shapes;
 mod simulator;
 mod system;
 mod write;
@@ -41,6 +42,24 @@ enum What {
     Disk(DiskArgs),
     /// The query list on six hours of samples, and the time to ready with them on disk
     Queries(QueriesArgs),
+    /// What rows of targets are not: a huge target, times of their own, single series, long intervals
+    Shapes(ShapesArgs),
+}
+
+#[derive(Debug, Args)]
+struct ShapesArgs {
+    /// Series in each shape
+    #[arg(long, default_value_t = 100_000)]
+    series: usize,
+    /// Seconds before measuring what is scraped
+    #[arg(long, default_value_t = 40)]
+    warm_up: u64,
+    /// Seconds measured of what is scraped
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Only shapes with these in their names; the first one that runs is the yardstick
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +81,9 @@ struct ScrapeArgs {
 struct WriteArgs {
     #[arg(long, default_value_t = 100_639)]
     series: usize,
+    /// Labels of every series, at least; those of its target are made up
+    #[arg(long, default_value_t = 0)]
+    labels: usize,
     /// Rows after the first
     #[arg(long, default_value_t = 20)]
     rounds: usize,
@@ -112,6 +134,13 @@ impl From<ScrapeArgs> for scrape::Workload {
     }
 }
 
+impl From<ShapesArgs> for shapes::Workload {
+    fn from(args: ShapesArgs) -> Self {
+        let ShapesArgs { series, warm_up, seconds, only } = args;
+        shapes::Workload { series, warm_up_seconds: warm_up, measured_seconds: seconds, only }
+    }
+}
+
 impl From<QueriesArgs> for queries::Workload {
     fn from(args: QueriesArgs) -> Self {
         let QueriesArgs { targets, rows, rounds, keep, only } = args;
@@ -125,14 +154,15 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().what {
         What::All => all(&mut verdicts).await?,
         What::Scrape(args) => scrape::run(args.into(), &mut verdicts).await?,
-        What::Write(WriteArgs { series, rounds, runs }) => {
-            write::run(write::Workload { series, rounds, runs }, &mut verdicts).await?;
+        What::Write(WriteArgs { series, labels, rounds, runs }) => {
+            write::run(write::Workload { series, labels, rounds, runs }, &mut verdicts).await?;
         }
         What::Disk(DiskArgs { targets, rows, jitter }) => {
             let workload = disk::Workload { targets, rows, jitter_ms: jitter };
             disk::run(workload, &mut verdicts).await?;
         }
         What::Queries(args) => queries::run(&args.into(), &mut verdicts).await?,
+        What::Shapes(args) => shapes::run(&args.into(), &mut verdicts).await?,
     }
     println!("\n{verdicts}");
     Ok(())
@@ -143,10 +173,13 @@ async fn all(verdicts: &mut Verdicts) -> anyhow::Result<()> {
     let scrape =
         scrape::Workload { targets: 200, interval_seconds: 10, warm_up_seconds: 60, measured_seconds: 120 };
     scrape::run(scrape, verdicts).await?;
-    write::run(write::Workload { series: 100_639, rounds: 20, runs: 3 }, verdicts).await?;
+    write::run(write::Workload { series: 100_639, labels: 0, rounds: 20, runs: 2 }, verdicts).await?;
     for jitter_ms in [5, 0] {
         disk::run(disk::Workload { targets: 2, rows: 5760, jitter_ms }, verdicts).await?;
     }
     let queries = queries::Workload { targets: 40, rows: 720, rounds: 5, keep: None, only: Vec::new() };
-    queries::run(&queries, verdicts).await
+    queries::run(&queries, verdicts).await?;
+    let shapes =
+        shapes::Workload { series: 100_000, warm_up_seconds: 40, measured_seconds: 60, only: Vec::new() };
+    shapes::run(&shapes, verdicts).await
 }

@@ -30,7 +30,7 @@ const HEAD_ROWS: usize = 30;
 /// Repetitions of a query are as many as fit in this, so that a CPU clock of 10 ms can tell.
 const MEASURED: Duration = Duration::from_millis(150);
 const REPETITIONS_MAX: u32 = 60;
-/// A sample's file that says what a directory holds.
+/// The file that says what a directory holds, and with a system's name behind it, that it holds it.
 const MARK: &str = "loaded";
 
 /// Sizes of the workload.
@@ -142,39 +142,59 @@ async fn load(workload: &Workload, directory: &Path) -> Result<Timeline> {
     let samples = (workload.targets * SERIES * workload.rows) as f64 / 1e6;
     println!("queries: {size} at 30 s: {} series, {samples:.1} M samples", workload.targets * SERIES);
     let mark = directory.join(MARK);
-    let timeline = |start_ms| Timeline { start_ms, interval_ms: INTERVAL_MS, phases: true, jitter_ms: 0 };
-    if let Ok(text) = std::fs::read_to_string(&mark) {
-        let start = text.strip_prefix(&format!("{size}, ")).and_then(|start| start.trim().parse().ok());
-        return Ok(timeline(
-            start.with_context(|| format!("{} holds other data: {text}", directory.display()))?,
-        ));
-    }
-    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as i64;
-    let end_ms = (now_ms - 60_000) / 60_000 * 60_000;
-    let timeline = timeline(end_ms - workload.rows as i64 * INTERVAL_MS);
-    let data = Series::new(workload.targets * SERIES, "node")?;
+    let start_ms = match std::fs::read_to_string(&mark) {
+        Ok(text) => {
+            let start = text.strip_prefix(&format!("{size}, ")).and_then(|start| start.trim().parse().ok());
+            start.with_context(|| format!("{} is of other data: {text}", mark.display()))?
+        }
+        Err(_) => {
+            let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+            let end_ms = (now_ms as i64 - 60_000) / 60_000 * 60_000;
+            let start_ms = end_ms - workload.rows as i64 * INTERVAL_MS;
+            std::fs::write(&mark, format!("{size}, {start_ms}"))?;
+            start_ms
+        }
+    };
+    let timeline = Timeline { start_ms, interval_ms: INTERVAL_MS, phases: true, jitter_ms: 0 };
+    let mut data = None;
     for system in System::ALL {
-        let begin = Instant::now();
-        let running = system.start(directory, "global: {}\n").await?;
-        let in_head = if system == System::Marigraph { HEAD_ROWS.min(workload.rows) } else { 0 };
-        let early = workload.rows - in_head;
-        sender::load(running.peer.addr, &data, 0..early, ROWS_A_BODY, &timeline).await?;
-        process::settle(running.peer.id()).await?;
-        let mut cpu = process::usage(running.peer.id())?.cpu_seconds;
-        let running = if in_head > 0 {
-            running.merged(system)?;
-            let running = system.start(directory, "global: {}\n").await?;
-            sender::load(running.peer.addr, &data, early..workload.rows, ROWS_A_BODY, &timeline).await?;
-            cpu += process::usage(running.peer.id())?.cpu_seconds;
-            running
-        } else {
-            running
+        let loaded = directory.join(format!("{MARK}-{}", system.name()));
+        if loaded.exists() {
+            continue;
+        }
+        let data = match &mut data {
+            Some(data) => data,
+            none => none.insert(Series::new(workload.targets * SERIES, "node")?),
         };
-        running.peer.terminate()?;
-        println!("{}: loaded in {:.0} s, {cpu:.1} CPU s", system.name(), begin.elapsed().as_secs_f64());
+        load_one(system, data, workload.rows, directory, &timeline).await?;
+        std::fs::write(&loaded, "")?;
     }
-    std::fs::write(&mark, format!("{size}, {}", timeline.start_ms))?;
     Ok(timeline)
+}
+
+async fn load_one(
+    system: System,
+    data: &Series,
+    rows: usize,
+    directory: &Path,
+    timeline: &Timeline,
+) -> Result<()> {
+    let begin = Instant::now();
+    let mut running = system.start(directory, "global: {}\n").await?;
+    let in_head = if system == System::Marigraph { HEAD_ROWS.min(rows) } else { 0 };
+    let early = rows - in_head;
+    sender::load(running.peer.addr, data, 0..early, ROWS_A_BODY, timeline).await?;
+    process::settle(running.peer.id()).await?;
+    let mut cpu = process::usage(running.peer.id())?.cpu_seconds;
+    if in_head > 0 {
+        running.merged(system)?;
+        running = system.start(directory, "global: {}\n").await?;
+        sender::load(running.peer.addr, data, early..rows, ROWS_A_BODY, timeline).await?;
+        cpu += process::usage(running.peer.id())?.cpu_seconds;
+    }
+    running.peer.terminate()?;
+    println!("{}: loaded in {:.0} s, {cpu:.1} CPU s", system.name(), begin.elapsed().as_secs_f64());
+    Ok(())
 }
 
 /// The request of a query.

@@ -7,7 +7,7 @@ use testkit::http as client;
 
 use crate::process::{self, Usage};
 use crate::report::Verdicts;
-use crate::simulator::Simulator;
+use crate::simulator::{Content, Simulator};
 use crate::system::System;
 
 /// Sizes of the workload.
@@ -21,10 +21,7 @@ pub(crate) struct Workload {
 
 /// Runs the workload and prints a row for each system.
 pub(crate) async fn run(workload: Workload, verdicts: &mut Verdicts) -> Result<()> {
-    let Some(recorded) = testkit::recorded::load()? else {
-        anyhow::bail!("the recording is not there");
-    };
-    let simulator = Simulator::start(&recorded, workload.targets).await?;
+    let simulator = Simulator::start(Content::Recorded, workload.targets).await?;
     let config = simulator.config(workload.targets, &format!("{}s", workload.interval_seconds));
     let directory = tempfile::tempdir()?;
     let mut running = Vec::new();

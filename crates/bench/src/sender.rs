@@ -55,7 +55,10 @@ impl Sender {
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Bytes> {
-        self.connection.ready().await?;
+        if self.connection.ready().await.is_err() {
+            // VictoriaMetrics closes connections that are two minutes old.
+            *self = Sender::connect(self.addr).await?;
+        }
         let response = self.connection.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();

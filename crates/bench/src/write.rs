@@ -21,6 +21,8 @@ const SETTLE: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Workload {
     pub(crate) series: usize,
+    /// Labels of every series, at least.
+    pub(crate) labels: usize,
     /// Rows sent after the first, which makes the series.
     pub(crate) rounds: usize,
     /// How often everything is done.
@@ -39,10 +41,11 @@ struct Outcome {
 
 /// Loads each system in turn, kills it and starts it again.
 pub(crate) async fn run(workload: Workload, verdicts: &mut Verdicts) -> Result<()> {
-    let Workload { series, rounds, runs } = workload;
-    let data = Series::new(series, "bench")?;
+    let Workload { series, labels, rounds, runs } = workload;
+    let data = Series::new(series, "bench")?.padded(labels);
+    let mean = data.labels.iter().map(|labels| labels.len()).sum::<usize>() as f64 / series as f64;
     println!(
-        "remote write: {series} series, 1 + {rounds} rounds, {BODY_SAMPLES} samples a body, 2 connections"
+        "remote write: {series} series of {mean:.1} labels, 1 + {rounds} rounds, {BODY_SAMPLES} samples a body, 2 connections"
     );
     println!(
         "{:<18} {:>16} {:>20} {:>10} {:>10} {:>14} {:>12} {:>8} {:>6}",
