@@ -18,6 +18,7 @@ pub(crate) mod budget;
 pub(crate) mod index;
 pub(crate) mod lane;
 pub(crate) mod late;
+mod order;
 pub(crate) mod rows;
 pub(crate) mod side;
 pub(crate) mod snapshot;

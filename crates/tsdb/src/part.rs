@@ -37,6 +37,7 @@ mod symbols;
 pub(crate) mod tests;
 mod writer;
 
+pub(crate) use reader::Clips;
 pub use reader::Part;
 pub use writer::PartWriter;
 

@@ -21,7 +21,7 @@ use super::{Db, Inner, Tenant};
 use crate::head::index::reference;
 use crate::head::snapshot::HeadSnapshot;
 use crate::merge::{Piece, TimeConcatCache, combine};
-use crate::part::PartError;
+use crate::part::{Clips, PartError};
 use crate::tombstone::clip;
 use crate::version::{DeletedSeries, PartEntry, Version};
 
@@ -187,7 +187,23 @@ struct Selection {
     /// Damage met so far while samples were loaded.
     met: Mutex<BTreeSet<String>>,
     problems: Option<Arc<Problems>>,
+    /// What loads that are not running have left for the next.
+    rooms: Mutex<Vec<Room>>,
 }
+
+/// What a load works out and the next one can use: neighbours by labels are of many sources, and the
+/// series of one source are spread over all loads. Columns thus share their times from load to load.
+#[derive(Debug, Default)]
+struct Room {
+    times: TimeConcatCache,
+    /// For each part of the selection.
+    clips: Vec<Clips>,
+}
+
+/// Bytes of times that a room keeps.
+const ROOM_BYTES_MAX: usize = 16 << 20;
+/// Clips of a part that a room keeps.
+const ROOM_CLIPS_MAX: usize = 16 << 10;
 
 /// Damaged places that an answer names; more are only counted.
 const PLACES_NAMED_MAX: usize = 100;
@@ -206,12 +222,8 @@ impl Selection {
             let slots = index.select(matchers);
             let mut series = Vec::with_capacity(slots.len() as usize);
             let mut references = Vec::with_capacity(slots.len() as usize);
-            for (number, slot) in slots.iter().enumerate() {
-                series.push(Selected {
-                    labels: index.labels(slot),
-                    head: Some(number as u32),
-                    ..Selected::default()
-                });
+            for (number, (slot, labels)) in index.labelled(&slots).into_iter().enumerate() {
+                series.push(Selected { labels, head: Some(number as u32), ..Selected::default() });
                 references.push(reference(slot, index.generation(slot)));
             }
             (series, references)
@@ -231,6 +243,7 @@ impl Selection {
             }
         }
         series.append(&mut listed);
+        // Stable, as that finds the runs that are in order already: what each part has, and the head.
         series.sort_by(|a, b| a.labels.cmp(&b.labels));
         series.dedup_by(|later, first| {
             let same = later.labels == first.labels;
@@ -264,8 +277,8 @@ impl Selection {
         Ok(numbers.into_iter().zip(labels).map(selected).collect())
     }
 
-    /// Reads what the parts have of `range`: (series within the range, piece).
-    fn load_parts(&self, range: &Range<usize>, cache: &mut TimeConcatCache) -> Vec<(usize, Piece)> {
+    /// Reads what the parts have of `range`: (series within the range, piece), by series.
+    fn load_parts(&self, range: &Range<usize>, room: &mut Room) -> Vec<(usize, Piece)> {
         let mut wanted: Vec<Vec<(u32, usize)>> = vec![Vec::new(); self.parts.len()];
         for (within, series) in self.series[range.clone()].iter().enumerate() {
             for (part, number) in &series.parts {
@@ -273,15 +286,21 @@ impl Selection {
             }
         }
         let mut pieces = Vec::new();
-        for ((entry, deleted), mut wanted) in self.parts.iter().zip(wanted) {
+        let Room { times: cache, clips } = room;
+        clips.resize_with(self.parts.len(), Clips::default);
+        for (((entry, deleted), mut wanted), clips) in self.parts.iter().zip(wanted).zip(clips) {
             if wanted.is_empty() {
                 continue;
+            }
+            if clips.len() > ROOM_CLIPS_MAX {
+                clips.clear();
             }
             wanted.sort_unstable();
             let numbers: Vec<u32> = wanted.iter().map(|(number, _)| *number).collect();
             let mut columns = Vec::with_capacity(numbers.len());
-            if entry.part.load(&numbers, self.start_ms, self.end_ms, &mut columns).is_err() {
-                let (range, mut damage) = (self.start_ms..=self.end_ms, Vec::new());
+            let range = self.start_ms..=self.end_ms;
+            if entry.part.load_with(clips, &numbers, range.clone(), &mut columns).is_err() {
+                let mut damage = Vec::new();
                 entry.part.load_readable(&numbers, range, cache, &mut columns, &mut damage);
                 self.note(&damage);
             }
@@ -293,6 +312,7 @@ impl Selection {
                 pieces.push((within, Piece { rank, column }));
             }
         }
+        pieces.sort_by_key(|(within, _)| *within);
         pieces
     }
 
@@ -333,20 +353,24 @@ impl SeriesSet for Selection {
     }
 
     fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError> {
-        let mut cache = TimeConcatCache::default();
-        let mut of_parts: Vec<Vec<Piece>> = vec![Vec::new(); range.len()];
-        for (within, piece) in self.load_parts(&range, &mut cache) {
-            of_parts[within].push(piece);
-        }
-        for (series, mut pieces) in self.series[range].iter().zip(of_parts) {
-            self.load_head(series, &mut cache, &mut pieces)?;
-            let mut column = combine(&mut pieces, &mut cache);
-            clip(&mut column, self.start_ms, self.end_ms, &mut cache);
+        let mut room = self.rooms.lock().pop().unwrap_or_default();
+        let mut of_parts = self.load_parts(&range, &mut room).into_iter().peekable();
+        let cache = &mut room.times;
+        let mut pieces = Vec::with_capacity(self.parts.len() + 2);
+        for (within, series) in self.series[range].iter().enumerate() {
+            pieces.extend(std::iter::from_fn(|| of_parts.next_if(|(of, _)| *of == within)).map(|(_, p)| p));
+            self.load_head(series, cache, &mut pieces)?;
+            let mut column = combine(&mut pieces, cache);
+            clip(&mut column, self.start_ms, self.end_ms, cache);
             for starts in [&mut column.start_times, &mut column.histogram_starts] {
                 starts.take_if(|starts| starts.iter().all(|start| *start == 0));
             }
             out.push(column);
         }
+        if room.times.bytes() > ROOM_BYTES_MAX {
+            room.times.clear();
+        }
+        self.rooms.lock().push(room);
         Ok(())
     }
 

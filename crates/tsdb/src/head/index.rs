@@ -6,14 +6,18 @@
 //! is recognised.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use hashbrown::HashTable;
 use model::{Labels, MatchOp, Matcher};
+use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 use storage::SeriesRef;
 use xxhash_rust::xxh3::xxh3_64;
+
+use super::order::{self, Order};
 
 /// The slot half of a reference.
 pub(crate) fn slot_of(series: SeriesRef) -> u32 {
@@ -210,6 +214,9 @@ pub(crate) struct Index {
     free_series: RoaringBitmap,
     table: HashTable<u32>,
     live: RoaringBitmap,
+    /// Counts the series that came and went.
+    revision: u64,
+    order: Mutex<Order>,
 }
 
 fn pair_hash(name: u32, value: u32) -> u64 {
@@ -278,6 +285,7 @@ impl Index {
         let series = &self.series;
         self.table.insert_unique(hash, slot, |slot| series[*slot as usize].hash);
         self.live.insert(slot);
+        self.revision += 1;
         reference(slot, generation)
     }
 
@@ -317,6 +325,7 @@ impl Index {
     /// Removes series, and what only they used.
     pub(crate) fn remove(&mut self, slots: &RoaringBitmap) {
         let mut emptied: Vec<u32> = Vec::new();
+        self.revision += 1;
         for slot in slots {
             if !self.live.remove(slot) {
                 continue;
@@ -368,6 +377,37 @@ impl Index {
     /// The labels of the live series at `slot`.
     pub(crate) fn labels(&self, slot: u32) -> Labels {
         Labels::from_sorted(self.pairs_of(slot))
+    }
+
+    /// The slots of `selected` (live ones) by their labels if there are many of them, else in no order,
+    /// with their labels.
+    pub(crate) fn labelled(&self, selected: &RoaringBitmap) -> Vec<(u32, Labels)> {
+        let mut room = Vec::with_capacity(256);
+        let mut labelled = |slot: u32| (slot, Labels::from_sorted_in(&mut room, self.pairs_of(slot)));
+        if order::is_large(selected, &self.live) {
+            let generation = |slot: u32| self.series[slot as usize].generation;
+            let compare = |a: u32, b: u32| self.compare(a, b);
+            let slots = self.order.lock().of(selected, &self.live, self.revision, generation, compare);
+            slots.into_iter().map(labelled).collect()
+        } else {
+            selected.iter().map(&mut labelled).collect()
+        }
+    }
+
+    /// The order of the labels of two live series.
+    fn compare(&self, a: u32, b: u32) -> Ordering {
+        let pairs = |slot: u32| {
+            let Series { pairs_at, pairs, .. } = self.series[slot as usize];
+            self.lists.get(pairs_at, pairs)
+        };
+        let (a, b) = (pairs(a), pairs(b));
+        // Equal pairs have equal numbers.
+        let Some((a, b)) = a.iter().zip(b).find(|(a, b)| a != b) else { return a.len().cmp(&b.len()) };
+        let text = |pair: u32| {
+            let pair = &self.pairs[pair as usize];
+            (self.symbols.text(pair.name), self.symbols.text(pair.value))
+        };
+        text(*a).cmp(&text(*b))
     }
 
     fn name_pairs(&self, name: &str) -> &[u32] {
@@ -604,6 +644,36 @@ mod tests {
         assert!(gone.contains(slot_of(again)));
         assert_eq!(index.find(&all[40]), Some(again));
         assert_eq!(index.labels(slot_of(again)), all[40]);
+    }
+
+    #[test]
+    fn large_selections_come_in_order_while_series_come_and_go() {
+        let (mut index, mut all) = filled();
+        let check = |index: &Index, all: &mut Vec<Labels>| {
+            all.sort();
+            let ordered: Vec<Labels> = index.labelled(index.live()).into_iter().map(|(_, l)| l).collect();
+            assert_eq!(ordered, *all);
+            let some = index.select(&[Matcher::equal("job", "a")]);
+            let ordered = index.labelled(&some).into_iter().map(|(_, l)| l);
+            assert!(ordered.eq(all.iter().filter(|l| l.get("job") == Some("a")).cloned()));
+        };
+        let large: Vec<Labels> = (0..100).map(|n| labels(&[("job", "a"), ("x", &format!("{n}"))])).collect();
+        for (generation, labels) in (5000..).zip(&large) {
+            index.insert(labels, generation);
+        }
+        all.extend(large);
+        check(&index, &mut all);
+        let gone = index.select(&[Matcher::equal("job", "b")]);
+        index.remove(&gone);
+        all.retain(|l| l.get("job") != Some("b"));
+        check(&index, &mut all);
+        // Into freed slots.
+        for n in 0..5u32 {
+            let labels = labels(&[("__name__", "late"), ("n", &n.to_string())]);
+            index.insert(&labels, 9000 + n);
+            all.push(labels);
+        }
+        check(&index, &mut all);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) type Key = (u64, Kind, u64, u64);
 pub(super) enum Kind {
     /// A decompressed chunk: section, offset.
     Chunk,
+    /// A chunk of the directory, with marks: number.
+    Directory,
     /// A chunk of places of columns: section, number.
     Places,
     /// A page of symbols.

@@ -1,7 +1,7 @@
 //! Reading a part.
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use roaring::RoaringBitmap;
 use stdx::disk::Disk;
 use storage::Column;
 
+use super::cache::Kind;
 use super::chunks::ChunkIndex;
 use super::columns::{Columns, RowsOf};
 use super::directory::{
@@ -62,11 +63,56 @@ impl Wanted {
 }
 
 /// The rows of a series within the asked time.
-#[derive(Clone)]
-pub(super) struct Clip {
+#[derive(Debug, Clone)]
+pub(crate) struct Clip {
     /// Rows, counted from the series' first.
     pub(super) rows: Range<usize>,
     pub(super) times: Arc<[i64]>,
+}
+
+/// The clipped rows of series that had the same ones, for one part and one range of time: by column of
+/// times, first row and number of rows.
+pub(crate) type Clips = HashMap<(u32, u32, u32), Clip, foldhash::fast::RandomState>;
+
+/// Entries of a directory chunk from one mark to the next.
+const MARK_ENTRIES: usize = 64;
+
+/// A chunk of the directory, and where to start reading for entries in its middle.
+struct MarkedChunk {
+    raw: Vec<u8>,
+    /// Before every [`MARK_ENTRIES`]th entry: bytes gone by, and the state.
+    marks: Vec<(usize, State)>,
+}
+
+impl MarkedChunk {
+    /// Marks `raw`, whose histogram blocks have `block_rows` rows, up to its end, or to where it cannot be
+    /// read any further.
+    fn new(raw: Vec<u8>, block_rows: usize) -> MarkedChunk {
+        let mut marks = Vec::new();
+        let mut reader = Reader::new(&raw);
+        if let Ok(mut state) = State::read(&mut reader, block_rows) {
+            marks.push((reader.position(), state));
+            let mut entries = 0;
+            while reader.remaining() > 0 && state.read_entry(&mut reader).is_ok() {
+                entries += 1;
+                if entries % MARK_ENTRIES == 0 {
+                    marks.push((reader.position(), state));
+                }
+            }
+        }
+        MarkedChunk { raw, marks }
+    }
+
+    fn bytes(&self) -> usize {
+        self.raw.len() + self.marks.len() * size_of::<(usize, State)>()
+    }
+
+    /// What reads on at or before entry `entry`, and the number of the entry that comes next.
+    fn from(&self, entry: usize) -> Result<(State, Reader<'_>, u32), CodecError> {
+        let mark = (entry / MARK_ENTRIES).min(self.marks.len().saturating_sub(1));
+        let (at, state) = self.marks.get(mark).ok_or(CodecError::Truncated)?;
+        Ok((*state, Reader::new(&self.raw[*at..]), (mark * MARK_ENTRIES) as u32))
+    }
 }
 
 impl Part {
@@ -198,8 +244,22 @@ impl Part {
         end_ms: i64,
         out: &mut Vec<Column>,
     ) -> Result<(), PartError> {
+        self.load_with(&mut Clips::default(), series, start_ms..=end_ms, out)
+    }
+
+    /// As [`Part::load`], with what an earlier load of the same range has worked out.
+    ///
+    /// # Errors
+    /// See [`Part`]; then `out` is as before.
+    pub(crate) fn load_with(
+        &self,
+        clips: &mut Clips,
+        series: &[u32],
+        range: RangeInclusive<i64>,
+        out: &mut Vec<Column>,
+    ) -> Result<(), PartError> {
         let before = out.len();
-        let loaded = self.load_into(series, start_ms..=end_ms, out);
+        let loaded = self.load_into(clips, series, range, out);
         if loaded.is_err() {
             out.truncate(before);
         }
@@ -208,18 +268,18 @@ impl Part {
 
     fn load_into(
         &self,
+        clips: &mut Clips,
         series: &[u32],
-        range: std::ops::RangeInclusive<i64>,
+        range: RangeInclusive<i64>,
         out: &mut Vec<Column>,
     ) -> Result<(), PartError> {
         let (mut stretches, mut wanted) = (Vec::new(), Vec::new());
-        let mut clips: HashMap<(u32, u32, u32), Clip, foldhash::fast::RandomState> = HashMap::default();
         let mut histograms = Vec::new();
         out.reserve(series.len());
         self.entries(series, |entry| {
             let mut column = Column::default();
             if let Some(floats) = &entry.floats {
-                let clip = self.clip(floats.times, floats.rows, &range, &mut clips)?;
+                let clip = self.clip(floats.times, floats.rows, &range, clips)?;
                 if !clip.rows.is_empty() {
                     column.times = clip.times.clone();
                     column.values = vec![0.0; clip.rows.len()];
@@ -228,7 +288,7 @@ impl Part {
                 }
             }
             if let Some(stored) = entry.histograms {
-                let clip = self.clip(stored.times, stored.rows, &range, &mut clips)?;
+                let clip = self.clip(stored.times, stored.rows, &range, clips)?;
                 if !clip.rows.is_empty() {
                     histograms.push((out.len(), stored, clip));
                 }
@@ -277,17 +337,21 @@ impl Part {
             let end = index.chunks().get(at + 1).map_or(u32::MAX, |next| next.first);
             let (here, later) = rest.split_at(rest.partition_point(|&s| s < end));
             rest = later;
-            let chunk = index.cached(&self.file, at)?;
+            let chunk = self.file.cached(Kind::Directory, at as u64, 0, || {
+                let block_rows =
+                    if self.has_histogram_columns() { HISTOGRAM_ROWS } else { HISTOGRAM_ROWS_V1 };
+                let chunk = MarkedChunk::new(index.load(&self.file, at)?, block_rows);
+                let bytes = chunk.bytes();
+                Ok((chunk, bytes))
+            })?;
             let bad = self.file.undecodable(SectionId::Directory, place.offset);
-            let mut reader = Reader::new(&chunk);
-            let block_rows = if self.has_histogram_columns() { HISTOGRAM_ROWS } else { HISTOGRAM_ROWS_V1 };
-            let mut state = State::read(&mut reader, block_rows).map_err(&bad)?;
-            let mut next = place.first;
+            let (mut state, mut reader, mut next) =
+                chunk.from((first - place.first) as usize).map_err(&bad)?;
             for &wanted in here {
                 loop {
                     let entry = state.read_entry(&mut reader).map_err(&bad)?;
                     next += 1;
-                    if next > wanted {
+                    if next > wanted - place.first {
                         visit(entry)?;
                         break;
                     }
@@ -306,8 +370,8 @@ impl Part {
         &self,
         rows: RowsOf,
         count: u32,
-        range: &std::ops::RangeInclusive<i64>,
-        clips: &mut HashMap<(u32, u32, u32), Clip, foldhash::fast::RandomState>,
+        range: &RangeInclusive<i64>,
+        clips: &mut Clips,
     ) -> Result<Clip, PartError> {
         let key = (rows.column, rows.first, count);
         if let Some(clip) = clips.get(&key) {

@@ -132,6 +132,7 @@ impl LabelRows {
         let names = symbols.names(file)?;
         let mut resolver = Resolver::new(symbols, file)?;
         out.reserve(series.len());
+        let mut room = Vec::with_capacity(256);
         for run in series.chunk_by(|a, b| a / PAGE_SERIES == b / PAGE_SERIES) {
             let page = self.page(file, symbols, (run[0] / PAGE_SERIES) as usize)?;
             let mut cursors = vec![Cursor::default(); page.columns.len()];
@@ -147,9 +148,10 @@ impl LabelRows {
                     }
                 }
                 let pairs = page.columns.iter().zip(&cursors);
-                out.push(Labels::from_sorted(pairs.filter_map(|(column, cursor)| {
+                let pairs = pairs.filter_map(|(column, cursor)| {
                     cursor.pair.map(|pair| (&*names[column.name].name, resolver.get(cursor.chunk, pair)))
-                })));
+                });
+                out.push(Labels::from_sorted_in(&mut room, pairs));
             }
         }
         Ok(())
