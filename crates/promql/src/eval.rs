@@ -91,6 +91,14 @@ impl Steps {
 /// Takes a batch of rows of a stream.
 pub(crate) type Sink<'s> = &'s mut dyn FnMut(Vec<Row>) -> Result<(), EvalError>;
 
+/// How an aggregation makes fewer rows of those of a batch, in the thread that has computed them.
+#[derive(Clone, Copy)]
+pub(crate) struct Reduce<'r> {
+    pub(crate) rows: &'r (dyn Fn(Vec<Row>) -> Vec<Row> + Sync),
+    /// Whether it matters that rows have no names where they should have none.
+    pub(crate) uses_names: bool,
+}
+
 /// One query being evaluated.
 pub(crate) struct Evaluator<'q> {
     pub(crate) store: &'q dyn Queryable,
@@ -182,16 +190,31 @@ impl Evaluator<'_> {
         }
     }
 
+    /// As [`Self::stream`], letting `reduce` join the rows of a batch where series come from the store.
+    pub(crate) fn stream_reduced(
+        &self,
+        node: &Node,
+        steps: Steps,
+        reduce: Reduce<'_>,
+        sink: Sink<'_>,
+    ) -> Result<(), EvalError> {
+        match &node.kind {
+            Kind::Select(selector) => self.stream_newest(node.span, selector, steps, Some(reduce), sink),
+            Kind::Over(over) if self.is_streamed(node) => self.stream_over(over, steps, Some(reduce), sink),
+            _ => self.stream(node, steps, sink),
+        }
+    }
+
     fn stream_batches(&self, node: &Node, steps: Steps, sink: Sink<'_>) -> Result<(), EvalError> {
         match &node.kind {
-            Kind::Select(selector) => self.stream_newest(node.span, selector, steps, sink),
+            Kind::Select(selector) => self.stream_newest(node.span, selector, steps, None, sink),
             Kind::Timestamps { selector, start } => {
                 self.stream_timestamps(selector, *start, steps, &mut |mut rows| {
                     rows.iter_mut().for_each(|row| self.drop_name(row));
                     sink(rows)
                 })
             }
-            Kind::Over(over) => self.stream_over(over, steps, sink),
+            Kind::Over(over) => self.stream_over(over, steps, None, sink),
             Kind::Negate(inner) => self.stream(inner, steps, &mut |rows| sink(self.negated(rows))),
             Kind::Call { name, args } => self.stream_call(name, args, steps, sink),
             Kind::Chain(chain) => self.stream_chain(chain, steps, sink),

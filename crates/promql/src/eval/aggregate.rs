@@ -11,8 +11,8 @@ use model::labels::METRIC_NAME;
 
 use super::matching::write_key;
 use super::plan::AggregateNode;
-use super::rows::{LabelMap, row_weight};
-use super::{Evaluator, Row, Steps, absent, is_absent};
+use super::rows::{LabelMap, is_metadata, row_weight};
+use super::{Evaluator, Reduce, Row, Steps, absent, is_absent};
 use crate::annotations::{Note, Operation};
 use crate::answer::EvalError;
 use crate::ast::{AggregateOp, Grouping, Span};
@@ -160,6 +160,19 @@ impl Fold {
         }
     }
 
+    /// Adds what [`joined`] has made of several rows.
+    fn add_partial(&mut self, row: &Row) {
+        match self {
+            Fold::Count(counts) => {
+                for (count, n) in counts.iter_mut().zip(&row.floats).filter(|(_, n)| !is_absent(**n)) {
+                    *count += n;
+                }
+            }
+            // A sum of sums, the least of the least.
+            _ => self.add(row),
+        }
+    }
+
     fn finish(self, op: AggregateOp) -> Vec<f64> {
         match self {
             Fold::Sum(sums, c) => {
@@ -178,6 +191,26 @@ impl Fold {
                 .collect(),
         }
     }
+}
+
+/// Makes one row of all rows of a group. Rows with histograms stay as they are.
+fn joined(op: AggregateOp, grouping: &Grouping, rows: Vec<Row>) -> Vec<Row> {
+    use AggregateOp::{Count, Group, Max, Min, Sum};
+    let is_plain = |row: &Row| row.histograms.is_none() && !row.drop_name;
+    if !matches!(op, Sum | Min | Max | Count | Group) || !rows.iter().all(is_plain) {
+        return rows;
+    }
+    let mut groups = Groups::new(grouping);
+    let mut folds: Vec<Fold> = Vec::new();
+    for row in &rows {
+        let at = groups.of(&row.labels);
+        if at == folds.len() {
+            folds.push(Fold::new(op, row.floats.len()));
+        }
+        folds[at].add(row);
+    }
+    let joined = folds.into_iter().zip(groups.labels);
+    joined.map(|(fold, labels)| Row { partial: true, ..Row::of_floats(labels, fold.finish(op)) }).collect()
 }
 
 impl Evaluator<'_> {
@@ -205,7 +238,12 @@ impl Evaluator<'_> {
         let op = aggregate.op;
         let mut groups = Groups::new(&aggregate.grouping);
         let mut states: Vec<GroupState> = Vec::new();
-        self.stream(&aggregate.input, steps, &mut |rows| {
+        let grouping = &aggregate.grouping;
+        let reduce = Reduce {
+            rows: &|rows| joined(op, grouping, rows),
+            uses_names: !grouping.without && grouping.labels.iter().any(|name| is_metadata(name)),
+        };
+        self.stream_reduced(&aggregate.input, steps, reduce, &mut |rows| {
             for row in &rows {
                 let at = groups.of(&row.labels);
                 if at == states.len() {
@@ -218,7 +256,11 @@ impl Evaluator<'_> {
                 }
                 let state = &mut states[at];
                 state.drop_name |= row.drop_name;
-                state.fold.add(row);
+                if row.partial {
+                    state.fold.add_partial(row);
+                } else {
+                    state.fold.add(row);
+                }
                 if row.histograms.is_some() {
                     self.add_histograms(op, state, row, aggregate.input.span);
                 }

@@ -14,7 +14,7 @@ use std::thread;
 use super::budget::Budget;
 use super::rows::row_weight;
 use super::tally::Tally;
-use super::{Evaluator, Row, Sink, Steps};
+use super::{Evaluator, Reduce, Row, Sink, Steps};
 use crate::annotations::Annotations;
 use crate::answer::EvalError;
 
@@ -44,6 +44,24 @@ pub(crate) struct Outcome {
 }
 
 type Computed = Result<Outcome, EvalError>;
+
+/// What computes a batch, with fewer rows in the end where there are several batches of `series` series: a
+/// sum of few series is built series by series.
+pub(crate) fn reduced(
+    work: impl Fn(Range<usize>) -> Computed + Send + Sync,
+    reduce: Option<Reduce<'_>>,
+    series: usize,
+    each: usize,
+) -> impl Fn(Range<usize>) -> Computed + Send + Sync {
+    let reduce = reduce.filter(|_| series > each);
+    move |range| {
+        let mut outcome = work(range)?;
+        if let Some(reduce) = reduce {
+            outcome.rows = (reduce.rows)(outcome.rows);
+        }
+        Ok(outcome)
+    }
+}
 
 /// The threads of an engine.
 #[derive(Debug)]

@@ -24,6 +24,8 @@ pub(crate) struct Row {
     pub(crate) floats: Vec<f64>,
     /// A histogram for each step without a float; none at all for most series.
     pub(crate) histograms: Option<Vec<Option<Arc<FloatHistogram>>>>,
+    /// What an aggregation has made of several rows, to be finished with others.
+    pub(crate) partial: bool,
 }
 
 /// What a row has at one step.
@@ -36,7 +38,7 @@ pub(crate) enum Cell<'a> {
 
 impl Row {
     pub(crate) fn of_floats(labels: Labels, floats: Vec<f64>) -> Row {
-        Row { labels, drop_name: false, floats, histograms: None }
+        Row { labels, drop_name: false, floats, histograms: None, partial: false }
     }
 
     pub(crate) fn empty(labels: Labels, steps: usize) -> Row {
@@ -139,6 +141,12 @@ pub(crate) fn weight(rows: &[Row], steps: Steps) -> u64 {
 /// Whether a label goes wherever the metric's name goes.
 pub(crate) fn is_metadata(label: &str) -> bool {
     matches!(label, "__name__" | "__type__" | "__unit__")
+}
+
+/// Whether there are a type or a unit, which go wherever the name goes.
+pub(crate) fn has_type_or_unit(labels: &Labels) -> bool {
+    let mut first = labels.iter().map(|(name, _)| name).take_while(|name| *name <= "__unit__");
+    first.any(|name| name != "__name__" && is_metadata(name))
 }
 
 /// The labels without the metric's name, type and unit.

@@ -8,12 +8,12 @@ use hashbrown::HashSet;
 use model::{Labels, MatchOp, Matcher, Sample};
 use storage::{Column, Select, SeriesSet};
 
-use super::batches::{Outcome, batch_series};
+use super::batches::{Outcome, batch_series, reduced};
 use super::plan::{Over, Selector, When, Window, WindowSource};
-use super::rows::{row_weight, same_labelset, without_metadata};
+use super::rows::{has_type_or_unit, row_weight, same_labelset, without_metadata};
 use super::tally::Tally;
 use super::window::{Bounds, BoundsCache, Samples, computed_histograms};
-use super::{Cell, Evaluator, Row, Sink, Steps, absent};
+use super::{Cell, Evaluator, Reduce, Row, Sink, Steps, absent};
 use crate::annotations::{Annotations, Note};
 use crate::answer::EvalError;
 use crate::ast::{RangeMode, Span};
@@ -35,6 +35,16 @@ struct Newest<'c> {
     histograms: &'c Bounds,
     /// As many as the column has histograms, or none.
     histogram_starts: &'c [i64],
+}
+
+/// Where a series comes from.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// The store. Its name may stay where it should go, since nobody looks.
+    Stored {
+        keep_name: bool,
+    },
+    Subquery,
 }
 
 /// A series with its samples, stored or computed by a subquery.
@@ -99,6 +109,7 @@ impl Evaluator<'_> {
         span: Span,
         selector: &Selector,
         steps: Steps,
+        reduce: Option<Reduce<'_>>,
         sink: Sink<'_>,
     ) -> Result<(), EvalError> {
         if selector.mode == RangeMode::Smoothed {
@@ -114,7 +125,9 @@ impl Evaluator<'_> {
                 (outcome.tally.read > before).then_some(row)
             })
         };
-        self.in_batches(set.len(), span_ms(selector.when, steps, self.lookback_ms), steps, work, sink)
+        let span = span_ms(selector.when, steps, self.lookback_ms);
+        let work = reduced(work, reduce, set.len(), batch_series(span, steps));
+        self.in_batches(set.len(), span, steps, work, sink)
     }
 
     /// The time of the newest sample of each series, or its start timestamp, in seconds.
@@ -209,7 +222,13 @@ impl Evaluator<'_> {
     }
 
     /// A function of windows, series by series.
-    pub(crate) fn stream_over(&self, over: &Over, steps: Steps, sink: Sink<'_>) -> Result<(), EvalError> {
+    pub(crate) fn stream_over(
+        &self,
+        over: &Over,
+        steps: Steps,
+        reduce: Option<Reduce<'_>>,
+        sink: Sink<'_>,
+    ) -> Result<(), EvalError> {
         let params: Vec<Vec<f64>> =
             over.params.iter().map(|p| self.scalar(p, steps)).collect::<Result<_, _>>()?;
         check_factors(over.function, &params)?;
@@ -239,6 +258,11 @@ impl Evaluator<'_> {
         match &window.source {
             WindowSource::Select(selector) => {
                 let set = self.select(&selector.matchers, call.when, steps, before, after)?;
+                // Series of one name, without type and unit, stay apart when their names go; where nobody
+                // looks at names they may as well stay.
+                let one_name =
+                    pins_name(selector) && !(0..set.len()).any(|at| has_type_or_unit(set.labels(at)));
+                let keep_name = drops_name && one_name && reduce.is_some_and(|reduce| !reduce.uses_names);
                 let work = |batch| {
                     self.load_batch(&*set, batch, steps, |at, column, outcome| {
                         let stale: Vec<bool> = column.histograms.iter().map(|(_, h)| h.is_stale()).collect();
@@ -250,23 +274,23 @@ impl Evaluator<'_> {
                         }
                         outcome.tally.read += samples.weight();
                         let series = Series { labels: set.labels(at).clone(), drop_name: false, samples };
-                        self.over_row(&call, &series, &cache, true, outcome)
+                        self.over_row(&call, &series, &cache, Origin::Stored { keep_name }, outcome)
                     })
                 };
-                self.in_batches(
-                    set.len(),
-                    span_ms(call.when, steps, before + after),
-                    steps,
-                    work,
-                    &mut unique,
-                )
+                let span = span_ms(call.when, steps, before + after);
+                if one_name {
+                    let work = reduced(work, reduce, set.len(), batch_series(span, steps));
+                    self.in_batches(set.len(), span, steps, work, sink)
+                } else {
+                    self.in_batches(set.len(), span, steps, work, &mut unique)
+                }
             }
             WindowSource::Subquery { .. } => {
                 let computed = self.subquery(window, steps)?;
                 let work = |batch: Range<usize>| {
                     let mut outcome = self.outcome(steps);
                     for series in &computed[batch] {
-                        let row = self.over_row(&call, series, &cache, false, &mut outcome);
+                        let row = self.over_row(&call, series, &cache, Origin::Subquery, &mut outcome);
                         outcome.rows.extend(row);
                     }
                     Ok(outcome)
@@ -296,7 +320,7 @@ impl Evaluator<'_> {
         call: &OverCall<'_>,
         series: &Series,
         cache: &BoundsCache,
-        stored: bool,
+        origin: Origin,
         outcome: &mut Outcome,
     ) -> Option<Row> {
         let Series { labels, drop_name, samples } = series;
@@ -305,7 +329,7 @@ impl Evaluator<'_> {
         }
         let name = labels.metric_name();
         let bounds = cache.of_samples(samples);
-        outcome.tally.look_through(&bounds, stored);
+        outcome.tally.look_through(&bounds, matches!(origin, Origin::Stored { .. }));
         let mut row = Row { drop_name: *drop_name, ..Row::of_floats(labels.clone(), Vec::new()) };
         if samples.histograms.is_empty() {
             row.floats = call.floats(samples, &bounds, name, &mut outcome.notes);
@@ -321,7 +345,9 @@ impl Evaluator<'_> {
             self.warn_of_gauge(labels, call.window_span, &mut outcome.notes);
         }
         if !call.function.keeps_name() {
-            self.drop_name(&mut row);
+            if !matches!(origin, Origin::Stored { keep_name: true }) {
+                self.drop_name(&mut row);
+            }
         } else if *drop_name && !self.delayed_names {
             row.labels = without_metadata(&row.labels);
         }
@@ -413,7 +439,7 @@ impl Evaluator<'_> {
     /// `absent_over_time`: 1 at the steps whose windows are all empty.
     pub(crate) fn absent_over_time(&self, over: &Over, steps: Steps) -> Result<Vec<Row>, EvalError> {
         let mut present = vec![false; steps.count];
-        self.stream_over(over, steps, &mut |rows| {
+        self.stream_over(over, steps, None, &mut |rows| {
             for row in rows {
                 for (step, found) in present.iter_mut().enumerate() {
                     *found |= row.has(step);
