@@ -18,6 +18,8 @@ pub const MANIFEST_NEW: &str = "MANIFEST.new";
 pub const PARTS_DIR: &str = "parts";
 /// Extension of a finished part.
 pub const PART_EXTENSION: &str = "mgp";
+/// Extension of a part that the manifest has lost.
+pub const UNNAMED_EXTENSION: &str = "unnamed";
 /// Log segments that a tenant waits for whose manifest cannot be read.
 pub const WAITING_DIR: &str = "waiting";
 

@@ -20,6 +20,10 @@ fn open(disk: &FakeDisk, small: usize) -> Db {
 }
 
 fn try_open(disk: &FakeDisk, small: usize) -> Result<Db, OpenError> {
+    Db::open(config(disk, small))
+}
+
+fn config(disk: &FakeDisk, small: usize) -> Config {
     let mut config = Config::new(Path::new("/data"));
     config.disk = disk.shared();
     config.clock = FakeClock::at(START_MS);
@@ -27,7 +31,7 @@ fn try_open(disk: &FakeDisk, small: usize) -> Result<Db, OpenError> {
     config.background = false;
     config.retention = None;
     config.small_tenant_samples = small;
-    Db::open(config)
+    config
 }
 
 fn tenant(name: &str) -> TenantId {
@@ -283,4 +287,45 @@ fn a_log_that_cannot_be_kept_for_a_refused_tenant_is_not_cut() {
         assert_eq!(times(&open(&again, 0), "hurt").expect("mended"), [at(0..20)]);
     }
     assert_eq!(waiting(&disk), 1, "there was room at last");
+}
+
+#[test]
+fn parts_that_a_manifest_has_lost_are_kept() {
+    // A merge whose edit looks like an unfinished one, and a manifest that is gone altogether.
+    for (merged, lost) in [(true, 1), (false, 2)] {
+        let disk = two_tenants();
+        let count = |disk: &FakeDisk, extension: &str| {
+            let is_one = |path: &PathBuf| {
+                path.starts_with("/data/tenant/hurt") && path.extension().is_some_and(|e| e == extension)
+            };
+            disk.files().into_iter().map(|(path, _)| path).filter(is_one).count()
+        };
+        if merged {
+            let mut config = config(&disk, 0);
+            config.clock = FakeClock::at(START_MS + 24 * 3600 * 1000);
+            let db = Db::open(config).expect("open");
+            db.compact().expect("compact");
+            let len = disk.files().into_iter().find(|(path, _)| path == Path::new(HURT)).expect("there").1;
+            assert!(disk.flip_byte(Path::new(HURT), len - 5));
+        } else {
+            disk.shared().remove_file(Path::new(HURT)).expect("remove");
+        }
+        assert_eq!((count(&disk, "mgp"), count(&disk, "unnamed")), (lost, 0));
+        let mut disk = disk;
+        for _ in 0..3 {
+            disk = disk.after_kill();
+            let db = open(&disk, 1000);
+            assert_eq!((count(&disk, "mgp"), count(&disk, "unnamed")), (0, lost));
+            let everything = Select {
+                tenant: tenant("hurt"),
+                start_ms: i64::MIN,
+                end_ms: i64::MAX,
+                matchers: vec![Matcher::equal("__name__", "m")],
+            };
+            let warnings = db.select(&everything).expect("select").warnings();
+            let of_lost = warnings.iter().filter(|warning| warning.contains(".unnamed"));
+            assert_eq!(of_lost.count(), lost, "an answer says that it lacks something: {warnings:?}");
+            db.flush().expect("flush");
+        }
+    }
 }

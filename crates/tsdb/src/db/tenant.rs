@@ -1,6 +1,6 @@
 //! One tenant: its head, its parts, its manifest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -13,8 +13,8 @@ use crate::filenames;
 use crate::head::Lanes;
 use crate::head::index::Index;
 use crate::head::late::Loose;
-use crate::manifest::{Manifest, ManifestError};
-use crate::part::{Part, file_name};
+use crate::manifest::{Manifest, ManifestError, State};
+use crate::part::{Part, PartSpec, file_name};
 use crate::version::{PartEntry, Swap, Version};
 use crate::wal::record::BatchEncoder;
 
@@ -55,12 +55,20 @@ impl Tenant {
         problems.extend(torn);
         let state = manifest.state();
         let mut version = Version { tombstones: state.tombstones.clone().into(), ..Version::default() };
-        let (mut parts, mut unreadable) = (Vec::new(), Vec::new());
+        let (mut parts, mut unreadable, mut is_missing) = (Vec::new(), Vec::new(), false);
         for (part, cleaned) in &state.parts {
             match Part::open(&*config.disk, &filenames::part(&dir, &file_name(*part))) {
                 Ok(opened) => parts.push(Arc::new(PartEntry::new(Arc::new(opened), *cleaned))),
-                Err(error) => unreadable.push(error.to_string()),
+                Err(error) => {
+                    is_missing |= !config.disk.exists(error.path());
+                    unreadable.push(error.to_string());
+                }
             }
+        }
+        if writable {
+            let has_manifest = config.disk.exists(&dir.join(filenames::MANIFEST));
+            let strays = Strays { config, state, has_manifest, is_missing };
+            unreadable.extend(strays.sort_out(&dir.join(filenames::PARTS_DIR)));
         }
         problems.extend(unreadable.iter().cloned());
         version.unreadable = unreadable.into();
@@ -77,30 +85,7 @@ impl Tenant {
             flush_failing: AtomicBool::new(false),
             dir,
         };
-        if writable {
-            tenant.remove_strays(config);
-        }
         Ok(tenant)
-    }
-
-    /// Removes files that an interrupted flush or merge has left.
-    fn remove_strays(&self, config: &Config) {
-        let dir = self.parts_dir();
-        let manifest = self.manifest.lock();
-        let known = |path: &std::path::Path| {
-            let stem = path.file_stem().and_then(|stem| stem.to_str());
-            let id = stem.and_then(|stem| Ulid::from_string(stem).ok());
-            path.extension().is_some_and(|ext| ext == filenames::PART_EXTENSION)
-                && id.is_some_and(|id| manifest.state().parts.contains_key(&id))
-        };
-        for path in config.disk.read_dir(&dir).unwrap_or_default() {
-            if !known(&path) {
-                tracing::info!(path = %path.display(), "removing a file that an interrupted flush or merge has left");
-                if let Err(error) = config.disk.remove_file(&path) {
-                    tracing::warn!(path = %path.display(), %error, "removing a stray file");
-                }
-            }
-        }
     }
 
     /// Where its parts are.
@@ -148,5 +133,71 @@ impl Tenant {
                 lanes.late.put_sealed(*run, *at, raw, sealed);
             }
         }
+    }
+}
+
+/// Files among the parts that the manifest does not name.
+struct Strays<'a> {
+    config: &'a Config,
+    state: &'a State,
+    has_manifest: bool,
+    /// Whether a part that the manifest names is not there.
+    is_missing: bool,
+}
+
+impl Strays<'_> {
+    /// Removes what interrupted flushes and merges have left in `dir`. A part that the manifest must have
+    /// named once is kept under another name. Gives what answers lack.
+    fn sort_out(&self, dir: &Path) -> Vec<String> {
+        let disk = &self.config.disk;
+        let (mut lacking, were_named) = (Vec::new(), self.were_named(dir));
+        for path in disk.read_dir(dir).unwrap_or_default() {
+            let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+            if extension == filenames::UNNAMED_EXTENSION {
+                lacking.push(format!("part {} is named by no manifest and left out", path.display()));
+                continue;
+            }
+            let is_part = extension == filenames::PART_EXTENSION;
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let id = stem.and_then(|stem| Ulid::from_string(stem).ok());
+            if is_part && id.is_some_and(|id| self.state.parts.contains_key(&id)) {
+                continue;
+            }
+            if is_part && were_named {
+                let kept = path.with_extension(filenames::UNNAMED_EXTENSION);
+                let outcome = match disk.rename(&path, &kept).and_then(|()| disk.sync_dir(dir)) {
+                    Ok(()) => format!("kept as {}", kept.display()),
+                    Err(error) => format!("kept ({error})"),
+                };
+                lacking.push(format!(
+                    "part {} must have been named by the manifest, which does not: it is left out and {outcome}",
+                    path.display()
+                ));
+                continue;
+            }
+            tracing::info!(path = %path.display(), "removing a file that an interrupted flush or merge has left");
+            if let Err(error) = disk.remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "removing a stray file");
+            }
+        }
+        lacking
+    }
+
+    /// Whether finished parts in `dir` that the manifest does not name can be no leftovers of an interrupted
+    /// flush or merge: a part that it does name is gone, which a later edit must have said, or there is no
+    /// manifest beside merged parts or those of several flushes.
+    fn were_named(&self, dir: &Path) -> bool {
+        if self.is_missing || self.has_manifest {
+            return self.is_missing;
+        }
+        let disk = &*self.config.disk;
+        let paths = disk.read_dir(dir).unwrap_or_default().into_iter();
+        let parts = paths.filter(|path| path.extension().is_some_and(|ext| ext == filenames::PART_EXTENSION));
+        let specs: Vec<PartSpec> = parts
+            .filter_map(|path| Part::open(disk, &path).ok())
+            .map(|part| part.info().spec.clone())
+            .collect();
+        let first = specs.first().map(|spec| spec.wal_last);
+        specs.iter().any(|spec| spec.level > 0 || Some(spec.wal_last) != first)
     }
 }

@@ -162,3 +162,99 @@ fn a_column_for_each_bucket_takes_few_bytes() {
     let in_columns = check(&rows, 0..240);
     assert!(in_columns * 3 < in_rows, "{in_columns} bytes in columns, {in_rows} in rows");
 }
+
+/// Rows 15 s apart of a histogram of 40 buckets with so many observations a second, from a bell of
+/// durations around 0.1 s.
+fn observed(a_second: f64) -> Vec<Histogram> {
+    let mut dice = 7u64;
+    let mut uniform = move || {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (dice >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut buckets: BTreeMap<i32, u64> = (-35..5).map(|index| (index, 0)).collect();
+    let (mut sum, mut due) = (0.0f64, 0.0);
+    (0..960)
+        .map(|_| {
+            due += a_second * 15.0;
+            while due >= 1.0 {
+                due -= 1.0;
+                let bell = (0..6).map(|_| uniform()).sum::<f64>() - 3.0;
+                let duration = 0.1 * (bell * 1.6).exp2();
+                // Nanoseconds, as clients count.
+                sum += (duration * 1e9).floor() / 1e9;
+                let index = (duration.log2() * 8.0).ceil() as i32;
+                *buckets.entry(index.clamp(-45, 4).max(-35)).or_default() += 1;
+            }
+            let mut row = of_buckets(3, &buckets, false);
+            row.sum = sum;
+            row
+        })
+        .collect()
+}
+
+/// The figures of `docs/formats/part.md`: `cargo test --release -p tsdb --lib histogram_figures --
+/// --ignored --nocapture`.
+#[test]
+#[ignore = "prints figures"]
+#[expect(clippy::print_stdout, reason = "figures are for people")]
+fn histogram_figures() {
+    use std::time::Instant;
+    println!("obs/s | form | B/histogram | encode ns | decode ns");
+    for a_second in [1.0, 20.0, 500.0] {
+        let rows = observed(a_second);
+        let of_blocks = |rows_of_block: usize,
+                         encode: &dyn Fn(&[&Histogram], &mut Vec<u8>),
+                         read: &dyn Fn(&[u8], usize) -> usize| {
+            let (mut bytes, mut encoding, mut decoding) = (0, u128::MAX, u128::MAX);
+            for _ in 0..5 {
+                let started = Instant::now();
+                let blocks: Vec<(Vec<u8>, usize)> = rows
+                    .chunks(rows_of_block)
+                    .map(|rows| {
+                        let mut block = Vec::new();
+                        encode(&rows.iter().collect::<Vec<_>>(), &mut block);
+                        (block, rows.len())
+                    })
+                    .collect();
+                encoding = encoding.min(started.elapsed().as_nanos());
+                bytes = blocks.iter().map(|(block, _)| block.len()).sum();
+                let started = Instant::now();
+                assert_eq!(blocks.iter().map(|(block, rows)| read(block, *rows)).sum::<usize>(), rows.len());
+                decoding = decoding.min(started.elapsed().as_nanos());
+            }
+            let count = rows.len();
+            (bytes as f64 / count as f64, encoding / count as u128, decoding / count as u128)
+        };
+        let in_rows = of_blocks(
+            120,
+            &|rows, out| {
+                let mut previous = None;
+                for row in rows {
+                    histograms::encode_histogram(row, previous, out);
+                    previous = Some(*row);
+                }
+            },
+            &|block, rows| {
+                let mut found = 0;
+                let mut reader = crate::codec::varint::Reader::new(block);
+                super::super::histogram_columns::decode_rows(&mut reader, rows, 0..rows, |_, _| found += 1)
+                    .unwrap();
+                found
+            },
+        );
+        let in_columns = of_blocks(240, &encode_block, &|block, rows| {
+            let mut found = 0;
+            decode_block(block, rows, 0..rows, |_, _| found += 1).unwrap();
+            found
+        });
+        let mut sums = Vec::new();
+        for rows in rows.chunks(240) {
+            let of_block: Vec<f64> = rows.iter().map(|row| row.sum).collect();
+            crate::codec::encode_values(&of_block, &mut sums);
+        }
+        println!("{a_second} | sums | {:.1} | |", sums.len() as f64 / rows.len() as f64);
+        for (form, (bytes, encode, decode)) in [("rows", in_rows), ("columns", in_columns)] {
+            println!("{a_second} | {form} | {bytes:.1} | {encode} | {decode}");
+        }
+    }
+}
