@@ -6,3 +6,4 @@ pub mod peers;
 pub mod push;
 pub mod recorded;
 pub mod target;
+pub mod token;

@@ -17,6 +17,9 @@ use tokio::task::JoinHandle;
 
 /// Content type of the text exposition.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Content type of the protobuf exposition.
+pub const PROTOBUF: &str =
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
 
 /// An HTTP server on loopback that answers every request with one body. Ends when dropped.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ struct Page {
     status: u16,
     content_type: &'static str,
     body: Bytes,
+    /// The `Authorization` header without which the answer is 401.
+    authorization: Option<String>,
 }
 
 impl FakeTarget {
@@ -43,15 +48,20 @@ impl FakeTarget {
     pub async fn start(body: impl Into<Bytes>) -> Result<FakeTarget> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let (page, current) = watch::channel(Page { status: 200, content_type: TEXT, body: body.into() });
+        let (page, current) =
+            watch::channel(Page { status: 200, content_type: TEXT, body: body.into(), authorization: None });
         let scrapes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&scrapes);
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (current, counted) = (current.clone(), Arc::clone(&counted));
-                let service = service_fn(move |_: Request<Incoming>| {
+                let service = service_fn(move |request: Request<Incoming>| {
                     counted.fetch_add(1, Ordering::SeqCst);
-                    let page = current.borrow().clone();
+                    let mut page = current.borrow().clone();
+                    let given = request.headers().get("authorization").map(|value| value.as_bytes());
+                    if page.authorization.as_ref().is_some_and(|wanted| given != Some(wanted.as_bytes())) {
+                        page.status = 401;
+                    }
                     async move {
                         Response::builder()
                             .status(page.status)
@@ -71,6 +81,16 @@ impl FakeTarget {
     /// Serves another body from now on.
     pub fn set_body(&self, body: impl Into<Bytes>) {
         self.page.send_modify(|page| page.body = body.into());
+    }
+
+    /// Serves protobuf from now on.
+    pub fn set_protobuf(&self, body: impl Into<Bytes>) {
+        self.page.send_modify(|page| (page.body, page.content_type) = (body.into(), PROTOBUF));
+    }
+
+    /// Answers only to requests with this `Authorization` header from now on.
+    pub fn require(&self, authorization: &str) {
+        self.page.send_modify(|page| page.authorization = Some(authorization.to_owned()));
     }
 
     /// Answers with another status from now on.

@@ -1,4 +1,4 @@
-//! Bytes to model and back: text exposition, OpenMetrics, remote write and read, federation.
+//! Bytes to model and back: exposition as text, OpenMetrics and protobuf, remote write and read, federation.
 //!
 //! No I/O and no clock: bytes and times come in as arguments. Everything here reads what strangers
 //! send, so nothing panics on it, and every size is checked before memory is taken.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use testkit::http;
 use testkit::target::FakeTarget;
+use testkit::token::FakeTokenServer;
 
 use crate::{eventually, query, start_hub, value};
 
@@ -93,5 +94,61 @@ async fn reload_is_all_or_nothing() -> Result<()> {
     assert_eq!(http::post(hub.addr(), "/-/reload", "text/plain", "").await?.status, 200);
     eventually(hub.addr(), "second", |r| r.len() == 1).await?;
     eventually(hub.addr(), "first", |r| r.is_empty()).await?;
+    hub.stop().await
+}
+
+/// Protobuf of a native histogram `fish_kilograms` of schema 0: 2 observations up to 1, 4 up to 2.
+fn protobuf() -> Vec<u8> {
+    let message = |field: u8, content: &[u8]| [&[field << 3 | 2, content.len() as u8], content].concat();
+    let spans = message(12, &[2 << 3, 2]);
+    let histogram = [vec![1 << 3, 6], spans, message(13, &[4, 4])].concat();
+    let metric = message(4, &message(7, &histogram));
+    let family = [message(1, b"fish_kilograms"), vec![3 << 3, 4], metric].concat();
+    [&[family.len() as u8], family.as_slice()].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn native_histograms_come_with_one_token_for_all_targets() -> Result<()> {
+    // `Basic` of me:hush.
+    let tokens = FakeTokenServer::start("Basic bWU6aHVzaA==", "t0ken").await?;
+    let target = FakeTarget::start("").await?;
+    target.set_protobuf(protobuf());
+    target.require("Bearer t0ken");
+    let directory = tempfile::tempdir()?;
+    let job = |name: &str, secret: &str| {
+        format!(
+            "  - job_name: {name}\n    scrape_native_histograms: true\n    oauth2: {{client_id: me, client_secret: \
+             {secret}, token_url: 'http://{}/token'}}\n    relabel_configs: [{{source_labels: [path], \
+             target_label: __metrics_path__}}]\n    static_configs:\n{}",
+            tokens.addr,
+            ["/1", "/2", "/3"]
+                .map(|path| format!("      - {{targets: ['{}'], labels: {{path: '{path}'}}}}\n", target.addr))
+                .concat()
+        )
+    };
+    let known = "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n".to_owned()
+        + &job("known", "hush");
+    let hub = start_hub(directory.path(), Some(&known)).await?;
+    let counts = eventually(hub.addr(), "histogram_count(fish_kilograms)", |r| r.len() == 3).await?;
+    for count in &counts {
+        assert_eq!((value(count)?, &count["metric"]["job"]), (6.0, &serde_json::json!("known")));
+    }
+    let median = query(hub.addr(), "histogram_quantile(1, fish_kilograms{path=\"/1\"})").await?;
+    assert_eq!(value(&median[0])?, 2.0);
+    assert_eq!(tokens.asked(), 1);
+    std::fs::write(directory.path().join("prometheus.yml"), known + &job("other", "wrong"))?;
+    assert_eq!(http::post(hub.addr(), "/-/reload", "text/plain", "").await?.status, 200);
+    eventually(hub.addr(), "up{job=\"other\"} == 0", |r| r.len() == 3).await?;
+    let targets = http::get(hub.addr(), "/api/v1/targets").await?.json()?;
+    let refused = targets["data"]["activeTargets"]
+        .as_array()
+        .and_then(|all| all.iter().find(|target| target["scrapePool"] == "other"))
+        .and_then(|target| target["lastError"].as_str())
+        .unwrap_or_default();
+    let told = format!("oauth2: no token from http://{}/token: server returned HTTP status 401", tokens.addr);
+    assert!(refused.contains(&told), "{refused}");
+
+    target.set_status(500);
+    eventually(hub.addr(), "fish_kilograms", |r| r.is_empty()).await?;
     hub.stop().await
 }
