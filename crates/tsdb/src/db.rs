@@ -55,6 +55,10 @@ use crate::metrics::Metrics;
 use crate::wal::record::encode_checkpoint;
 use crate::wal::writer::{Health, Wal};
 
+/// Blocks taken are remembered for this much longer than retention, milliseconds: samples may come from
+/// clocks that are ahead.
+const TAKEN_SLACK_MS: i64 = 24 * 3600 * 1000;
+
 /// An open store. Dropping it closes it, like [`Db::close`] without hearing of failures.
 #[derive(Debug)]
 pub struct Db {
@@ -260,7 +264,12 @@ impl Inner {
     /// The blocks taken, but for those whose records the log has refused.
     fn checkpoint(&self, failed: &dyn Fn(u64) -> bool) -> Vec<u8> {
         let mut bytes = Vec::new();
-        encode_checkpoint(&self.taken.lock().blocks(failed), &mut bytes);
+        let mut taken = self.taken.lock();
+        if self.config.retention.is_some() {
+            let before_ms = self.retention_start_ms().saturating_sub(TAKEN_SLACK_MS);
+            taken.forget_unused(before_ms, self.config.clock.now_ms());
+        }
+        encode_checkpoint(&taken.blocks(failed), &mut bytes);
         bytes
     }
 

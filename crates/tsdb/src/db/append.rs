@@ -252,7 +252,7 @@ impl Inner {
         let mut encoder = tenant.encoder.lock();
         let segment = self.wal.segment();
         if let Some(key) = &batch.key
-            && !self.taken.lock().begin(&tenant.id, key)
+            && !self.taken.lock().begin(&tenant.id, key, self.config.clock.now_ms())
         {
             return Ok((self.taken_before(batch), false));
         }

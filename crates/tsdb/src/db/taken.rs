@@ -1,4 +1,9 @@
 //! Which blocks of which queues have been taken: exactly once means not twice (decision 2).
+//!
+//! Every start of an agent makes a new incarnation, and only the agent knows when its queue has let go of
+//! the last block of an old one. But a block that was taken longer ago than retention has nothing but
+//! samples that retention refuses by now: an incarnation is forgotten when its last block was. Without
+//! retention none ever is; each costs about a hundred bytes.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +16,9 @@ use crate::wal::record::TakenBlocks;
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     ranges: BTreeMap<Key, Vec<(u64, u64)>>,
+    /// When a block of an incarnation was last taken, or first seen in the log of an earlier run,
+    /// milliseconds.
+    used: BTreeMap<Key, i64>,
     /// Blocks on their way into the log, with where their records end once they are queued.
     pending: Vec<(TenantId, BlockKey, Option<u64>)>,
 }
@@ -27,7 +35,8 @@ impl Taken {
 
     /// Notes a block that is on its way into the log; false when it had been taken before. Ends with
     /// [`settle`](Self::settle) or [`remove`](Self::remove).
-    pub(crate) fn begin(&mut self, tenant: &TenantId, key: &BlockKey) -> bool {
+    pub(crate) fn begin(&mut self, tenant: &TenantId, key: &BlockKey, now_ms: i64) -> bool {
+        self.used.insert((tenant.clone(), key.queue_id, key.incarnation), now_ms);
         let fresh = self.insert(tenant, key);
         if fresh {
             self.pending.push((tenant.clone(), *key, None));
@@ -87,6 +96,14 @@ impl Taken {
         *ranges = joined;
     }
 
+    /// Forgets incarnations of which no block has been taken since `before_ms`. Those of an earlier run
+    /// count as used now.
+    pub(crate) fn forget_unused(&mut self, before_ms: i64, now_ms: i64) {
+        let used = &mut self.used;
+        self.ranges.retain(|key, _| *used.entry(key.clone()).or_insert(now_ms) >= before_ms);
+        used.retain(|_, last_ms| *last_ms >= before_ms);
+    }
+
     /// All that the log has, for a checkpoint: a block whose record never was queued, or of which
     /// `failed` says that it was not written, is not in it, even if nobody has taken it back yet.
     pub(crate) fn blocks(&self, failed: impl Fn(u64) -> bool) -> Vec<TakenBlocks> {
@@ -95,7 +112,7 @@ impl Taken {
         if lost.is_empty() {
             return self.listed();
         }
-        let mut kept = Taken { ranges: self.ranges.clone(), pending: Vec::new() };
+        let mut kept = Taken { ranges: self.ranges.clone(), ..Taken::default() };
         lost.iter().for_each(|(tenant, key)| kept.remove_from_ranges(tenant, key));
         kept.listed()
     }
@@ -161,7 +178,7 @@ mod tests {
         let (tenant, mut taken) = (TenantId::default(), Taken::default());
         let key = |block| BlockKey { queue_id: 1, incarnation: 2, block };
         for block in 1..=4 {
-            assert!(taken.begin(&tenant, &key(block)));
+            assert!(taken.begin(&tenant, &key(block), 0));
         }
         taken.submitted(&tenant, &key(1), 100);
         taken.submitted(&tenant, &key(2), 200);
@@ -174,7 +191,27 @@ mod tests {
         taken.settle(&tenant, &key(3));
         taken.settle(&tenant, &key(4));
         assert_eq!(blocks(&taken), [(1, 1), (3, 4)]);
-        assert!(taken.begin(&tenant, &key(2)), "a refused block is taken when it comes again");
-        assert!(!taken.begin(&tenant, &key(3)));
+        assert!(taken.begin(&tenant, &key(2), 0), "a refused block is taken when it comes again");
+        assert!(!taken.begin(&tenant, &key(3), 0));
+    }
+
+    #[test]
+    fn an_incarnation_is_forgotten_when_all_it_sent_has_outlived_retention() {
+        let (tenant, mut taken) = (TenantId::default(), Taken::default());
+        let key = |incarnation| BlockKey { queue_id: 1, incarnation, block: 0 };
+        taken.insert(&tenant, &key(0));
+        assert!(taken.begin(&tenant, &key(1), 100) && taken.begin(&tenant, &key(2), 200));
+        let known = |taken: &Taken| taken.listed().iter().map(|entry| entry.incarnation).collect::<Vec<_>>();
+        for (before_ms, now_ms, wanted) in [
+            (100, 150, &[0, 1, 2][..]),
+            (101, 151, &[0, 2]),
+            (151, 400, &[2]),
+            (200, 450, &[2]),
+            (201, 451, &[]),
+        ] {
+            taken.forget_unused(before_ms, now_ms);
+            assert_eq!(known(&taken), wanted, "before {before_ms}");
+        }
+        assert!(taken.used.is_empty());
     }
 }
