@@ -118,6 +118,8 @@ pub(crate) struct Lanes {
     pub(crate) histogram_floors: FastMap<u32, i64>,
     /// From when on which start timestamp holds, by slot.
     pub(crate) starts: FastMap<u32, Vec<(i64, i64)>>,
+    /// The slots whose latest start timestamp is known, a bit each: asked for every sample.
+    started: Vec<u64>,
     pub(crate) exemplars: VecDeque<(SeriesRef, Exemplar)>,
     pub(crate) metadata: BTreeMap<String, Vec<Metadata>>,
     /// The flush that will write what is closed now (late samples apart).
@@ -294,6 +296,17 @@ impl Lanes {
             Ok(at) => starts[at].1 = start_ms,
             Err(at) => starts.insert(at, (timestamp_ms, start_ms)),
         }
+        let is_known = starts.last().is_some_and(|(_, start)| *start != 0);
+        let (word, bit) = (slot as usize / 64, 1 << (slot % 64));
+        if self.started.len() <= word {
+            self.started.resize(word + 1, 0);
+        }
+        self.started[word] = if is_known { self.started[word] | bit } else { self.started[word] & !bit };
+    }
+
+    /// Whether the latest start timestamp of a slot may be known.
+    pub(crate) fn is_started(&self, slot: u32) -> bool {
+        self.started.get(slot as usize / 64).is_some_and(|word| word & 1 << (slot % 64) != 0)
     }
 
     /// Makes the single late floats compact.

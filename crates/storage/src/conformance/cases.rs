@@ -36,6 +36,7 @@ pub(super) const ALL: &[Case] = &[
     ("a malformed histogram is refused", malformed_histograms),
     ("start timestamps stay with their samples", start_timestamps),
     ("start timestamps stay with their histograms", start_timestamps_of_histograms),
+    ("start timestamps change within a batch", start_timestamps_within_a_batch),
     ("exemplars are counted", exemplars_are_counted),
     ("exemplars come back by series and time", exemplars_come_back),
     ("a block is stored once", blocks_are_stored_once),
@@ -401,17 +402,34 @@ fn start_timestamps(store: &dyn Store) {
     let bench = Bench::new(store);
     let (a, b) = (bench.series(A), bench.series(&[("__name__", "b")]));
     let both = [a, b];
-    for (at, start) in [(1000, 0), (2000, 500), (3000, 500), (4000, 3500)] {
+    for (at, start) in [(1000, 0), (2000, 500), (3000, 500), (4000, 3500), (5000, 0)] {
         let starts = [(a, start)];
         let start_timestamps = if start == 0 { &[][..] } else { &starts[..] };
         let row = Row { start_timestamps, ..Row::floats(bench.source, at, &both, &[1.0, 1.0]) };
         assert_eq!(bench.append(Policy::SCRAPE, &row).samples, 2);
     }
     let read = bench.read(0, 10_000, &[]);
-    assert_eq!(read[0].1.start_times.as_deref(), Some(&[0, 500, 500, 3500][..]));
+    assert_eq!(read[0].1.start_times.as_deref(), Some(&[0, 500, 500, 3500, 0][..]));
     assert_eq!(read[1].1.start_times, None, "none is known of the other series");
     let cut = bench.read(3000, 4000, &[]);
     assert_eq!(cut[0].1.start_times.as_deref(), Some(&[500, 3500][..]));
+}
+
+fn start_timestamps_within_a_batch(store: &dyn Store) {
+    let bench = Bench::new(store);
+    let series = [bench.series(A)];
+    let starts: Vec<[(SeriesRef, i64); 1]> =
+        [5, 0, 5, 7, 5, 0].iter().map(|start| [(series[0], *start)]).collect();
+    let rows: Vec<Row<'_>> = (0..)
+        .zip(&starts)
+        .map(|(at, starts)| {
+            let start_timestamps = if starts[0].1 == 0 { &[][..] } else { &starts[..] };
+            Row { start_timestamps, ..Row::floats(bench.source, 10 + at, &series, &[1.0]) }
+        })
+        .collect();
+    store.append(&Batch::rows(&rows, Policy::SCRAPE)).expect("append");
+    let read = bench.read(0, 10_000, &[]);
+    assert_eq!(read[0].1.start_times.as_deref(), Some(&[5, 0, 5, 7, 5, 0][..]));
 }
 
 fn start_timestamps_of_histograms(store: &dyn Store) {

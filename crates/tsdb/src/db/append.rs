@@ -1,5 +1,6 @@
 //! Batches into log and head.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -259,6 +260,7 @@ impl Inner {
         encoder.begin(tenant.id.as_str(), batch.key);
         let mut at = Appending::new(batch.policy, self.wal.position() + 1, segment.number(), &mut encoder);
         at.oldest_ms = self.retention_start_ms();
+        let mut stated = Stated::default();
         for (number, (row, source)) in batch.rows.iter().zip(sources).enumerate() {
             if row.series.len() == row.values.len() {
                 let (timestamp_ms, series, values) = (row.timestamp_ms, row.series, row.values);
@@ -292,7 +294,7 @@ impl Inner {
                     });
                 }
             }
-            collect_extras(row, number, &lanes, &mut at);
+            collect_extras(row, number, &lanes, &mut stated, &mut at);
         }
         for entry in batch.metadata {
             if lanes.is_news(entry.metric, entry.metadata) {
@@ -370,15 +372,28 @@ impl Inner {
     }
 }
 
+/// The latest start timestamps of rows of a batch that the lanes do not know yet.
+type Stated = HashMap<SeriesRef, i64, foldhash::fast::RandomState>;
+
 /// Puts what belongs to a row, besides its samples, into the record, to take effect once the log has it.
-fn collect_extras(row: &Row<'_>, number: usize, lanes: &crate::head::Lanes, at: &mut Appending<'_>) {
+fn collect_extras(
+    row: &Row<'_>,
+    number: usize,
+    lanes: &crate::head::Lanes,
+    stated: &mut Stated,
+    at: &mut Appending<'_>,
+) {
     for (series, start_ms) in row.start_timestamps {
         let known = lanes.home(*series).is_some();
-        if known && lanes.start_at(slot_of(*series), row.timestamp_ms) != Some(*start_ms) {
+        let before = stated.get(series).copied();
+        let before = before.or_else(|| lanes.start_at(slot_of(*series), row.timestamp_ms));
+        if known && before != Some(*start_ms) {
             at.encoder.start(series.0, row.timestamp_ms, *start_ms);
             at.starts.push((*series, row.timestamp_ms, *start_ms));
+            stated.insert(*series, *start_ms);
         }
     }
+    collect_ended_starts(row, lanes, stated, at);
     for (series, exemplar) in row.exemplars {
         let chars = exemplar.labels.iter().map(|(name, value)| name.chars().count() + value.chars().count());
         let reason = if lanes.home(*series).is_none() {
@@ -392,6 +407,35 @@ fn collect_extras(row: &Row<'_>, number: usize, lanes: &crate::head::Lanes, at: 
             continue;
         };
         at.done.rejected.push(Rejection { row: number, series: *series, reason });
+    }
+}
+
+/// A newest sample that says nothing of its start, after one that did, has no known start.
+fn collect_ended_starts(
+    row: &Row<'_>,
+    lanes: &crate::head::Lanes,
+    stated: &mut Stated,
+    at: &mut Appending<'_>,
+) {
+    if lanes.starts.is_empty() && stated.is_empty() {
+        return;
+    }
+    // Starts come in the order of the row, mostly; those that do not are looked up.
+    let mut in_order = row.start_timestamps.iter().map(|(series, _)| *series).peekable();
+    let mut all: Option<HashSet<SeriesRef, foldhash::fast::RandomState>> = None;
+    for series in row.series.iter().chain(row.histograms.iter().map(|(series, _)| series)) {
+        let is_started =
+            || stated.get(series).map_or_else(|| lanes.is_started(slot_of(*series)), |start| *start != 0);
+        if in_order.next_if_eq(series).is_some() || !is_started() {
+            continue;
+        }
+        let all = all.get_or_insert_with(|| row.start_timestamps.iter().map(|(s, _)| *s).collect());
+        let is_newest = || lanes.home(*series).is_some() && lanes.newest(*series) == row.timestamp_ms;
+        if !all.contains(series) && is_newest() {
+            at.encoder.start(series.0, row.timestamp_ms, 0);
+            at.starts.push((*series, row.timestamp_ms, 0));
+            stated.insert(*series, 0);
+        }
     }
 }
 
