@@ -116,11 +116,11 @@ fn assert_sound(disk: &FakeDisk, dir: &str) {
 
 #[test]
 fn a_snapshot_says_what_the_store_said() {
-    for seed in 0..15 {
+    for seed in 0..10 {
         let disk = FakeDisk::new(Path::new("/data"));
         disk.refuse_links(seed % 5 == 4);
         let mut bench = Bench::new(&disk, seed);
-        let steps = bench.random.random_range(0..300);
+        let steps = bench.random.random_range(0..200);
         bench.steps(steps);
         let before = dump(&bench.db);
         let mut copied = 0;
@@ -131,7 +131,7 @@ fn a_snapshot_says_what_the_store_said() {
         assert!(made.segments > 0, "seed {seed}");
 
         // The store goes on; what the snapshot has, stays, whatever becomes of power and store.
-        bench.steps(120);
+        bench.steps(60);
         let after = dump(&bench.db);
         let disk = disk.after_power_cut(Survivors::Nothing);
         assert_sound(&disk, "/copies/a");
@@ -139,7 +139,7 @@ fn a_snapshot_says_what_the_store_said() {
         assert_eq!(dump(&copy), before, "seed {seed}");
         // Work on the snapshot does not reach the store.
         let mut other = Bench { db: copy, clock: bench.clock.clone(), random: bench.random, value: 1e9 };
-        other.steps(100);
+        other.steps(50);
         drop(other);
         bench.db.sync().expect("sync");
         drop(bench.db);
@@ -178,7 +178,7 @@ fn it_is_whole_or_not_there() {
     let prepared = || {
         let disk = FakeDisk::new(Path::new("/data"));
         let mut bench = Bench::new(&disk, 7);
-        bench.steps(40);
+        bench.steps(20);
         bench.db.flush().expect("flush");
         bench.steps(10);
         (disk, bench)
