@@ -18,7 +18,7 @@ const EVENTS_WAITING: usize = 4;
 /// `/notifications`
 pub(super) async fn list(State(app): State<App>) -> Reply {
     let notifications = app.state.notifications.list();
-    Reply::new(|out| json::array(out, &notifications, |out, notification| write(out, notification)))
+    Reply::new(|out| json::array(out, &notifications, write))
 }
 
 /// `/notifications/live`: server-sent events, first of what holds, then of what changes. 204 when too many

@@ -130,7 +130,7 @@ pub(super) async fn blocks(State(app): State<App>, caller: Caller) -> ApiResult 
         let blocks = admin.blocks(&caller.tenant)?;
         Ok(Reply::new(|out| {
             let mut data = json::Object::new(out);
-            data.array("blocks", &blocks, |out, block| write_block(out, block));
+            data.array("blocks", &blocks, write_block);
             data.end();
         }))
     };

@@ -269,7 +269,6 @@ impl Fixture {
             read_frame_bytes_max: 64,
             doors: vec![Endpoint { path: "/api/v1/write".into(), methods: vec!["POST"] }],
             build: BuildInfo { version: "1.2.3".into(), compiler: "rustc".into(), ..BuildInfo::default() },
-            ..Options::default()
         };
         let (query_log, notifications) = (Arc::<QueryLog>::default(), Arc::<Notifications>::default());
         let state = WebState {

@@ -82,6 +82,9 @@ mod schema {
 
 const ROWS: i64 = 300;
 
+/// Labels and samples.
+type Shown = (String, Vec<(i64, f64)>);
+
 /// `tide{buoy="a"}` and `tide{buoy="b"}`, 300 samples each, a second apart.
 fn store() -> MemoryStore {
     let store = MemoryStore::new();
@@ -143,7 +146,7 @@ async fn samples_come_in_one_message() {
         let mut message = Vec::new();
         snappy_decode(&body, usize::MAX, &mut message).expect("snappy");
         let response = schema::ReadResponse::decode(&message[..]).expect("a response");
-        let shown: Vec<Vec<(String, Vec<(i64, f64)>)>> = response
+        let shown: Vec<Vec<Shown>> = response
             .results
             .iter()
             .map(|result| {
