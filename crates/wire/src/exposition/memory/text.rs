@@ -166,8 +166,8 @@ struct Scan<'a> {
     needed_table: bool,
     /// Metadata entries that the last scrape did not have.
     changed: Vec<u32>,
-    /// The TYPE line in force.
-    type_line: Range<usize>,
+    /// Where the TYPE line in force begins.
+    type_line: usize,
 }
 
 /// What to return to when a scrape is refused.
@@ -204,7 +204,7 @@ impl TextMemory {
             positions: Vec::new(),
             needed_table: false,
             changed: Vec::new(),
-            type_line: 0..0,
+            type_line: 0,
         };
         match self.read_lines(&mut scan, numbers, row) {
             Ok(()) => {
@@ -342,23 +342,18 @@ impl TextMemory {
                 scan.pos = tail.next;
                 self.take_created(id, tail.value, scan, row);
             }
-            _ => self.take_meta(id, after, seen, scan),
+            kind => {
+                scan.pos = after + 1;
+                if kind == EntryKind::Type {
+                    scan.metric_type = entry.metric_type();
+                    scan.type_line = after - entry.text().len();
+                }
+                if seen != self.scrape && (seen == 0 || seen != self.taken) {
+                    scan.changed.push(id);
+                }
+            }
         }
         Ok(())
-    }
-
-    /// Takes the HELP, TYPE or UNIT line of a known entry; apart, so that samples do not pay for it.
-    #[inline(never)]
-    fn take_meta(&self, id: u32, after: usize, seen: u8, scan: &mut Scan<'_>) {
-        let entry = self.entries[id as usize];
-        scan.pos = after + 1;
-        if entry.kind() == EntryKind::Type {
-            scan.metric_type = entry.metric_type();
-            scan.type_line = after - entry.text().len()..after;
-        }
-        if seen != self.scrape && (seen == 0 || seen != self.taken) {
-            scan.changed.push(id);
-        }
     }
 
     /// Reads a line that does not stand at the cursor. True at `# EOF`.
@@ -555,7 +550,7 @@ impl TextMemory {
         if !self.options.convert_classic || scan.metric_type != MetricType::Histogram {
             return false;
         }
-        let type_line = LineReader::at(scan.body, scan.type_line.start, scan.dialect).meta();
+        let type_line = LineReader::at(scan.body, scan.type_line, scan.dialect).meta();
         let Ok(MetaLine::Meta { family, .. }) = type_line else { return false };
         std::str::from_utf8(&scan.body[self.raw.name.clone()])
             .ok()
