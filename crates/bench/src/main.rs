@@ -94,10 +94,10 @@ struct WriteArgs {
 
 #[derive(Debug, Args)]
 struct DiskArgs {
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 20)]
     targets: usize,
-    /// Rows of a series; 5760 are a day
-    #[arg(long, default_value_t = 5760)]
+    /// Rows of a series; more than the recording's 250 repeat it, and what repeats packs better than life
+    #[arg(long, default_value_t = 240)]
     rows: usize,
     /// Most milliseconds that a row comes late; 0 aligns all
     #[arg(long, default_value_t = 5)]
@@ -175,7 +175,7 @@ async fn all(verdicts: &mut Verdicts) -> anyhow::Result<()> {
     scrape::run(scrape, verdicts).await?;
     write::run(write::Workload { series: 100_639, labels: 0, rounds: 20, runs: 2 }, verdicts).await?;
     for jitter_ms in [5, 0] {
-        disk::run(disk::Workload { targets: 2, rows: 5760, jitter_ms }, verdicts).await?;
+        disk::run(disk::Workload { targets: 20, rows: 240, jitter_ms }, verdicts).await?;
     }
     let queries = queries::Workload { targets: 40, rows: 720, rounds: 5, keep: None, only: Vec::new() };
     queries::run(&queries, verdicts).await?;
