@@ -1,5 +1,6 @@
 //! Reading a block.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use stdx::disk::Disk;
@@ -68,14 +69,13 @@ impl Block {
         self.index.series()
     }
 
-    /// Reads the samples of `series` from `start_ms` to `end_ms`, both inclusive, less what is deleted,
-    /// in order of time, into `out` (which is cleared). What cannot be read is left out and told to
+    /// Reads the samples of `series` within `range_ms`, less what is deleted, in order of time, into `out`
+    /// (which is cleared). What cannot be read is left out and told to
     /// `damaged`. `window` may serve for one series after the other of the same block.
     pub fn samples(
         &self,
         series: &Series,
-        start_ms: i64,
-        end_ms: i64,
+        range_ms: RangeInclusive<i64>,
         window: &mut Window,
         out: &mut Samples,
         mut damaged: impl FnMut(BlockError),
@@ -83,7 +83,7 @@ impl Block {
         out.clear();
         let mut chunk_samples = Samples::default();
         for chunk in &series.chunks {
-            if chunk.max_ms < start_ms || chunk.min_ms > end_ms {
+            if chunk.max_ms < *range_ms.start() || chunk.min_ms > *range_ms.end() {
                 continue;
             }
             chunk_samples.clear();
@@ -99,8 +99,7 @@ impl Block {
         out.sort();
         let deleted = self.tombstones.of(series.id);
         out.retain(|time| {
-            (start_ms..=end_ms).contains(&time)
-                && !deleted.iter().any(|(first, last)| (*first..=*last).contains(&time))
+            range_ms.contains(&time) && !deleted.iter().any(|(first, last)| (*first..=*last).contains(&time))
         });
     }
 

@@ -50,7 +50,7 @@ fn read(dir: &Path) -> Result<(String, Vec<String>), BlockError> {
     for series in block.series() {
         match series {
             Ok(series) => {
-                block.samples(&series, i64::MIN, i64::MAX, &mut window, &mut samples, |error| {
+                block.samples(&series, i64::MIN..=i64::MAX, &mut window, &mut samples, |error| {
                     damage.push(error.to_string())
                 });
                 let sum: f64 =

@@ -29,14 +29,14 @@ fn recorded() -> Option<Vec<Vec<f64>>> {
 }
 
 fn report(what: &str, samples: usize, begin: Instant) {
-    println!("{what}: {:.1} ns a sample", begin.elapsed().as_nanos() as f64 / samples as f64);
+    eprintln!("{what}: {:.1} ns a sample", begin.elapsed().as_nanos() as f64 / samples as f64);
 }
 
 #[test]
 #[ignore = "a measurement: needs --release, and the recording beside the workspace"]
 fn cost_of_a_sample() {
     let Some(columns) = recorded() else {
-        println!("SKIPPED: the recording is not there");
+        eprintln!("SKIPPED: the recording is not there");
         return;
     };
     for (what, jitter_ms) in [("aligned", 0i64), ("0-5 ms jitter", 6)] {
@@ -58,7 +58,7 @@ fn cost_of_a_sample() {
             }
         }
         report(&format!("{what}: encode into chunks"), samples, begin);
-        println!("{what}: {:.3} bytes a sample in chunks", bytes as f64 / samples as f64);
+        eprintln!("{what}: {:.3} bytes a sample in chunks", bytes as f64 / samples as f64);
 
         let parent = tempfile::tempdir().expect("a directory");
         let begin = Instant::now();
@@ -83,7 +83,7 @@ fn cost_of_a_sample() {
         let begin = Instant::now();
         for series in block.series() {
             let series = series.expect("sound");
-            block.samples(&series, i64::MIN, i64::MAX, &mut window, &mut read, |error| panic!("{error}"));
+            block.samples(&series, i64::MIN..=i64::MAX, &mut window, &mut read, |error| panic!("{error}"));
             found += read.len();
         }
         assert_eq!(found, samples);

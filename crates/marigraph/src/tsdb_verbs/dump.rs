@@ -88,8 +88,8 @@ fn dump_blocks(
             let is_next = |series: &Result<Series, _>| series.as_ref().is_ok_and(|s| s.labels == labels);
             let Some(Ok(series)) = iter.next_if(is_next) else { continue };
             if selected {
-                let (min_ms, max_ms) = (args.min_time, args.max_time);
-                block.samples(&series, min_ms, max_ms, window, &mut of_block, |error| {
+                let range_ms = args.min_time..=args.max_time;
+                block.samples(&series, range_ms, window, &mut of_block, |error| {
                     damage.tell(progress, format!("{error}; samples of {labels} are left out"));
                 });
                 all.times.append(&mut of_block.times);

@@ -19,6 +19,8 @@ use super::{Damage, ExportArgs, shown_time};
 /// Samples decoded at a time, if there is one each five seconds.
 const BATCH_SAMPLES: i64 = 2 << 20;
 const BATCH_SERIES_MAX: i64 = 1024;
+/// Most blocks of one export: 2,000 years of two hours each would be some nine times as many.
+const WINDOWS_MAX: i128 = 1_000_000;
 
 /// Exports; a line on `out` for each block.
 pub(super) fn run(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
@@ -33,7 +35,7 @@ pub(super) fn run(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
         db.tenants().iter().map(|tenant| tenant.as_str()).collect::<Vec<_>>().join(", ")
     );
     RealDisk.create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
-    let windows = windows(&db.time_ranges(&args.tenant), args);
+    let windows = windows(&db.time_ranges(&args.tenant), args)?;
     let (mut samples, mut blocks) = (0, 0);
     for (number, window) in windows.iter().enumerate() {
         let mut at = At { done: number, windows: windows.len(), samples };
@@ -60,13 +62,21 @@ struct At {
 }
 
 /// The windows of blocks that may have samples, both ends inclusive, ascending.
-fn windows(ranges: &[(i64, i64)], args: &ExportArgs) -> Vec<(i64, i64)> {
+fn windows(ranges: &[(i64, i64)], args: &ExportArgs) -> Result<Vec<(i64, i64)>> {
     let (start, end) = (args.start.unwrap_or(i64::MIN), args.end.unwrap_or(i64::MAX));
     let span = args.block_duration;
     let mut numbers = BTreeSet::new();
     for (first, last) in ranges {
         let (first, last) = ((*first).max(start), (*last).min(end));
         if first <= last {
+            let many = i128::from(last.div_euclid(span)) - i128::from(first.div_euclid(span));
+            ensure!(
+                many + (numbers.len() as i128) < WINDOWS_MAX,
+                "there may be samples from {} to {}, more than {WINDOWS_MAX} blocks; choose --start and --end, \
+                 or a longer --block-duration",
+                shown_time(first),
+                shown_time(last)
+            );
             numbers.extend(first.div_euclid(span)..=last.div_euclid(span));
         }
     }
@@ -74,7 +84,7 @@ fn windows(ranges: &[(i64, i64)], args: &ExportArgs) -> Vec<(i64, i64)> {
         let first = number.saturating_mul(span);
         (first.max(start), first.saturating_add(span - 1).min(end))
     };
-    numbers.into_iter().map(clipped).collect()
+    Ok(numbers.into_iter().map(clipped).collect())
 }
 
 fn write_block(
@@ -115,4 +125,45 @@ fn new_ulid() -> Ulid {
     let random = || u128::from(RandomState::new().build_hasher().finish());
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
     Ulid::from_parts(now_ms, random() << 64 | random())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::tsdb_verbs::TsdbVerb;
+
+    fn check(ranges: &[(i64, i64)], flags: &[&str], want: Result<&[(i64, i64)], &str>) {
+        let words = ["marigraph", "tsdb", "export", "--out", "x", "--block-duration", "1m"];
+        let cli = Cli::parse_from(words.iter().chain(flags));
+        let Command::Tsdb { verb: TsdbVerb::Export(args) } = cli.command else { panic!("export") };
+        let got = windows(ranges, &args).map_err(|error| error.to_string());
+        assert_eq!(got.as_deref().map_err(String::as_str), want, "{ranges:?} {flags:?}");
+    }
+
+    #[test]
+    fn windows_are_aligned_and_only_where_samples_may_be() {
+        check(&[], &[], Ok(&[]));
+        check(
+            &[(-1, 60_000), (200_000, 200_001)],
+            &[],
+            Ok(&[(-60_000, -1), (0, 59_999), (60_000, 119_999), (180_000, 239_999)]),
+        );
+        check(
+            &[(0, 119_999)],
+            &["--start", "30", "--end", "61.5"],
+            Ok(&[(30_000, 59_999), (60_000, 61_500)]),
+        );
+        check(&[(0, 119_999)], &["--start", "500"], Ok(&[]));
+        check(
+            &[(0, i64::MAX)],
+            &["--start", "1700000000"],
+            Err(
+                "there may be samples from 2023-11-14T22:13:20Z to 9223372036854775807 ms, more than 1000000 blocks; \
+                 choose --start and --end, or a longer --block-duration",
+            ),
+        );
+    }
 }

@@ -238,7 +238,7 @@ impl Job<'_> {
                 let Some(series) = self.series(*id) else { continue };
                 let mut samples = Samples::default();
                 let (damage, progress) = (&mut *self.damage, &mut *self.progress);
-                self.block.samples(&series, window.0, window.1, &mut chunk_window, &mut samples, |error| {
+                self.block.samples(&series, window.0..=window.1, &mut chunk_window, &mut samples, |error| {
                     damage.tell(progress, format!("{error}; samples of {} are left out", series.labels));
                 });
                 samples.histograms.retain(|(time, histogram)| {
