@@ -207,7 +207,7 @@ fn deletions_and_blocks_of_a_refused_tenant_are_remembered() {
     disk.flip_byte(Path::new(HURT), 20);
     let db = open(&disk, 0);
     let left: Vec<i64> = at(0..12).into_iter().chain(at(15..21)).collect();
-    assert_eq!(times(&db, "hurt").expect("mended"), [left.clone()]);
+    assert_eq!(times(&db, "hurt").expect("mended"), std::slice::from_ref(&left));
     // The block was taken before all this: it is answered, and not stored again.
     let (source, of) = series(&db, "hurt", 1).expect("open");
     let rows = [Row::floats(source, at(30..31)[0], std::slice::from_ref(&of), &values)];

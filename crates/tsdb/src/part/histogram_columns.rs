@@ -439,11 +439,14 @@ impl Decoded {
     }
 }
 
+/// Rows of a run, the spans of either side, and the indexes of their buckets.
+type Spans = (usize, [Vec<Span>; 2], [Vec<i64>; 2]);
+
 /// The runs of a group of `rows` rows, and how many columns each side has.
 fn read_runs(reader: &mut Reader<'_>, rows: usize) -> Result<(Vec<DecodedRun>, [usize; 2]), CodecError> {
     const BAD: CodecError = CodecError::Malformed("a group of histograms has impossible spans");
     let count = reader.count(rows)?;
-    let mut found: Vec<(usize, [Vec<Span>; 2], [Vec<i64>; 2])> = Vec::with_capacity(count);
+    let mut found: Vec<Spans> = Vec::with_capacity(count);
     let mut buckets: [Vec<i64>; 2] = Default::default();
     let mut left = rows;
     for _ in 0..count {
@@ -470,7 +473,7 @@ fn read_runs(reader: &mut Reader<'_>, rows: usize) -> Result<(Vec<DecodedRun>, [
         };
         own.iter().map(place).collect()
     };
-    let run = |(rows, spans, own): (usize, [Vec<Span>; 2], [Vec<i64>; 2])| DecodedRun {
+    let run = |(rows, spans, own): Spans| DecodedRun {
         rows,
         spans,
         columns: [columns(0, &own[0]), columns(1, &own[1])],
