@@ -115,7 +115,7 @@ async fn prometheus_reads_what_we_export() -> Result<()> {
         .lines()
         .skip(1)
         .filter_map(|line| line.split_whitespace().nth(4)?.parse().ok())
-        .fold(0, |a, b: usize| a + b);
+        .sum::<usize>();
     assert_eq!(total, data::float_samples() + data::histogram_samples(), "{listed}");
     let analyzed = run(&["analyze", text(&out)])?;
     assert!(analyzed.contains("Highest cardinality metric names"), "{analyzed}");
