@@ -8,6 +8,7 @@
 //! seconds, and then the store is asked for every timestamp of `up`: successive ones should be an
 //! interval apart, and those of all targets spread evenly over it.
 #![allow(clippy::print_stdout)]
+#![allow(clippy::disallowed_methods)] // a measurement waits for another process
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
