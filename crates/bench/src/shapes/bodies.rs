@@ -103,6 +103,8 @@ mod tests {
         let times: Vec<u64> = text.lines().filter(|l| !l.starts_with('#')).filter_map(time).collect();
         assert_eq!(times.len(), 30 * CONTAINER_SERIES);
         assert!(times.iter().all(|t| (1_699_999_980_000..=1_700_000_000_000).contains(t)), "{times:?}");
-        assert_eq!(times.iter().collect::<std::collections::BTreeSet<_>>().len(), 30);
+        // Each container by its own clock; of 30 in 15,000 ms, two may meet.
+        let distinct = times.iter().collect::<std::collections::BTreeSet<_>>().len();
+        assert!((28..=30).contains(&distinct), "{distinct}");
     }
 }
