@@ -85,7 +85,7 @@ fn a_newer_format_is_refused_with_what_helps() {
     check(
         "2.0\n",
         "data directory /data has format 2.0, this version reads up to 1.0; start the version that wrote it, or \
-         restore a backup with `marigraph restore`",
+         put a backup from before into a new directory: `marigraph restore BACKUP --data NEW`",
     );
     check("hello", "/data/FORMAT does not name a format: \"hello\"");
     fs::write(dir.path().join("data/FORMAT"), "1.7\n").expect("write");
