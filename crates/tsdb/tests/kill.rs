@@ -85,8 +85,11 @@ fn taken(db: &Db, desc: &SourceDesc, labels: &[Labels], timestamp_ms: i64, value
 /// How many rows there are: each with its value, none missing before the last.
 fn rows(db: &Db) -> i64 {
     // A write that the kill interrupted was not acknowledged; its beginning is cut off, and said.
-    let other: Vec<String> =
-        db.problems().into_iter().filter(|problem| !problem.starts_with("torn tail in log segment")).collect();
+    let other: Vec<String> = db
+        .problems()
+        .into_iter()
+        .filter(|problem| !problem.starts_with("torn tail in log segment"))
+        .collect();
     assert_eq!(other, Vec::<String>::new());
     let matchers = vec![Matcher::equal("__name__", "m")];
     let select = Select { tenant: TenantId::default(), start_ms: i64::MIN, end_ms: i64::MAX, matchers };
