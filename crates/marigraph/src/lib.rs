@@ -13,3 +13,27 @@ pub mod logging;
 pub mod progress;
 pub mod query;
 pub mod tsdb_verbs;
+
+/// An error and its causes on one line. Some errors of ours name their cause already; nothing is said
+/// twice.
+pub fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn causes_are_told_once() {
+        let cause = anyhow::anyhow!("not a directory");
+        assert_eq!(super::told(&cause.context("list /x")), "list /x: not a directory");
+        let named = anyhow::anyhow!("not a directory").context("list /x: not a directory");
+        assert_eq!(super::told(&named), "list /x: not a directory");
+    }
+}

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("marigraph: {error:#}");
+            eprintln!("marigraph: {}", marigraph::told(&error));
             ExitCode::FAILURE
         }
     }
