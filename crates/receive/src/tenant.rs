@@ -177,7 +177,7 @@ impl TenantDoor {
             .iter()
             .map(|(source, metric, metadata)| MetadataEntry { source: *source, metric, metadata })
             .collect();
-        let batch = Batch { rows: &rows, metadata: &entries, policy: Policy::REMOTE_WRITE, key: None };
+        let batch = Batch { metadata: &entries, ..Batch::rows(&rows, Policy::REMOTE_WRITE) };
         let appended = appender.append(&batch)?;
         taken.samples += appended.samples;
         taken.histograms += appended.histograms;

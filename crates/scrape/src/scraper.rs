@@ -421,7 +421,7 @@ impl Scraper {
         };
         let stale = Row::floats(source, timestamp_ms, &assembled.stale, &stale_values);
         let rows = if assembled.stale.is_empty() { &[row][..] } else { &[row, stale][..] };
-        let batch = Batch { rows, metadata: &metadata, policy: Policy::SCRAPE, key: None };
+        let batch = Batch { metadata: &metadata, ..Batch::rows(rows, Policy::SCRAPE) };
         let mut appended = self.shared.appender.append(&batch)?;
         self.shared.metrics.stale_markers.inc_by(assembled.stale.len() as u64);
         if !assembled.lanes.is_empty() {

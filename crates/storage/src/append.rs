@@ -8,7 +8,7 @@ use std::fmt;
 
 use model::{Exemplar, Histogram, Labels, Metadata, SourceId, TenantId};
 
-use crate::StoreError;
+use crate::{Account, StoreError};
 
 /// An open source. Valid as long as the store is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -129,6 +129,8 @@ pub struct Batch<'a> {
     pub metadata: &'a [MetadataEntry<'a>],
     /// The treatment of late and conflicting samples.
     pub policy: Policy,
+    /// What the writer states about the rows that were due. Only a ledger looks at it.
+    pub accounts: &'a [Account],
     /// Set for batches from a queue: a key seen before is acknowledged and not stored again.
     pub key: Option<BlockKey>,
 }
@@ -136,7 +138,7 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// A batch of rows and nothing else.
     pub fn rows(rows: &'a [Row<'a>], policy: Policy) -> Batch<'a> {
-        Batch { rows, metadata: &[], policy, key: None }
+        Batch { rows, metadata: &[], policy, accounts: &[], key: None }
     }
 }
 

@@ -354,7 +354,7 @@ fn sample_store() -> MemoryStore {
         });
         let entries: Vec<_> =
             metadata.iter().map(|(metric, metadata)| MetadataEntry { source, metric, metadata }).collect();
-        let batch = Batch { rows: &[], metadata: &entries, policy: Policy::SCRAPE, key: None };
+        let batch = Batch { metadata: &entries, ..Batch::rows(&[], Policy::SCRAPE) };
         store.append(&batch).expect("append metadata");
     }
     store

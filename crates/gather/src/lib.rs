@@ -1,0 +1,1 @@
+//! Selections over several stores, local and far away, merged into one answer.

@@ -1,0 +1,1 @@
+//! The account of what was due and what is stored, for each source.

@@ -1,0 +1,1 @@
+//! Other people's tools through our tunnel: a forward proxy, labelled HTTP service discovery, PushProx.

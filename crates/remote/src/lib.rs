@@ -1,0 +1,1 @@
+//! Rows on their way from an agent to hubs and other receivers.

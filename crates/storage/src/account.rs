@@ -1,0 +1,149 @@
+//! What a writer states about the rows that were due, beside the rows themselves.
+//!
+//! Statements travel in the batch of the rows they speak of, so that both are stored or neither is.
+//! A store may ignore them; a ledger takes them in on the way.
+//!
+//! Source: decisions 18 and 19 of the design.
+
+use std::fmt;
+
+use crate::SourceRef;
+
+/// A statement about one source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Account {
+    /// From `at_ms` on, a row is due at every tick of `schedule`. A source that is already expected goes
+    /// on with the new schedule.
+    Begin {
+        /// Whose rows.
+        source: SourceRef,
+        /// The first tick that counts is the first one at or after this, milliseconds since the epoch.
+        at_ms: i64,
+        /// When they are due.
+        schedule: Schedule,
+    },
+    /// What became of one tick.
+    Tick {
+        /// Whose tick.
+        source: SourceRef,
+        /// The tick on the schedule's grid, not the timestamp of the row (which may begin a little
+        /// later).
+        tick_ms: i64,
+        /// How it went.
+        outcome: Outcome,
+    },
+    /// From `at_ms` on, nothing is due any more.
+    End {
+        /// Whose rows.
+        source: SourceRef,
+        /// Ticks at or after this are not expected, milliseconds since the epoch.
+        at_ms: i64,
+        /// Why.
+        reason: EndReason,
+    },
+}
+
+impl Account {
+    /// The source it speaks of.
+    pub fn source(&self) -> SourceRef {
+        match *self {
+            Account::Begin { source, .. } | Account::Tick { source, .. } | Account::End { source, .. } => {
+                source
+            }
+        }
+    }
+}
+
+/// The grid on which the rows of a source are due: all times `t` with `t mod interval = offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Schedule {
+    /// Milliseconds from one tick to the next, at least 1.
+    pub interval_ms: i64,
+    /// At least 0 and less than the interval.
+    pub offset_ms: i64,
+}
+
+/// How a tick went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The target answered. Its row holds `samples` of the `exposed` ones that it showed and relabelling
+    /// kept; fewer where a limit or a conflict cost some. The report (`up` and its like) does not count.
+    Scraped {
+        /// Samples handed to the store.
+        samples: u32,
+        /// Samples that should have been.
+        exposed: u32,
+    },
+    /// The target did not answer, or not with what can be read: the row holds the report only.
+    Failed(Failure),
+    /// Nobody scraped: the scrape before took too long, or the scraper had no time.
+    Skipped,
+}
+
+/// Why a scrape failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Failure {
+    /// No connection, no TLS, or it broke off.
+    Unreachable,
+    /// No whole answer in time.
+    Timeout,
+    /// An HTTP status other than 200.
+    Status,
+    /// The answer cannot be read.
+    Malformed,
+    /// The answer is past a limit on bytes, samples or labels.
+    Limit,
+    /// Anything else.
+    Other,
+}
+
+/// Why rows of a source are no longer due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EndReason {
+    /// Discovery no longer knows the target.
+    Gone,
+    /// The configuration no longer scrapes it, or otherwise.
+    Reconfigured,
+    /// Another scraper took it over; that one goes on with the same schedule.
+    HandedOver,
+    /// The scraper stopped on purpose.
+    Shutdown,
+}
+
+impl Failure {
+    /// As it stands in metrics and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Failure::Unreachable => "unreachable",
+            Failure::Timeout => "timeout",
+            Failure::Status => "status",
+            Failure::Malformed => "malformed",
+            Failure::Limit => "limit",
+            Failure::Other => "other",
+        }
+    }
+}
+
+impl EndReason {
+    /// As it stands in metrics and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndReason::Gone => "gone",
+            EndReason::Reconfigured => "reconfigured",
+            EndReason::HandedOver => "handed_over",
+            EndReason::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,1 @@
+//! Who is calling: tokens, their roles and scopes, and what has been revoked.

@@ -1,0 +1,1 @@
+//! The road between agents and hubs: certificates, the dialled connection, and HTTP/2 turned round on it.
