@@ -324,6 +324,24 @@ impl LabelsBuilder {
         Some(&self.pairs[at].1)
     }
 
+    /// Makes `stamped` hold, whatever stands here: another value of such a label goes on as
+    /// `exported_<name>` (with as many prefixes as it takes to be free).
+    ///
+    /// Source: Prometheus' rule for conflicting labels; decision 9 of the design (identity is not the
+    /// exporter's to state).
+    pub fn stamp(&mut self, stamped: &Labels) {
+        for (name, value) in stamped {
+            let exposed = self.get(name).filter(|exposed| *exposed != value).map(str::to_owned);
+            self.set(name, value);
+            let Some(exposed) = exposed.filter(|exposed| !exposed.is_empty()) else { continue };
+            let mut renamed = format!("exported_{name}");
+            while self.get(&renamed).is_some() {
+                renamed.insert_str(0, "exported_");
+            }
+            self.set(&renamed, &exposed);
+        }
+    }
+
     /// Keeps only the pairs that `keep` accepts.
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &str) -> bool) {
         self.pairs.retain(|(n, v)| keep(n, v));

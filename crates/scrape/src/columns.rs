@@ -438,6 +438,7 @@ fn fingerprint(exemplar: &ScrapedExemplar) -> u64 {
 pub(crate) fn stored_labels(
     config: &ScrapeConfig,
     target: &Labels,
+    stamped: &Labels,
     scraped: &Labels,
 ) -> Result<Option<Labels>, String> {
     let mut labels = LabelsBuilder::from_labels(scraped);
@@ -467,10 +468,11 @@ pub(crate) fn stored_labels(
     if !model::relabel::apply(&config.metric_relabel, &mut labels) {
         return Ok(None);
     }
-    let labels = labels.build();
-    if labels.is_empty() {
+    if labels.iter().next().is_none() {
         return Ok(None);
     }
+    labels.stamp(stamped);
+    let labels = labels.build();
     let name = labels.metric_name();
     if name.is_empty() {
         return Err("missing metric name (__name__ label)".to_owned());

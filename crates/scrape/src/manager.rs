@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
-use model::{TargetGroup, TenantId};
+use model::{Labels, TargetGroup, TenantId};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use stdx::clock::Clock;
@@ -56,6 +56,9 @@ pub struct ManagerParts {
     /// The cluster the targets are in; part of their identity and of their place in the interval.
     /// Empty where there is only one.
     pub cluster: String,
+    /// Labels that every target and series has, whatever relabelling and exporters say: those of an
+    /// enrolled agent, `cluster` among them. What an exporter says otherwise becomes `exported_<name>`.
+    pub stamped: Labels,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// The way to the targets.
@@ -67,7 +70,7 @@ impl Manager {
     pub fn new(parts: ManagerParts, registry: &mut Registry) -> Manager {
         Manager {
             shared: Arc::new(Shared {
-                owner: Owner { tenant: parts.tenant, cluster: parts.cluster },
+                owner: Owner { tenant: parts.tenant, cluster: parts.cluster, stamped: parts.stamped },
                 appender: parts.appender,
                 connector: parts.connector,
                 tls: Arc::new(TlsConfigs::default()),

@@ -228,9 +228,10 @@ impl Scraper {
             (limit > 0 && kept as u64 > limit).then(|| ("sample_limit", "sample limit exceeded".to_owned()))
         };
         if !scraped.new_columns.is_empty() {
+            let stamped = &self.shared.owner.stamped;
             let mut new = Vec::with_capacity(scraped.new_columns.len());
             for (column, labels) in scraped.new_columns.drain(..) {
-                let stored = stored_labels(&self.config, &self.target.labels, &labels);
+                let stored = stored_labels(&self.config, &self.target.labels, stamped, &labels);
                 new.push((column, stored.map_err(|e| ("labels", e))?));
             }
             let histograms = scraped.histograms.iter().map(|cell| cell.column);
@@ -391,10 +392,10 @@ impl Scraper {
         self.opened = None;
         self.columns = Columns::default();
         let mut all: Vec<(u32, Option<Labels>)> = Vec::new();
-        let (config, target) = (&self.config, &self.target);
+        let (config, target, stamped) = (&self.config, &self.target, &self.shared.owner.stamped);
         self.memory.each_series(|column, labels| {
             // Labels that were refused would have failed the scrape before.
-            all.push((column, stored_labels(config, &target.labels, &labels).unwrap_or(None)));
+            all.push((column, stored_labels(config, &target.labels, stamped, &labels).unwrap_or(None)));
         });
         self.learn(all)
     }

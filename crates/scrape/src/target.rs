@@ -52,6 +52,8 @@ pub(crate) enum Populated {
 pub(crate) struct Owner {
     pub(crate) tenant: TenantId,
     pub(crate) cluster: String,
+    /// What every target and series carries; see [`LabelsBuilder::stamp`].
+    pub(crate) stamped: Labels,
 }
 
 /// Makes a target of `own` labels within a group with `shared` labels.
@@ -90,6 +92,7 @@ pub(crate) fn populate(
     if let Some((name, _)) = labels.iter().find(|(name, _)| !config.names.is_valid_label_name(name)) {
         return Err(format!("invalid label name {name:?}"));
     }
+    labels.stamp(&owner.stamped);
     let labels = labels.build();
     let id = SourceId::of(&owner.tenant, &owner.cluster, &config.job_name, &labels, url.as_str());
     Ok(Populated::Scraped(Box::new(Target { id, labels, discovered, url, interval, timeout, histograms })))

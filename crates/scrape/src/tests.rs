@@ -135,12 +135,17 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::stamping(Labels::empty())
+    }
+
+    fn stamping(stamped: Labels) -> Bench {
         let (network, store) = (Network::default(), Arc::new(MemoryStore::new()));
         let started = Instant::now();
         let parts = ManagerParts {
             appender: store.clone(),
             tenant: TenantId::default(),
             cluster: String::new(),
+            stamped,
             clock: Arc::new(RuntimeClock(started)),
             connector: Arc::new(network.clone()),
         };
@@ -573,6 +578,35 @@ async fn labels_of_scrape_and_target_are_settled() {
     "#]],
     )
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_enrolment_stamped_is_not_for_others_to_say() {
+    let bench = Bench::stamping(Labels::from_pairs([("cluster", "here"), ("region", "north")]));
+    bench.apply(vec![job(|job, _| {
+        job.honor_labels = Some(true);
+        job.relabel_configs = Some(vec![RelabelText {
+            target_label: Some("region".into()),
+            replacement: Some("south".into()),
+            ..RelabelText::default()
+        }]);
+        job.metric_relabel_configs = Some(vec![RelabelText {
+            regex: Some("region".into()),
+            action: Some("labeldrop".into()),
+            ..RelabelText::default()
+        }]);
+    })]);
+    bench.targets("j", &["a:1"]);
+    let body = "a 1\na{cluster=\"there\"} 2\na{cluster=\"there\",exported_cluster=\"x\"} 3\n";
+    bench.network.set("a:1", Answer::text(body));
+    bench.pass(10).await;
+    expect![[r#"
+        {__name__="a", cluster="here", exported_cluster="there", exported_region="south", instance="a:1", job="j", region="north"} 2@0
+        {__name__="a", cluster="here", exported_cluster="x", exported_exported_cluster="there", exported_region="south", instance="a:1", job="j", region="north"} 3@0
+        {__name__="a", cluster="here", exported_region="south", instance="a:1", job="j", region="north"} 1@0
+        {__name__="up", cluster="here", exported_region="south", instance="a:1", job="j", region="north"} 1@0
+    "#]]
+    .assert_eq(&bench.samples_of(&["a", "up"]));
 }
 
 #[tokio::test(start_paused = true)]

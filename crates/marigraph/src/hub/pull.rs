@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use discovery::{BoxFuture, HttpFetch, HttpRequest, HttpResponse, PoolTargets, Source, SystemResolver};
-use model::TenantId;
+use model::{Labels, TenantId};
 use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
@@ -44,6 +44,7 @@ impl Pull {
             appender,
             tenant,
             cluster: String::new(),
+            stamped: Labels::empty(),
             clock,
             connector: Arc::new(TcpConnector),
         };
