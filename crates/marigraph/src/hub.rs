@@ -2,13 +2,11 @@
 //! query engine, the HTTP side.
 
 mod doors;
-mod front;
-mod pull;
-mod status;
+pub(crate) mod front;
+mod store;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,9 +24,10 @@ use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, Web
 
 use crate::cli::HubArgs;
 use crate::config::{Config, StorageConfig, WebAuth};
+use crate::program::{ConfigSource, Program, Reloads, build_info};
+use crate::pull::{Pull, PullParts};
 use front::{Bound, Front};
-use pull::Pull;
-use status::{Program, Reloads, Store};
+use store::Store;
 
 /// Where the queries under way stand, in the data directory. Source: Prometheus.
 const ACTIVE_QUERIES: &str = "queries.active";
@@ -57,28 +56,6 @@ struct Stages {
 impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Hub({})", self.addr())
-    }
-}
-
-/// Where the configuration comes from.
-#[derive(Debug, Clone)]
-enum ConfigSource {
-    /// `--config`.
-    File(PathBuf),
-    /// Ours, for the address the hub listens on.
-    Embedded(SocketAddr),
-}
-
-impl ConfigSource {
-    fn load(&self) -> Result<Config> {
-        let config = match self {
-            ConfigSource::File(path) => Config::load(path)?,
-            ConfigSource::Embedded(addr) => Config::embedded(&addr.to_string()),
-        };
-        for warning in &config.warnings {
-            tracing::warn!("{warning}");
-        }
-        Ok(config)
     }
 }
 
@@ -112,9 +89,17 @@ impl Hub {
         let web_metrics = WebMetrics::register(&mut registry);
         let tenant = TenantId::default();
         let appender: Arc<dyn Appender> = store.clone();
-        let pull = Arc::new(Pull::new(Arc::clone(&appender), tenant, Arc::clone(&clock), &mut registry));
+        let scraping = PullParts {
+            appender: Arc::clone(&appender),
+            tenant,
+            cluster: String::new(),
+            stamped: Labels::empty(),
+            clock: Arc::clone(&clock),
+        };
+        let pull = Arc::new(Pull::new(scraping, &mut registry));
+        let admin = Arc::new(Store(Arc::clone(&store)));
         let (program, reloads) =
-            Program::new(source, Arc::clone(&store), retention.shown(), Arc::clone(&clock), &mut registry);
+            Program::new(source, admin.clone(), retention.shown(), Arc::clone(&clock), &mut registry);
 
         let engine = Engine::new(EngineOptions {
             lookback_ms: i64::try_from(args.query_lookback.as_millis())?,
@@ -126,7 +111,7 @@ impl Hub {
         let web = WebState {
             engine: Arc::new(engine),
             store: queryable,
-            admin: Arc::new(Store(Arc::clone(&store))),
+            admin,
             targets: pull.clone(),
             lifecycle: program.clone(),
             clock: Arc::clone(&clock),
@@ -340,6 +325,6 @@ fn web_options(args: &HubArgs, addr: SocketAddr) -> web::Options {
         doors: vec![Endpoint { path: "/api/v1/write".to_owned(), methods: vec!["POST"] }],
         listen_address: addr.to_string(),
         flags: args.shown().into_iter().collect::<BTreeMap<String, String>>(),
-        build: status::build_info(),
+        build: build_info(),
     }
 }

@@ -10,7 +10,9 @@ pub mod client;
 pub mod config;
 pub mod hub;
 pub mod logging;
+mod program;
 pub mod progress;
+mod pull;
 pub mod query;
 pub mod tsdb_verbs;
 

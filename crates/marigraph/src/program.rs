@@ -1,23 +1,19 @@
-//! What the HTTP side asks of the program and the store.
+//! The program as its API sees it, whatever its role: configuration and reloads, readiness, the end.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use model::{Labels, Matcher, TenantId};
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use stdx::clock::Clock;
-use storage::StoreError;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tsdb::Db;
-use web::{
-    BlockInfo, BuildInfo, Lifecycle, Notice, Notifications, Readiness, RuntimeInfo, SeriesMaker, SeriesUsage,
-    StoreAdmin, TsdbStatus,
-};
+use tsdb::SeriesLimits;
+use web::{BuildInfo, Lifecycle, Notice, Notifications, Readiness, RuntimeInfo};
 
-use super::ConfigSource;
 use crate::config::Config;
 
 /// Where the outcome of a reload goes.
@@ -29,13 +25,58 @@ pub(crate) type Reloads = mpsc::Receiver<Reply>;
 /// Reloads that may wait; they are carried out one by one.
 const RELOADS_WAITING: usize = 4;
 
+/// Where the configuration comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum ConfigSource {
+    /// `--config`.
+    File(PathBuf),
+    /// Ours, for the address the hub listens on.
+    Embedded(SocketAddr),
+}
+
+impl ConfigSource {
+    /// Reads it; what it warns of is in the log.
+    ///
+    /// # Errors
+    /// The file cannot be read, or something in it is wrong.
+    pub(crate) fn load(&self) -> anyhow::Result<Config> {
+        let config = match self {
+            ConfigSource::File(path) => Config::load(path)?,
+            ConfigSource::Embedded(addr) => Config::embedded(&addr.to_string()),
+        };
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(config)
+    }
+}
+
+/// What keeps the rows, as far as every role has to know.
+pub(crate) trait Keeper: Send + Sync {
+    /// Why it takes no writes, when it does not.
+    fn not_ready(&self) -> Option<String>;
+
+    /// How many tenants are refused because their data cannot be read; the others are served.
+    fn refused_tenants(&self) -> usize {
+        0
+    }
+
+    /// Damaged places met since the start.
+    fn problems(&self) -> u64 {
+        0
+    }
+
+    /// Puts budgets of series in force.
+    fn set_series_limits(&self, limits: SeriesLimits);
+}
+
 /// The program as its API sees it.
 pub(crate) struct Program {
     /// Where the configuration comes from.
     pub(crate) source: ConfigSource,
     /// Raised when somebody asks the program to end.
     pub(crate) quit: Notify,
-    store: Arc<Db>,
+    keeper: Arc<dyn Keeper>,
     clock: Arc<dyn Clock>,
     start_ms: i64,
     retention: String,
@@ -53,7 +94,7 @@ pub(crate) struct Program {
 impl Program {
     pub(crate) fn new(
         source: ConfigSource,
-        store: Arc<Db>,
+        keeper: Arc<dyn Keeper>,
         retention: String,
         clock: Arc<dyn Clock>,
         registry: &mut Registry,
@@ -82,7 +123,7 @@ impl Program {
         let program = Program {
             source,
             quit: Notify::new(),
-            store,
+            keeper,
             clock,
             start_ms: now,
             retention,
@@ -101,7 +142,7 @@ impl Program {
     /// `config` is in force from now on.
     pub(crate) fn in_force(&self, config: &Config) {
         *self.config_yaml.write() = config.to_yaml();
-        self.store.set_series_limits(config.limits);
+        self.keeper.set_series_limits(config.limits);
         let now = self.clock.now_ms();
         self.last_config_ms.store(now, Ordering::Relaxed);
         self.reload_time_gauge.set(now / 1000);
@@ -134,13 +175,11 @@ impl Lifecycle for Program {
         if self.stopping.load(Ordering::Relaxed) {
             return Readiness::Stopping;
         }
-        self.store
-            .readiness()
-            .map_or_else(|not_ready| self.read_only(not_ready.reason), |()| Readiness::Ready)
+        self.keeper.not_ready().map_or(Readiness::Ready, |reason| self.read_only(reason))
     }
 
     fn refused_tenants(&self) -> usize {
-        self.store.refused().len()
+        self.keeper.refused_tenants()
     }
 
     fn reload(&self) -> Result<(), String> {
@@ -163,103 +202,9 @@ impl Lifecycle for Program {
             start_ms: self.start_ms,
             reload_succeeded: self.reload_succeeded.load(Ordering::Relaxed),
             last_config_ms: self.last_config_ms.load(Ordering::Relaxed),
-            corruptions: self.store.problems().len() as u64,
+            corruptions: self.keeper.problems(),
             retention: self.retention.clone(),
         }
-    }
-}
-
-/// Maintenance of the embedded store.
-pub(crate) struct Store(pub(crate) Arc<Db>);
-
-impl StoreAdmin for Store {
-    fn delete_series(
-        &self,
-        tenant: &TenantId,
-        start_ms: i64,
-        end_ms: i64,
-        matchers: &[Matcher],
-    ) -> Result<(), StoreError> {
-        self.0.delete_series(tenant, matchers, start_ms, end_ms)
-    }
-
-    fn clean_tombstones(&self, _tenant: &TenantId) -> Result<(), StoreError> {
-        self.0.clean_tombstones().map_err(|error| StoreError::Io {
-            attempt: "clean tombstones".to_owned(),
-            source: std::io::Error::other(error.to_string()),
-        })
-    }
-
-    fn snapshot(&self, _tenant: &TenantId, skip_head: bool) -> Result<String, StoreError> {
-        let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
-        let name = format!("{now}-{:016x}", rand::random::<u64>());
-        let dir = self.0.snapshots_dir().join(&name);
-        let made = self.0.snapshot(&dir, skip_head, &mut |_| ()).map_err(|error| match error {
-            tsdb::SnapshotError::Store(error) => error,
-            other => StoreError::Io {
-                attempt: format!("make snapshot {name}"),
-                source: std::io::Error::other(other.to_string()),
-            },
-        })?;
-        tracing::info!(
-            name,
-            parts = made.parts,
-            segments = made.segments,
-            bytes = made.bytes,
-            "made a snapshot"
-        );
-        Ok(name)
-    }
-
-    fn blocks(&self, tenant: &TenantId) -> Result<Vec<BlockInfo>, StoreError> {
-        let block = |part: tsdb::part::PartInfo| BlockInfo {
-            ulid: part.spec.id.to_string(),
-            min_ms: part.min_ms,
-            end_ms: part.max_ms.saturating_add(1),
-            floats: part.samples,
-            histograms: part.histograms,
-            series: u64::from(part.series),
-            level: u32::from(part.spec.level) + 1,
-        };
-        Ok(self.0.part_infos(tenant).into_iter().map(block).collect())
-    }
-
-    fn series_usage(&self, tenant: &TenantId, limit: usize) -> SeriesUsage {
-        let usage = self.0.series_usage(tenant, limit);
-        let of_source = |source: tsdb::SourceUsage| SeriesMaker {
-            labels: source.labels,
-            series: source.series,
-            refused: source.refused,
-        };
-        let of_job = |job: tsdb::JobUsage| SeriesMaker {
-            labels: Labels::from_pairs([("job", &job.job)]),
-            series: job.series,
-            refused: job.refused,
-        };
-        SeriesUsage {
-            series: usage.series,
-            tenant_max: usage.series_max,
-            source_max: usage.limits.per_source.map(|max| max as u64),
-            job_max: usage.limits.per_job.map(|max| max as u64),
-            sources: usage.sources.into_iter().map(of_source).collect(),
-            jobs: usage.jobs.into_iter().map(of_job).collect(),
-        }
-    }
-
-    fn tsdb_status(&self, tenant: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError> {
-        let stats = self.0.stats(tenant, limit);
-        let list = |counts: Vec<tsdb::LabelCount>| counts.into_iter().map(|c| (c.name, c.value)).collect();
-        Ok(TsdbStatus {
-            series: stats.head.series,
-            label_pairs: stats.head.label_pairs,
-            tiles: stats.head.tiles,
-            min_time_ms: stats.head.min_ms,
-            max_time_ms: stats.head.max_ms,
-            series_by_metric_name: list(stats.series_count_by_metric_name),
-            values_by_label_name: list(stats.label_value_count_by_label_name),
-            bytes_by_label_name: list(stats.memory_in_bytes_by_label_name),
-            series_by_label_pair: list(stats.series_count_by_label_value_pair),
-        })
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use discovery::{BoxFuture, HttpFetch, HttpRequest, HttpResponse, PoolTargets, Source, SystemResolver};
-use model::{Labels, TenantId};
 use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
+use model::{Labels, TenantId};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use scrape::client::{Fetch, FetchError, HttpClient, TcpConnector};
@@ -33,19 +33,28 @@ pub(crate) struct Pull {
     configs: RwLock<BTreeMap<String, PoolConfig>>,
 }
 
+/// What scraping works with.
+pub(crate) struct PullParts {
+    /// Takes the rows.
+    pub(crate) appender: Arc<dyn Appender>,
+    /// Whose rows they are.
+    pub(crate) tenant: TenantId,
+    /// The cluster this role stands in; empty at a hub.
+    pub(crate) cluster: String,
+    /// What enrolment says every series carries; empty at a hub.
+    pub(crate) stamped: Labels,
+    /// Wall time.
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
 impl Pull {
-    pub(crate) fn new(
-        appender: Arc<dyn Appender>,
-        tenant: TenantId,
-        clock: Arc<dyn Clock>,
-        registry: &mut Registry,
-    ) -> Pull {
+    pub(crate) fn new(parts: PullParts, registry: &mut Registry) -> Pull {
         let parts = ManagerParts {
-            appender,
-            tenant,
-            cluster: String::new(),
-            stamped: Labels::empty(),
-            clock,
+            appender: parts.appender,
+            tenant: parts.tenant,
+            cluster: parts.cluster,
+            stamped: parts.stamped,
+            clock: parts.clock,
             connector: Arc::new(TcpConnector),
         };
         let scraper = Arc::new(Manager::new(parts, registry));
