@@ -276,11 +276,25 @@ impl Writer {
         self.out.extend_from_slice(bytes);
     }
 
-    /// A message written by `write`; its length is put before it afterwards.
+    /// A message written by `write`. Written in place: its length is put before it afterwards, and only
+    /// a message of 128 bytes or more has to move for that.
     pub(crate) fn message(&mut self, field: u32, write: impl FnOnce(&mut Writer)) {
-        let mut inner = Writer::default();
-        write(&mut inner);
-        self.bytes_always(field, &inner.out);
+        self.tag(field, 2);
+        let at = self.out.len();
+        self.out.push(0);
+        write(self);
+        let len = self.out.len() - at - 1;
+        if len < 0x80 {
+            self.out[at] = len as u8;
+            return;
+        }
+        let more = len.ilog2() as usize / 7; // bytes of the length behind its first
+        self.out.extend_from_slice(&[0; 10][..more]);
+        self.out.copy_within(at + 1..at + 1 + len, at + 1 + more);
+        for i in 0..=more {
+            let bits = (len >> (7 * i)) as u8 & 0x7f;
+            self.out[at + i] = if i < more { bits | 0x80 } else { bits };
+        }
     }
 
     /// The head of a message of `len` bytes, which the caller writes behind it.

@@ -17,16 +17,17 @@ mod encode;
 mod histogram;
 mod labels;
 mod snappy;
+mod texts;
 pub mod v1;
 pub mod v2;
 
 use crate::proto;
 pub use crate::proto::DecodeError;
-pub use encode::{EncoderV1, EncoderV2, SeriesToWrite};
+pub use encode::{EncoderV1, EncoderV2, KnownSeries, PointsToWrite, SeriesToWrite};
 pub(crate) use histogram::write_histogram;
 pub use histogram::{HistogramError, HistogramMessage, HistogramSample, validate_histogram};
 pub use labels::{LabelsError, decode_labels, write_label_bytes};
-pub use snappy::{SnappyError, snappy_decode, snappy_encode};
+pub use snappy::{SnappyError, snappy_decode, snappy_encode, snappy_encode_into};
 
 /// A float sample of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

@@ -47,3 +47,20 @@ pub fn snappy_encode(body: &[u8]) -> Result<Vec<u8>, SnappyError> {
     let too_large = |_| SnappyError::TooLarge { size: body.len(), max: u32::MAX as usize };
     snap::raw::Encoder::new().compress_vec(body).map_err(too_large)
 }
+
+/// As [`snappy_encode`], into `out` (emptied first), for callers that pack often.
+///
+/// # Errors
+/// [`SnappyError::TooLarge`] beyond snappy's own limit of 4 GiB.
+pub fn snappy_encode_into(body: &[u8], out: &mut Vec<u8>) -> Result<(), SnappyError> {
+    out.clear();
+    let too_large = |_| SnappyError::TooLarge { size: body.len(), max: u32::MAX as usize };
+    let room = snap::raw::max_compress_len(body.len());
+    if room == 0 {
+        return Err(SnappyError::TooLarge { size: body.len(), max: u32::MAX as usize });
+    }
+    out.resize(room, 0);
+    let written = snap::raw::Encoder::new().compress(body, out).map_err(too_large)?;
+    out.truncate(written);
+    Ok(())
+}

@@ -487,7 +487,121 @@ fn any_sample() -> impl Strategy<Value = Sample> {
     })
 }
 
+fn any_exemplar() -> impl Strategy<Value = Exemplar> {
+    (any_labels(), any::<u64>().prop_map(f64::from_bits), any::<i64>())
+        .prop_map(|(labels, value, timestamp_ms)| Exemplar { labels, value, timestamp_ms })
+}
+
+fn any_metadata() -> impl Strategy<Value = Metadata> {
+    (
+        prop::sample::select(vec![MetricType::Unknown, MetricType::Counter, MetricType::StateSet]),
+        "[a-z]{0,3}",
+        "\\PC{0,200}",
+    )
+        .prop_map(|(metric_type, unit, help)| Metadata { metric_type, unit, help })
+}
+
+/// A series with everything it may have.
+type Everything = (Labels, Vec<Sample>, Vec<bool>, Vec<Exemplar>, Option<Metadata>);
+
+fn any_series() -> impl Strategy<Value = Everything> {
+    (
+        any_labels(),
+        prop::collection::vec(any_sample(), 0..4),
+        prop::collection::vec(any::<bool>(), 0..3),
+        prop::collection::vec(any_exemplar(), 0..3),
+        prop::option::of(any_metadata()),
+    )
+}
+
+/// A clear and known series take the memory of requests before; they leave no trace in the bytes.
+fn check_reuse(requests: &[Vec<Everything>], forget_at: usize) {
+    let (mut first, mut second) = (EncoderV1::default(), EncoderV2::default());
+    let mut known = std::collections::HashMap::new();
+    for (at, request) in requests.iter().enumerate() {
+        let (mut fresh_first, mut fresh_second) = (EncoderV1::default(), EncoderV2::default());
+        first.clear();
+        second.clear();
+        if at == forget_at {
+            second.forget();
+        }
+        for (labels, samples, histograms, exemplars, metadata) in request {
+            let histograms: Vec<_> = histograms
+                .iter()
+                .map(|int| if *int { int_histogram() } else { custom_histogram() })
+                .collect();
+            let series = SeriesToWrite {
+                labels,
+                samples,
+                histograms: &histograms,
+                exemplars,
+                metadata: metadata.as_ref(),
+            };
+            fresh_first.series(&series);
+            fresh_second.series(&series);
+            let mut label_bytes = Vec::new();
+            write_label_bytes(labels, &mut label_bytes);
+            first.prepared_series(&label_bytes, &series.points());
+            let key = (labels.clone(), metadata.clone());
+            let prepared = known.entry(key).or_insert_with(|| second.know(labels, metadata.as_ref()));
+            if !second.known_series(prepared, &series.points()) {
+                assert!(at >= forget_at, "known since before it was forgotten");
+                *prepared = second.know(labels, metadata.as_ref());
+                assert!(second.known_series(prepared, &series.points()));
+            }
+        }
+        assert_eq!(first.size(), first.bytes().len());
+        assert_eq!(first.bytes(), fresh_first.finish());
+        let (again, fresh) = (second.bytes().to_vec(), fresh_second.finish());
+        assert_eq!(again, fresh);
+        assert_eq!(oracle::Request::decode(&*again).unwrap().encode_to_vec(), again, "as prost does");
+        assert_eq!(oracle::WriteRequest::decode(first.bytes()).unwrap().encode_to_vec(), first.bytes());
+        let mut packed = vec![1];
+        snappy_encode_into(&again, &mut packed).unwrap();
+        assert_eq!(packed, snappy_encode(&again).unwrap());
+        check_read(request, first.bytes(), &again);
+    }
+}
+
+/// Whether both requests say what `series` say.
+fn check_read(series: &[Everything], first: &[u8], second: &[u8]) {
+    let mut said = (String::new(), String::new());
+    for (labels, samples, histograms, exemplars, metadata) in series {
+        let name = match labels.get("__name__") {
+            Some(_) => labels.to_string(),
+            None => format!("the series has no metric name, got {labels}"),
+        };
+        let mut one = [format!("{name}\n"), format!("{name}\n")];
+        for sample in samples {
+            one[0] += &format!("  {:?}\n", Sample { start_timestamp_ms: 0, ..*sample });
+            one[1] += &format!("  {sample:?}\n");
+        }
+        let exemplars: String = exemplars.iter().map(|e| format!("  {:?}\n", Ok::<_, ()>(e))).collect();
+        let histograms: String = histograms
+            .iter()
+            .map(|int| if *int { int_histogram() } else { custom_histogram() })
+            .map(|h| format!("  {:?}\n", Ok::<_, ()>(h)))
+            .collect();
+        one[0] += &format!("{exemplars}{histograms}");
+        one[1] += &format!("{histograms}{exemplars}");
+        if let Some(metadata) = metadata {
+            one[1] += &format!("  {:?}\n", Ok::<_, ()>(metadata));
+        }
+        said.0 += &one[0];
+        said.1 += &one[1];
+    }
+    assert_eq!((shown_v1(first).unwrap(), shown_v2(second).unwrap()), said);
+}
+
 proptest! {
+    #[test]
+    fn memory_of_requests_before_leaves_no_trace(
+        requests in prop::collection::vec(prop::collection::vec(any_series(), 0..4), 0..4),
+        forget_at in 0usize..4,
+    ) {
+        check_reuse(&requests, forget_at);
+    }
+
     #[test]
     fn nothing_panics_on_anything(mut bytes in prop::collection::vec(any::<u8>(), 0..200), at in any::<usize>(), byte in any::<u8>()) {
         let _ = shown_v1(&bytes);
