@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,6 +38,10 @@ pub trait ReadFile: Send + Sync + fmt::Debug {
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Creates `path` for appending; fails if it exists.
     fn create(&self, path: &Path) -> io::Result<Box<dyn AppendFile>>;
+    /// As [`Disk::create`], and nobody but the owner may read or write the file (mode 0600).
+    fn create_private(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
+        self.create(path)
+    }
     /// Opens an existing `path` for appending at its end.
     fn open_append(&self, path: &Path) -> io::Result<Box<dyn AppendFile>>;
     /// Opens `path` for reading.
@@ -68,6 +72,27 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn exists(&self, path: &Path) -> bool;
     /// Makes renames, creations and removals in `path` durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+}
+
+/// Puts `bytes` at `path`, for the owner's eyes only: after a crash or a power cut the file has its old
+/// content or the new one, whole. The directory must exist.
+///
+/// # Errors
+/// Those of the disk; the old content stays.
+pub fn replace_private(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    // What a crash left behind was never the file.
+    if disk.exists(&new) {
+        disk.remove_file(&new)?;
+    }
+    let mut file = disk.create_private(&new)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    drop(file);
+    disk.rename(&new, path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
 /// The file system of the machine.
@@ -116,6 +141,10 @@ impl Disk for RealDisk {
         let file = fs::OpenOptions::new().append(true).create_new(true).open(path)?;
         Ok(Box::new(RealAppendFile(file)))
     }
+    fn create_private(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
+        let file = fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)?;
+        Ok(Box::new(RealAppendFile(file)))
+    }
     fn open_append(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
         Ok(Box::new(RealAppendFile(fs::OpenOptions::new().append(true).open(path)?)))
     }
@@ -157,5 +186,37 @@ impl Disk for RealDisk {
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         fs::File::open(path)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_file_is_replaced_whole_whatever_the_power_does() {
+        let (root, path) = (Path::new("/d"), Path::new("/d/secret"));
+        for dies_at in 0..12 {
+            for survivors in [Survivors::Nothing, Survivors::Some(dies_at), Survivors::All] {
+                let disk = FakeDisk::new(root);
+                replace_private(&disk, path, b"old").expect("a sound disk");
+                disk.die_at(disk.operations() + dies_at);
+                let wrote = replace_private(&disk, path, b"the new one").is_ok();
+                let disk = disk.after_power_cut(survivors);
+                let found = disk.read(path).expect("never without a file");
+                assert!(found == b"the new one" || (!wrote && found == b"old"), "{dies_at} {found:?}");
+                replace_private(&disk, path, b"next").expect("what was left over does not matter");
+            }
+        }
+    }
+
+    #[test]
+    fn a_private_file_is_the_owners() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("secret");
+        replace_private(&RealDisk, &path, b"x").expect("written");
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -1,0 +1,34 @@
+//! Who is at the other end: the fleet's authority, certificates that say who an agent is, and the TLS
+//! configurations of both ends.
+//!
+//! One root is the fleet. The first hub makes it; every hub has an intermediate of its own, with which it
+//! signs its server certificate and the client certificates of agents. A certificate carries tenant,
+//! cluster, agent id and enrolled labels in a URI (`docs/formats/certificates.md`); nothing an agent sends
+//! besides can change them. Agents trust a [`Bundle`] of roots, so that a root can be replaced.
+//!
+//! TLS sessions are never resumed: a resumed session shows no certificate again, and a revoked agent
+//! would come back by it.
+//!
+//! Source: decisions 9 and 16.
+
+mod authority;
+mod bundle;
+mod error;
+mod key;
+mod peer;
+mod server_trust;
+mod tls;
+
+pub use authority::{
+    AUTHORITY_FILE, Admission, Authority, AuthorityExport, AuthorityOptions, HubCertificate, Issued,
+    RootInfo, SIGNING_REQUEST_BYTES_MAX, Subject,
+};
+pub use bundle::{Bundle, RootPin};
+pub use error::IdentityError;
+pub use key::LocalKey;
+pub use peer::{NameError, PeerIdentity, PeerKind, Standing, check_cluster, check_labels};
+pub use server_trust::ServerTrust;
+pub use tls::{AgentTls, Alpn, HubTls, IsRevoked, OwnCertificate};
+
+#[cfg(test)]
+mod tests;
