@@ -29,7 +29,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("tunnel", &["stdx", "tenancy"]),
     ("ledger", &["model", "stdx", "storage"]),
     ("proxy", &["model", "stdx"]),
-    ("gather", &["model", "stdx", "storage", "wire"]),
+    ("gather", &["blocks", "model", "stdx", "storage", "wire"]),
     ("web", &["blocks", "model", "promql", "re2", "stdx", "storage", "wire"]),
     ("testkit", &["model", "wire"]),
     (

@@ -1,1 +1,23 @@
 //! Selections over several stores, local and far away, merged into one answer.
+//!
+//! Some clusters keep their data ([`Far`] stores, reached through their tunnels). A selection is sent to
+//! each that may have something, with the exact window, while the local store answers; what comes back
+//! (remote read's chunks) is merged by full label set. The evaluator sees one [`storage::Queryable`] and
+//! does not know.
+//!
+//! A store that does not answer in time costs its own part: the answer carries a warning that names the
+//! cluster, or, for callers who want everything or nothing ([`Gather::complete`]), the query fails.
+//!
+//! Bounds: seconds for each store, bytes for all stores of one selection.
+//!
+//! Source: decision 24 of the design; Prometheus `storage/remote/read.go`, `storage/merge.go`.
+
+mod far;
+mod gather;
+mod merge;
+mod metrics;
+mod samples;
+
+pub use far::{BoxFuture, Far, FarError, Fleet, Pieces};
+pub use gather::{Gather, Options};
+pub use metrics::Metrics;

@@ -41,6 +41,9 @@ pub enum QueryError {
     /// The answer would pass a limit.
     #[error("{0}")]
     Limit(String),
+    /// Part of the data cannot be had now, and the caller wants all or nothing.
+    #[error("the answer would be incomplete: {0}")]
+    Incomplete(String),
     /// The query was cancelled or ran out of time.
     #[error("query was cancelled")]
     Cancelled,

@@ -137,6 +137,15 @@ pub trait Queryable: Send + Sync {
     /// See [`QueryError`].
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError>;
 
+    /// The series that match, for their labels alone: loading samples of them may give none. A store that
+    /// finds labels cheaper than samples says so here.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    fn series(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
+        self.select(select)
+    }
+
     /// The label names of the series that match (of all, with no matchers).
     ///
     /// # Errors

@@ -210,6 +210,24 @@ impl Stream {
     }
 }
 
+/// Writes a frame without chunks for each series of a query.
+fn labels(
+    store: &dyn Queryable,
+    asked: &Asked,
+    number: usize,
+    query: &ReadQuery,
+    stream: &mut Stream,
+) -> Result<(), ApiError> {
+    let set = store.series(&asked.select(query)?)?;
+    for at in 0..set.len() {
+        write_chunk_frame(&mut stream.piece, number, &asked.shown(set.labels(at)), &[]);
+        if stream.piece.len() >= PIECE_BYTES {
+            stream.flush()?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes the frames of all queries: one series in a frame, several frames for a large one.
 fn chunks(
     store: &dyn Queryable,
@@ -219,6 +237,10 @@ fn chunks(
 ) -> Result<(), ApiError> {
     let mut encoder = Encoder::default();
     for (number, query) in asked.request.queries.iter().enumerate() {
+        if query.wants_labels_only() {
+            labels(store, asked, number, query, stream)?;
+            continue;
+        }
         let set = store.select(&asked.select(query)?)?;
         each_series(&*set, patience, |at, column| {
             let labels = asked.shown(set.labels(at));

@@ -142,6 +142,8 @@ impl From<EvalError> for ApiError {
             EvalError::Exec(_) | EvalError::TooManySamples => ErrorKind::Execution,
             EvalError::Timeout => ErrorKind::Timeout,
             EvalError::Cancelled => ErrorKind::Canceled,
+            EvalError::Storage(QueryError::Limit(_)) => ErrorKind::Execution,
+            EvalError::Storage(QueryError::Incomplete(_)) => ErrorKind::Busy,
             EvalError::Storage(_) | EvalError::Internal(_) => ErrorKind::Internal,
         };
         ApiError::new(kind, error)
@@ -153,6 +155,7 @@ impl From<QueryError> for ApiError {
         let kind = match &error {
             QueryError::Corrupt(_) => ErrorKind::Internal,
             QueryError::Limit(_) => ErrorKind::Execution,
+            QueryError::Incomplete(_) => ErrorKind::Busy,
             QueryError::Cancelled => ErrorKind::Canceled,
         };
         ApiError::new(kind, error)

@@ -19,6 +19,9 @@ pub const SAMPLES_TYPE: &str = "application/x-protobuf";
 /// Content type of an answer of chunks.
 pub const CHUNKS_TYPE: &str = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
 
+/// In place of a function: only the labels of the series are wanted.
+pub const LABELS_ONLY: &str = "series";
+
 /// Most queries a request may have.
 const QUERIES_MAX: usize = 1000;
 /// Most matchers a query may have.
@@ -97,6 +100,15 @@ pub enum ReadError {
          STREAMED_XOR_CHUNKS (1)"
     )]
     ResponseType(Vec<u64>),
+}
+
+impl ReadQuery {
+    /// Whether the reader has no use for samples.
+    ///
+    /// Source: Prometheus `web/api/v1/api.go`, the hints of `/series`.
+    pub fn wants_labels_only(&self) -> bool {
+        self.hints.as_ref().is_some_and(|hints| hints.func == LABELS_ONLY)
+    }
 }
 
 impl ReadRequest {
@@ -364,6 +376,10 @@ pub fn write_chunk_frame(out: &mut Vec<u8>, query: usize, labels: &Labels, chunk
     frame.out.extend_from_slice(&message.out);
     *out = frame.out;
 }
+
+mod frames;
+
+pub use frames::{ChunkFrame, FrameError, FrameReader};
 
 #[cfg(test)]
 mod tests;

@@ -110,7 +110,7 @@ pub(super) async fn series(State(app): State<App>, caller: Caller, form: Form) -
         let mut warnings = BTreeSet::new();
         for matchers in sets {
             patience.check()?;
-            let set = store.select(&bounds.select(&caller, matchers))?;
+            let set = store.series(&bounds.select(&caller, matchers))?;
             found.extend((0..set.len()).map(|at| set.labels(at).clone()));
             warnings.extend(set.warnings());
         }

@@ -1,0 +1,295 @@
+use std::convert::Infallible;
+
+use blocks::chunk::Encoder;
+use model::{Histogram, MatchOp, SourceId};
+use prometheus_client::registry::Registry;
+use proptest::prelude::*;
+use storage::{Appender, Batch, MemoryStore, Policy, Row, SourceDesc};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use wire::remote_read::{ChunkRead, write_chunk_frame};
+use wire::remote_write::snappy_decode;
+
+use super::*;
+use crate::far::{BoxFuture, Pieces};
+
+/// How a far store behaves.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Mood {
+    Answers,
+    Silent,
+    BreaksOff,
+    Garbage,
+    Disconnected,
+}
+
+/// Another store behind the bytes of remote read.
+struct FarAway {
+    cluster: String,
+    labels: Labels,
+    store: Arc<MemoryStore>,
+    mood: Mood,
+    oldest_ms: Option<i64>,
+}
+
+impl FarAway {
+    fn answer(&self, request: &[u8]) -> Vec<u8> {
+        let mut message = Vec::new();
+        snappy_decode(request, 1 << 20, &mut message).expect("snappy");
+        let request = ReadRequest::decode(&message).expect("a request");
+        let query = &request.queries[0];
+        let (start_ms, end_ms, matchers) = (query.start_ms, query.end_ms, query.matchers.clone());
+        let select = Select { tenant: TenantId::default(), start_ms, end_ms, matchers };
+        let set = self.store.select(&select).expect("a selection");
+        let (mut columns, mut out) = (Vec::new(), Vec::new());
+        set.load(0..set.len(), &mut columns).expect("columns");
+        for (at, column) in columns.iter().enumerate() {
+            let mut encode = Encoder::default();
+            let emitted = encode.encode(&column.times, &column.values, &column.histograms, |chunk| {
+                let (min_ms, max_ms, encoding) = (chunk.min_ms, chunk.max_ms, chunk.encoding as u8);
+                let chunk = ChunkRead { min_ms, max_ms, encoding, data: chunk.data.to_vec() };
+                // A frame for each chunk: a series comes in several.
+                write_chunk_frame(&mut out, 0, set.labels(at), &[chunk]);
+                Ok::<_, Infallible>(())
+            });
+            let Ok(()) = emitted;
+        }
+        out
+    }
+}
+
+impl Far for FarAway {
+    fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    fn oldest_ms(&self) -> Option<i64> {
+        self.oldest_ms
+    }
+
+    fn read(&self, request: Vec<u8>) -> BoxFuture<'_, Result<Pieces, FarError>> {
+        Box::pin(async move {
+            if self.mood == Mood::Disconnected {
+                return Err(FarError("the agent is not connected".into()));
+            }
+            let (sender, pieces) = mpsc::channel(1);
+            let (answer, mood) = (self.answer(&request), self.mood);
+            tokio::spawn(async move {
+                match mood {
+                    Mood::Silent => return std::future::pending().await,
+                    Mood::Garbage => _ = sender.send(Ok(vec![0xff; 64])).await,
+                    _ => {}
+                }
+                let len = if mood == Mood::BreaksOff { answer.len() - 1 } else { answer.len() };
+                for piece in answer[..len].chunks(77) {
+                    if sender.send(Ok(piece.to_vec())).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            Ok(pieces)
+        })
+    }
+
+    fn get(&self, path_and_query: String, _bytes_max: usize) -> BoxFuture<'_, Result<Vec<u8>, FarError>> {
+        Box::pin(async move {
+            if self.mood != Mood::Answers {
+                return Err(FarError("the agent is not connected".into()));
+            }
+            let everything = everything(&TenantId::default());
+            let values = if path_and_query.starts_with("/api/v1/labels?") {
+                self.store.label_names(&everything)
+            } else {
+                self.store.label_values("instance", &everything)
+            };
+            let data = values.expect("a list").values;
+            Ok(serde_json::json!({"status": "success", "data": data}).to_string().into_bytes())
+        })
+    }
+}
+
+struct Clusters(Vec<Arc<dyn Far>>);
+
+impl Fleet for Clusters {
+    fn stores(&self, _tenant: &TenantId) -> Vec<Arc<dyn Far>> {
+        self.0.clone()
+    }
+}
+
+fn labels(cluster: &str, instance: u8) -> Labels {
+    let instance = format!("i{instance:03}");
+    Labels::from_pairs([("__name__", "m"), ("cluster", cluster), ("instance", &instance)])
+}
+
+fn append(store: &MemoryStore, labels: &Labels, time: i64, value: f64, as_histogram: bool) {
+    let source =
+        SourceDesc { tenant: TenantId::default(), id: SourceId(labels.hash128()), labels: labels.clone() };
+    let source = store.open_source(&source).expect("a source");
+    let series = store.resolve(source, std::slice::from_ref(labels)).expect("series")[0].expect("a series");
+    let (floats, values) = ([series], [value]);
+    let histogram = Histogram { sum: value, ..Histogram::stale() };
+    let histograms = [(series, histogram)];
+    let row = if as_histogram {
+        Row { histograms: &histograms, ..Row::floats(source, time, &[], &[]) }
+    } else {
+        Row::floats(source, time, &floats, &values)
+    };
+    let appended = store.append(&Batch::rows(&[row], Policy::REMOTE_WRITE)).expect("an append");
+    assert!(appended.rejected.is_empty(), "{:?}", appended.rejected);
+}
+
+fn far(cluster: &str, mood: Mood) -> FarAway {
+    FarAway {
+        cluster: cluster.to_owned(),
+        labels: Labels::from_pairs([("cluster", cluster)]),
+        store: Arc::default(),
+        mood,
+        oldest_ms: None,
+    }
+}
+
+fn gather(runtime: &Runtime, local: Arc<MemoryStore>, fars: Vec<FarAway>) -> Gather {
+    let fleet = Clusters(fars.into_iter().map(|far| Arc::new(far) as Arc<dyn Far>).collect());
+    let options = Options { patience: Duration::from_millis(300), bytes_max: 1 << 20 };
+    let metrics = Metrics::register(&mut Registry::default());
+    Gather::new(local, Arc::new(fleet), runtime.handle().clone(), options, metrics)
+}
+
+/// All samples of a selection, loaded in batches of `step`.
+fn shown(set: &dyn SeriesSet, step: usize) -> Vec<String> {
+    let mut columns = Vec::new();
+    for from in (0..set.len()).step_by(step) {
+        set.load(from..set.len().min(from + step), &mut columns).expect("columns");
+    }
+    let mut out = Vec::new();
+    for (at, column) in columns.iter().enumerate() {
+        let floats = column.times.iter().zip(&column.values).map(|(time, value)| (*time, format!("{value}")));
+        let histograms = column.histograms.iter().map(|(time, h)| (*time, format!("h{}", h.sum)));
+        let mut samples: Vec<(i64, String)> = floats.chain(histograms).collect();
+        samples.sort();
+        if !samples.is_empty() {
+            out.push(format!("{} {samples:?}", set.labels(at)));
+        }
+    }
+    out
+}
+
+fn select(start_ms: i64, end_ms: i64, matchers: Vec<Matcher>) -> Select {
+    Select { tenant: TenantId::default(), start_ms, end_ms, matchers }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Samples scattered over stores, each at one or several: the union is what one store would say.
+    #[test]
+    fn stores_far_and_near_are_one(
+        samples in prop::collection::vec((0u8..12, 0i64..400, any::<bool>(), 1u8..8), 1..300),
+        step in 1usize..7,
+        window in (0i64..200, 200i64..400),
+    ) {
+        let runtime = Runtime::new().expect("a runtime");
+        let (whole, local) = (MemoryStore::new(), Arc::new(MemoryStore::new()));
+        let fars = [far("a", Mood::Answers), far("a", Mood::Answers)];
+        let mut seen = BTreeSet::new();
+        for (instance, time, as_histogram, places) in samples {
+            if !seen.insert((instance, time)) {
+                continue;
+            }
+            let (labels, value) = (labels("a", instance), f64::from(instance) * 1000.0 + time as f64);
+            append(&whole, &labels, time * 7, value, as_histogram);
+            for (bit, store) in [&*local, &*fars[0].store, &*fars[1].store].into_iter().enumerate() {
+                if places & (1 << bit) != 0 {
+                    append(store, &labels, time * 7, value, as_histogram);
+                }
+            }
+        }
+        let gather = gather(&runtime, local, fars.into());
+        let asked = select(window.0 * 7, window.1 * 7, vec![Matcher::equal("__name__", "m")]);
+        let got = gather.select(&asked).expect("a selection");
+        let want = whole.select(&asked).expect("a selection");
+        prop_assert_eq!(shown(&*got, step), shown(&*want, 1000));
+        prop_assert_eq!(got.warnings(), Vec::<String>::new());
+        let names = gather.label_values("instance", &everything(&TenantId::default())).expect("values");
+        let all = whole.label_values("instance", &everything(&TenantId::default())).expect("values");
+        prop_assert_eq!(names.values, all.values);
+    }
+}
+
+#[test]
+fn a_store_that_fails_costs_its_own_part_and_is_named() {
+    let runtime = Runtime::new().expect("a runtime");
+    let check = |mood: Mood, why: &str| {
+        let local = Arc::new(MemoryStore::new());
+        append(&local, &labels("home", 1), 1000, 1.0, false);
+        let (good, bad) = (far("good", Mood::Answers), far("bad", mood));
+        append(&good.store, &labels("good", 1), 1000, 2.0, false);
+        append(&bad.store, &labels("bad", 1), 1000, 3.0, false);
+        let gather = gather(&runtime, local, vec![good, bad]);
+        let asked = select(0, 5000, vec![Matcher::equal("__name__", "m")]);
+        let set = gather.select(&asked).expect("the rest");
+        assert_eq!(shown(&*set, 10).len(), 2, "{mood:?}");
+        assert_eq!(set.warnings(), [format!("cluster \"bad\" did not answer: {why}")], "{mood:?}");
+        let refused = gather.complete().select(&asked).expect_err("all or nothing").to_string();
+        assert_eq!(
+            refused,
+            format!("the answer would be incomplete: cluster \"bad\" did not answer: {why}"),
+            "{mood:?}"
+        );
+        // A selection that cannot concern it does not notice.
+        let other = select(0, 5000, vec![Matcher::equal("cluster", "good")]);
+        let set = gather.complete().select(&other).expect("the good one");
+        assert_eq!(shown(&*set, 10).len(), 1, "{mood:?}");
+    };
+    check(Mood::Silent, "no answer within 300ms");
+    check(Mood::BreaksOff, "the answer ends within a frame");
+    check(Mood::Garbage, "a frame begins with a malformed length");
+    check(Mood::Disconnected, "the agent is not connected");
+}
+
+#[test]
+fn a_window_beyond_what_a_store_keeps_is_named() {
+    let runtime = Runtime::new().expect("a runtime");
+    let mut short = far("short", Mood::Answers);
+    short.oldest_ms = Some(1_600_000_000_000);
+    append(&short.store, &labels("short", 1), 1_600_000_001_000, 1.0, false);
+    let gather = gather(&runtime, Arc::default(), vec![short]);
+    let warnings = |start_ms: i64| {
+        let asked = select(start_ms, 1_700_000_000_000, Vec::new());
+        gather.select(&asked).expect("a selection").warnings()
+    };
+    assert_eq!(warnings(1_600_000_000_000), Vec::<String>::new());
+    assert_eq!(
+        warnings(1_599_999_999_999),
+        [
+            "cluster \"short\" keeps nothing older than 2020-09-13T12:26:40Z; the answer lacks its part before that"
+        ]
+    );
+}
+
+#[test]
+fn too_much_from_afar_is_a_limit_of_the_query() {
+    let runtime = Runtime::new().expect("a runtime");
+    let large = far("large", Mood::Answers);
+    for time in 0..3000 {
+        append(&large.store, &labels("large", 1), time, 1.0, false);
+    }
+    let mut gather = gather(&runtime, Arc::default(), vec![large]);
+    gather.options.bytes_max = 30 << 10;
+    let error = gather.select(&select(0, 5000, Vec::new())).expect_err("too much").to_string();
+    assert_eq!(error, "the stores of the clusters answered with more than 0 MiB for one selector");
+}
+
+#[test]
+fn selectors_and_names_are_written_as_the_api_reads_them() {
+    let matcher = |op, name: &str, value: &str| Matcher::new(op, name, value).expect("a matcher");
+    let matchers =
+        [matcher(MatchOp::Regex, "http.status", "5.\""), matcher(MatchOp::NotEqual, "job", "a\nb")];
+    assert_eq!(selector(&matchers), r#"{"http.status"=~"5.\"","job"!="a\nb"}"#);
+    assert_eq!(escaped_name("instance"), "instance");
+    assert_eq!(escaped_name("http.status_code"), "U__http_2e_status__code");
+}
