@@ -8,6 +8,7 @@ use marigraph::hub::Hub;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    stdx::memory::keep_little();
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Check { what: Check::Config { file } } => marigraph::check::config(&file),

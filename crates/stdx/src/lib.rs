@@ -1,6 +1,8 @@
-//! What the standard library might have had, each with its fake: a clock and a disk.
+//! What the standard library might have had: a clock and a disk, each with its fake, and what the allocator
+//! gives back.
 //!
 //! Nothing here knows about metrics. A module earns its place with two users.
 
 pub mod clock;
 pub mod disk;
+pub mod memory;

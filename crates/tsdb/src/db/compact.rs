@@ -139,6 +139,7 @@ impl Inner {
             if let Err(error) = self.run_or_set_aside(tenant, &job)? {
                 first_failure.get_or_insert(error);
             }
+            stdx::memory::give_back();
         }
         first_failure.map_or(Ok(()), Err)
     }
