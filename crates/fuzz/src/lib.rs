@@ -41,6 +41,11 @@ pub const TARGETS: &[Target] = &[
         seeds: wires::exposition_protobuf_seeds,
     },
     Target { name: "remote-read", run: wires::remote_read, seeds: wires::remote_read_seeds },
+    Target {
+        name: "remote-read-frames",
+        run: wires::remote_read_frames,
+        seeds: wires::remote_read_frames_seeds,
+    },
     Target { name: "accept", run: wires::accept, seeds: wires::accept_seeds },
     Target { name: "content-type", run: wires::content_type, seeds: wires::content_type_seeds },
     Target { name: "remote-write-1", run: wires::remote_write_1, seeds: wires::remote_write_1_seeds },

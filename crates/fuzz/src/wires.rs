@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::{Histogram, Labels};
 use wire::exposition::{CreatedLines, EscapingScheme, Protocol, RowMemory, RowOptions, ScrapedRow};
 use wire::federation::{FederationWriter, Format, Latest};
-use wire::remote_read::ReadRequest;
+use wire::remote_read::{ChunkRead, FrameReader, ReadRequest, write_chunk_frame};
 use wire::remote_write::v1::Entry;
 use wire::remote_write::{
     EncoderV1, EncoderV2, Sample, SeriesToWrite, decode_labels, snappy_decode, snappy_encode, v1, v2,
@@ -144,6 +144,33 @@ pub(crate) fn remote_read_seeds() -> Vec<Vec<u8>> {
         }),
     };
     vec![ReadRequest { queries: vec![query.clone(), query], accepted: vec![1, 0] }.encode()]
+}
+
+/// A reader's end of an answer in frames: the first byte says into pieces of what size the stream is cut.
+pub(crate) fn remote_read_frames(bytes: &[u8]) {
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let (mut reader, mut frames) = (FrameReader::default(), Vec::new());
+    for piece in rest.chunks(usize::from(*first).max(1)) {
+        reader.push(piece);
+        loop {
+            match reader.next(&mut frames) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => return,
+            }
+        }
+    }
+    let _ = reader.end();
+}
+
+pub(crate) fn remote_read_frames_seeds() -> Vec<Vec<u8>> {
+    let mut bytes = vec![50];
+    let labels = model::Labels::from_pairs([("__name__", "up"), ("job", "x")]);
+    for encoding in 1..=3 {
+        let chunk = ChunkRead { min_ms: 1, max_ms: 1_700_000_000_000, encoding, data: vec![7; 40] };
+        write_chunk_frame(&mut bytes, encoding.into(), &labels, &[chunk.clone(), chunk]);
+    }
+    vec![bytes]
 }
 
 /// What is asked of `/federate`.

@@ -1,5 +1,8 @@
-//! Each target with its seeds and with mutations of them: quick, and the same every time.
+//! Each target with its seeds, with mutations of them, and with what fuzzing has once found
+//! (`testdata/<target>`): quick, and the same every time.
 //! `FUZZ_MUTATIONS` sets how many of each seed.
+
+use std::path::Path;
 
 use fuzz::{Chaos, TARGETS};
 
@@ -7,10 +10,19 @@ fn mutations() -> usize {
     std::env::var("FUZZ_MUTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
 }
 
+fn findings(name: &str) -> Vec<Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries.map(|entry| std::fs::read(entry.expect("an entry").path()).expect("a finding")).collect()
+}
+
 fn check(name: &str) {
     let target = TARGETS.iter().find(|target| target.name == name).expect("a target of this name");
     let seeds = (target.seeds)();
     assert!(!seeds.is_empty(), "{name} has no seeds");
+    for finding in findings(name) {
+        (target.run)(&finding);
+    }
     for (number, seed) in seeds.iter().enumerate() {
         (target.run)(seed);
         let mut chaos = Chaos::new(0x9E37_79B9_7F4A_7C15 ^ number as u64);
@@ -45,6 +57,7 @@ targets! {
     exposition = "exposition",
     exposition_protobuf = "exposition-protobuf",
     remote_read = "remote-read",
+    remote_read_frames = "remote-read-frames",
     accept = "accept",
     content_type = "content-type",
     remote_write_1 = "remote-write-1",

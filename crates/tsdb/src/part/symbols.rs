@@ -55,6 +55,9 @@ impl Page {
             let next = page.text.len();
             page.text.extend_from_within(start..end);
             page.text.push_str(rest);
+            if page.text.len() == next {
+                return Err(CodecError::Malformed("a label value is empty"));
+            }
             page.ends.push(page.text.len() as u32);
             start = next;
         }
@@ -82,7 +85,10 @@ impl Symbols {
                 let mut names = Vec::with_capacity(count);
                 let mut pair = 0u32;
                 for _ in 0..count {
-                    let name = reader.text()?.into();
+                    let name: Box<str> = reader.text()?.into();
+                    if names.last().is_some_and(|before: &Name| *before.name >= *name) {
+                        return Err(CodecError::Malformed("label names are not in order"));
+                    }
                     let end = pair.checked_add(reader.count(u32::MAX as usize)? as u32);
                     let end = end.ok_or(CodecError::Malformed("too many label values"))?;
                     names.push(Name { name, pairs: pair..end });
