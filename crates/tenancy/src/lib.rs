@@ -1,3 +1,17 @@
-//! Who is calling: tokens, their roles and scopes, and what has been revoked.
+//! Who is calling: tokens, their roles and scopes, the agents that enrolled, and what has been revoked.
+//!
+//! [`Registry`] is the hub's memory of them, one journal in its data directory. It knows digests of
+//! secrets only. [`Token`] is the printed form.
 
+mod journal;
+mod principal;
+mod records;
+mod registry;
+mod token;
+
+pub use journal::JournalError;
 pub use model::TenantId;
+pub use principal::{Principal, Role};
+pub use records::{AgentRecord, Revocation, TokenRecord};
+pub use registry::{Grant, REGISTRY_FILE, Redeemer, Refusal, Registry, RegistryError, TokenSpec};
+pub use token::{BadToken, Token, TokenKind};
