@@ -50,7 +50,7 @@ impl TokenKind {
 pub struct Token {
     /// What it is for.
     pub kind: TokenKind,
-    id: [u8; ID_BYTES],
+    pub(crate) id: [u8; ID_BYTES],
     pub(crate) secret: [u8; SECRET_BYTES],
     /// The SHA-256 of the fleet root's public key; not for API tokens.
     pub pin: Option<[u8; PIN_BYTES]>,
