@@ -92,6 +92,7 @@ pub fn open(
         rotation_wanted: false,
         unsynced: Vec::new(),
         names_unsynced: false,
+        removed_unsynced: false,
     };
     for finding in &findings {
         tracing::warn!(queue = %dir.display(), "{finding}");

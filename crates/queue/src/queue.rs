@@ -143,6 +143,8 @@ pub(crate) struct State {
     /// What the next sync has to sync, and whether names are among it.
     pub(crate) unsynced: Vec<SyncHandle>,
     pub(crate) names_unsynced: bool,
+    /// Segments have been removed, and a power cut may bring them back.
+    pub(crate) removed_unsynced: bool,
 }
 
 #[derive(Debug, Default)]

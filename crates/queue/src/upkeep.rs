@@ -1,11 +1,13 @@
 //! What has to be done from time to time: cursors to disk, segments away.
 
+use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::cursor::{Lost, LostReason};
+use crate::cursor::{Lost, LostReason, ReaderState};
 use crate::error::QueueError;
-use crate::queue::{Queue, Shared};
+use crate::intervals::Intervals;
+use crate::queue::{Queue, ReaderEntry, Shared};
 use crate::segment::{START_LEN, Segment, Sums, Walk, file_name};
 
 /// What [`Queue::upkeep`] did.
@@ -51,9 +53,7 @@ impl Queue {
                 Err(error) => result = result.and(Err(error)),
             }
         }
-        if upkeep != Upkeep::default() {
-            result = result.and(shared.write_cursors());
-        }
+        result = result.and(shared.forget_removed()).and(shared.write_cursors());
         result.map(|()| upkeep)
     }
 }
@@ -80,7 +80,11 @@ impl Shared {
             let state = self.state();
             state.readers.iter().filter(|(_, entry)| entry.dirty).map(|(name, _)| name.clone()).collect()
         };
-        dirty.iter().fold(Ok(()), |result, name| result.and(self.write_cursor(name)))
+        let mut result = Ok(());
+        for name in &dirty {
+            result = result.and(self.write_cursor(name));
+        }
+        result
     }
 
     pub(crate) fn write_cursor(&self, name: &str) -> Result<(), QueueError> {
@@ -104,7 +108,7 @@ impl Shared {
         result
     }
 
-    fn replace(&self, path: &std::path::Path, bytes: &[u8]) -> Result<(), QueueError> {
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), QueueError> {
         let temporary = path.with_extension("tmp");
         if self.disk.exists(&temporary) {
             self.disk.remove_file(&temporary).map_err(QueueError::io("remove", &temporary))?;
@@ -124,9 +128,8 @@ impl Shared {
             return Vec::new();
         }
         let done = |segment: &Segment| {
-            let covered = |entry: &crate::queue::ReaderEntry| {
-                entry.state.covers(segment.incarnation, segment.first, segment.next)
-            };
+            let covered =
+                |entry: &ReaderEntry| entry.state.covers(segment.incarnation, segment.first, segment.next);
             segment.ended && state.readers.values().all(covered)
         };
         state.segments.values().filter(|segment| done(segment)).map(|s| (s.number, s.bytes)).collect()
@@ -225,14 +228,32 @@ impl Shared {
         let mut state = self.state();
         state.segments.remove(&number);
         state.unsynced.retain(|handle| handle.segment != number);
-        state.names_unsynced = true;
-        let living: Vec<u128> = state.segments.values().map(|segment| segment.incarnation).collect();
+        state.removed_unsynced = true;
+        Ok(())
+    }
+
+    /// Once it is durable that segments are gone, cursors need not know their incarnations any more. Before
+    /// that they must: a power cut may bring the files back.
+    fn forget_removed(&self) -> Result<(), QueueError> {
+        if !std::mem::take(&mut self.state().removed_unsynced) {
+            return Ok(());
+        }
+        let dir = self.segments_dir();
+        if let Err(error) = self.disk.sync_dir(&dir) {
+            self.state().removed_unsynced = true;
+            return Err(QueueError::io("sync", dir)(error));
+        }
+        let mut state = self.state();
+        let living: BTreeSet<u128> = state.segments.values().map(|segment| segment.incarnation).collect();
+        // Another segment may have gone meanwhile, and not durably.
+        if state.removed_unsynced {
+            return Ok(());
+        }
         for entry in state.readers.values_mut() {
             let before = entry.state.done.len();
-            entry
-                .state
-                .done
-                .retain(|incarnation, _| *incarnation == self.incarnation || living.contains(incarnation));
+            let needed =
+                |incarnation: &u128| *incarnation == self.incarnation || living.contains(incarnation);
+            entry.state.done.retain(|incarnation, _| needed(incarnation));
             entry.dirty |= entry.state.done.len() != before;
         }
         Ok(())
@@ -240,13 +261,8 @@ impl Shared {
 }
 
 /// What a reader loses with a segment: a record for each run of blocks that it has not done with.
-fn losses(
-    segment: &Segment,
-    headers: &[(u64, Sums)],
-    reader: &crate::cursor::ReaderState,
-    reason: LostReason,
-) -> Vec<Lost> {
-    let mut missing = crate::Intervals::new();
+fn losses(segment: &Segment, headers: &[(u64, Sums)], reader: &ReaderState, reason: LostReason) -> Vec<Lost> {
+    let mut missing = Intervals::new();
     if segment.next > segment.first {
         missing.insert(segment.first, segment.next - 1);
     }
