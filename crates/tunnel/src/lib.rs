@@ -1,3 +1,21 @@
 //! The road between agents and hubs: certificates, the dialled connection, and HTTP/2 turned round on it.
+//!
+//! An agent dials ([`dial`]), asks for a tunnel, and then serves HTTP/2 on the connection it made; the
+//! hub ([`agents`]) is the client on it. Nothing has to reach the agent from outside.
 
+pub mod agents;
+mod coalesce;
+pub mod connect;
+pub mod dial;
 pub mod identity;
+pub mod protocol;
+mod serve;
+
+pub use agents::{AgentKey, AgentState, Agents, Ask, Lane, RequestError, To, TunnelBody};
+pub use connect::{Connector, HubUrl, Proxies};
+pub use dial::{DialConfig, FromHub, Hello, HubStatus, Tunnels};
+pub use protocol::{Body, TUNNEL_PATH, Timings};
+pub use serve::Handler;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Tunnels over a network that is slow, cut, and healed.
