@@ -39,6 +39,7 @@ pub use answer::TunnelBody;
 pub use link::Measured;
 pub use slots::Lane;
 
+use crate::identity::{PeerIdentity, PeerKind, Standing};
 use crate::protocol::{BULK_PATH, KIND, Kind, STARTED_MS, TIME_MS, Timings, UPGRADE, VERSION, number, text};
 use link::{Asked, Link};
 use metrics::AgentsMetrics;
@@ -65,6 +66,13 @@ pub struct AgentKey {
     pub cluster: Arc<str>,
     /// Its own name; a cluster may have several agents.
     pub agent: Arc<str>,
+}
+
+impl From<&PeerIdentity> for AgentKey {
+    fn from(peer: &PeerIdentity) -> AgentKey {
+        let (cluster, agent) = (peer.cluster.as_str().into(), peer.agent_id.as_str().into());
+        AgentKey { tenant: peer.tenant.as_str().into(), cluster, agent }
+    }
 }
 
 impl fmt::Display for AgentKey {
@@ -171,6 +179,8 @@ pub struct AgentState {
     pub version: Option<String>,
     /// When it says its process started, milliseconds since the epoch.
     pub started_ms: Option<i64>,
+    /// When the certificate of its newest connection runs out, milliseconds since the epoch.
+    pub certificate_not_after_ms: Option<i64>,
     /// Round trip and clock at the last measurement.
     pub measured: Option<Measured>,
     /// Connections it has now.
@@ -233,21 +243,32 @@ impl Agents {
         Agents(shared)
     }
 
-    /// Answers an agent's request for a tunnel. The identity comes from its certificate; that it is not
-    /// revoked has been checked.
+    /// Answers an agent's request for a tunnel. `peer` is from its certificate; that it is not revoked was
+    /// checked when it connected.
     ///
     /// The answer is 101, and the connection becomes a tunnel once it is sent; or a refusal with the
     /// reason as text. The server must serve its connections with upgrades.
-    pub fn accept<B>(&self, request: &mut Request<B>, key: &AgentKey, remote: SocketAddr) -> Response<String> {
+    pub fn accept<B>(
+        &self,
+        request: &mut Request<B>,
+        peer: &PeerIdentity,
+        remote: SocketAddr,
+    ) -> Response<String> {
         let refuse = |status, why: &'static str| {
             self.0.metrics.refused(why);
-            tracing::warn!(agent = %key, %remote, why, "tunnel refused");
+            tracing::warn!(agent = peer.uri(), %remote, why, "tunnel refused");
             let mut response = Response::new(why.to_owned());
             *response.status_mut() = status;
             response
         };
         if request.method() != Method::GET {
             return refuse(StatusCode::METHOD_NOT_ALLOWED, "a tunnel is asked for with GET");
+        }
+        if peer.kind != PeerKind::Agent {
+            return refuse(StatusCode::FORBIDDEN, "only agents have tunnels");
+        }
+        if peer.standing(self.0.clock.now_ms()) != Standing::Current {
+            return refuse(StatusCode::FORBIDDEN, "the certificate has expired and is good for renewal only");
         }
         let headers = request.headers();
         let wanted = headers.get(UPGRADE_HEADER).is_some_and(|to| to.as_bytes() == UPGRADE.as_bytes());
@@ -263,13 +284,14 @@ impl Agents {
         let hello = link::Hello {
             kind,
             remote,
+            peer: peer.clone(),
             version: text(headers, &VERSION, VERSION_CHARS_MAX),
             started_ms: number(headers, &STARTED_MS),
         };
         let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
             return refuse(StatusCode::BAD_REQUEST, "this connection cannot be turned into a tunnel");
         };
-        tokio::spawn(Arc::clone(&self.0).attach(key.clone(), hello, upgrade));
+        tokio::spawn(Arc::clone(&self.0).attach(AgentKey::from(peer), hello, upgrade));
         let mut response = Response::new(String::new());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -301,11 +323,11 @@ impl Agents {
         answer
     }
 
-    /// Closes the connections of all agents for which `which` holds, now; gives how many there were.
-    pub fn close(&self, reason: &str, which: impl Fn(&AgentKey) -> bool) -> usize {
+    /// Closes the connections for whose certificate `which` holds, now; gives how many there were.
+    pub fn close(&self, reason: &str, which: impl Fn(&PeerIdentity) -> bool) -> usize {
         let table = self.0.table.read();
-        let doomed = table.agents.iter().filter(|(key, _)| which(key)).flat_map(|(_, agent)| &agent.links);
-        doomed.map(|link| link.close(reason)).count()
+        let links = table.agents.values().flat_map(|agent| &agent.links);
+        links.filter(|link| which(&link.peer)).map(|link| link.close(reason)).count()
     }
 
     /// Every agent that is connected, or was since the start (the last [`GONE_MAX`] of those), by key.
@@ -337,7 +359,9 @@ impl Shared {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let upgraded = match tokio::time::timeout(self.timings.connect_timeout, upgrade).await {
             Ok(Ok(upgraded)) => upgraded,
-            Ok(Err(error)) => return tracing::debug!(agent = %key, %error, "the agent left before its tunnel began"),
+            Ok(Err(error)) => {
+                return tracing::debug!(agent = %key, %error, "the agent left before its tunnel began");
+            }
             Err(_) => return tracing::warn!(agent = %key, "the agent does not begin its tunnel"),
         };
         let (kind, remote) = (hello.kind, hello.remote);
@@ -415,7 +439,13 @@ impl Shared {
     }
 
     /// A connection to ask on, other than `tried`.
-    async fn link_for(&self, to: &To, lane: Lane, tried: &[u64], end: Instant) -> Result<Arc<Link>, RequestError> {
+    async fn link_for(
+        &self,
+        to: &To,
+        lane: Lane,
+        tried: &[u64],
+        end: Instant,
+    ) -> Result<Arc<Link>, RequestError> {
         let link = self.find(to, Kind::Control, tried);
         if lane != Lane::Bulk {
             return link.ok_or_else(|| RequestError::NotConnected(to.clone()));
@@ -446,7 +476,8 @@ impl Shared {
         match to {
             To::Agent(key) => table.agents.get(key)?.newest(kind, tried).cloned(),
             To::Cluster { tenant, cluster } => {
-                let links = table.of_cluster(tenant, cluster).filter_map(|(_, agent)| agent.newest(kind, tried));
+                let links =
+                    table.of_cluster(tenant, cluster).filter_map(|(_, agent)| agent.newest(kind, tried));
                 links.min_by_key(|link| link.load()).cloned()
             }
         }
@@ -467,11 +498,14 @@ impl Table {
     /// Of those that have gone, the longest gone are forgotten when there are too many.
     fn forget_gone(&mut self) {
         let gone = |agent: &Agent| !agent.is_connected();
-        if self.agents.len() <= GONE_MAX || self.agents.values().filter(|agent| gone(agent)).count() <= GONE_MAX {
+        if self.agents.len() <= GONE_MAX
+            || self.agents.values().filter(|agent| gone(agent)).count() <= GONE_MAX
+        {
             return;
         }
         let ended = |agent: &Agent| agent.last_end.as_ref().map(|(at_ms, _)| *at_ms);
-        let oldest = self.agents.iter().filter(|(_, agent)| gone(agent)).min_by_key(|(_, agent)| ended(agent));
+        let oldest =
+            self.agents.iter().filter(|(_, agent)| gone(agent)).min_by_key(|(_, agent)| ended(agent));
         if let Some(key) = oldest.map(|(key, _)| key.clone()) {
             self.agents.remove(&key);
         }
@@ -484,7 +518,8 @@ impl Agent {
     }
 
     fn newest(&self, kind: Kind, tried: &[u64]) -> Option<&Arc<Link>> {
-        let usable = |link: &&Arc<Link>| link.kind == kind && !tried.contains(&link.number) && !link.is_closed();
+        let usable =
+            |link: &&Arc<Link>| link.kind == kind && !tried.contains(&link.number) && !link.is_closed();
         self.links.iter().rev().find(usable)
     }
 
@@ -497,6 +532,7 @@ impl Agent {
             remote: newest.map(|link| link.remote),
             version: self.version.clone(),
             started_ms: self.started_ms,
+            certificate_not_after_ms: newest.map(|link| link.peer.not_after_ms),
             measured: newest.and_then(|link| link.measured()),
             connections: self.links.len(),
             in_flight: self.links.iter().map(|link| link.load()).sum(),

@@ -60,8 +60,9 @@ impl Coalesced {
 
     /// Whether the piece that has waited longest has waited long enough.
     fn is_due(&mut self, context: &mut Context<'_>) -> bool {
-        let flush =
-            self.flush.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + FLUSH_AFTER)));
+        let flush = self
+            .flush
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + FLUSH_AFTER)));
         flush.as_mut().poll(context).is_ready()
     }
 }
@@ -196,6 +197,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn nothing_is_lost_and_nothing_small_is_sent(
             pieces in proptest::collection::vec((0u64..1, 0usize..3000), 0..60),

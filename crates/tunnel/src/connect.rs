@@ -249,7 +249,11 @@ impl Connector {
 /// Asks the proxy at the other end of `stream` for a way to `to`.
 ///
 /// Source: RFC 9110 section 9.3.6.
-async fn ask_proxy(mut stream: BoxedStream, to: &str, authorization: Option<&[u8]>) -> io::Result<BoxedStream> {
+async fn ask_proxy(
+    mut stream: BoxedStream,
+    to: &str,
+    authorization: Option<&[u8]>,
+) -> io::Result<BoxedStream> {
     let mut request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes();
     if let Some(authorization) = authorization {
         request.extend_from_slice(b"Proxy-Authorization: ");
@@ -323,7 +327,10 @@ mod tests {
         }
         let hub = HubUrl::parse("https://hub").expect("a hub");
         let authorization = proxies.of(&hub).and_then(|proxy| proxy.basic_auth().cloned());
-        assert_eq!(authorization.as_ref().map(|value| value.as_bytes()), Some(&b"Basic dXNlcjpwYSBzcw=="[..]));
+        assert_eq!(
+            authorization.as_ref().map(|value| value.as_bytes()),
+            Some(&b"Basic dXNlcjpwYSBzcw=="[..])
+        );
         assert!(Proxies::none().of(&hub).is_none());
     }
 
@@ -331,7 +338,10 @@ mod tests {
     async fn what_proxies_answer() {
         for (answer, expected) in [
             ("HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n", "ok, then: hub speaks"),
-            ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "refuses to connect to hub:1: HTTP/1.1 407 Proxy Authentication Required"),
+            (
+                "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+                "refuses to connect to hub:1: HTTP/1.1 407 Proxy Authentication Required",
+            ),
             ("SSH-2.0-x\r\n\r\n", "refuses to connect to hub:1: SSH-2.0-x"),
             ("HTTP/1.1 200", "closes the connection instead of answering CONNECT"),
         ] {
@@ -340,7 +350,10 @@ mod tests {
             let mut request = [0; 1024];
             let read = theirs.read(&mut request).await.expect("a request");
             let request = String::from_utf8_lossy(&request[..read]).into_owned();
-            assert_eq!(request, "CONNECT hub:1 HTTP/1.1\r\nHost: hub:1\r\nProxy-Authorization: Basic eA==\r\n\r\n");
+            assert_eq!(
+                request,
+                "CONNECT hub:1 HTTP/1.1\r\nHost: hub:1\r\nProxy-Authorization: Basic eA==\r\n\r\n"
+            );
             theirs.write_all(answer.as_bytes()).await.expect("write");
             theirs.write_all(b"hub speaks").await.expect("write");
             drop(theirs);
@@ -352,7 +365,10 @@ mod tests {
                 }
                 Err(error) => error.to_string(),
             };
-            assert_eq!(said.trim_end_matches("hub speaks").trim_end(), expected.trim_end_matches("hub speaks").trim_end());
+            assert_eq!(
+                said.trim_end_matches("hub speaks").trim_end(),
+                expected.trim_end_matches("hub speaks").trim_end()
+            );
         }
     }
 }

@@ -119,7 +119,8 @@ impl Tunnels {
                 sessions: TaskTracker::new(),
                 bulk: AtomicBool::new(false),
             });
-            let supervisor = supervise(Arc::clone(&dialled), config.tls.clone(), config.seed.wrapping_add(nth));
+            let supervisor =
+                supervise(Arc::clone(&dialled), config.tls.clone(), config.seed.wrapping_add(nth));
             tunnels.hubs.push(dialled);
             tunnels.supervisors.push(tokio::spawn(supervisor));
         }

@@ -1,5 +1,5 @@
 //! Agent and hub over real TCP and over a simulated network, with TLS and certificates made for the test.
 
 mod behaviour;
+mod hostile;
 mod kit;
-mod simulation;

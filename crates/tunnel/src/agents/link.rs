@@ -22,9 +22,10 @@ use super::Ask;
 use super::answer::{Answer, TunnelBody};
 use super::metrics::AgentsMetrics;
 use super::slots::{Lane, Slots};
+use crate::identity::PeerIdentity;
 use crate::protocol::{
-    AHEAD_MS, BULK_CONNECTION_WINDOW, BULK_STREAM_WINDOW, CONNECTION_WINDOW, HEADERS_BYTES_MAX, Kind, PING_PATH,
-    ROUND_TRIP_US, SEND_BUFFER_BYTES, STREAM_WINDOW, TIME_MS, Timings, number,
+    AHEAD_MS, BULK_CONNECTION_WINDOW, BULK_STREAM_WINDOW, CONNECTION_WINDOW, HEADERS_BYTES_MAX, Kind,
+    PING_PATH, ROUND_TRIP_US, SEND_BUFFER_BYTES, STREAM_WINDOW, TIME_MS, Timings, number,
 };
 
 /// A target that has not begun to answer by then makes room for others.
@@ -36,6 +37,7 @@ const FIRST_MEASUREMENT: Duration = Duration::from_secs(1);
 pub(super) struct Hello {
     pub(super) kind: Kind,
     pub(super) remote: SocketAddr,
+    pub(super) peer: PeerIdentity,
     pub(super) version: Option<String>,
     pub(super) started_ms: Option<i64>,
 }
@@ -60,6 +62,7 @@ pub(super) struct Link {
     pub(super) number: u64,
     pub(super) kind: Kind,
     pub(super) remote: SocketAddr,
+    pub(super) peer: PeerIdentity,
     pub(super) since_ms: i64,
     sender: Sender,
     slots: Slots,
@@ -114,6 +117,7 @@ impl Link {
             number,
             kind: hello.kind,
             remote: hello.remote,
+            peer: hello.peer,
             since_ms,
             sender,
             slots: Slots::new(hello.kind),
@@ -240,7 +244,8 @@ impl Link {
         let sent = Instant::now();
         let _slot = self.slots.take(Lane::Control).await.ok()?;
         let mut sender = self.sender.clone();
-        let answer = tokio::time::timeout(timeout, sender.send_request(prepared(request))).await.ok()?.ok()?;
+        let answer =
+            tokio::time::timeout(timeout, sender.send_request(prepared(request))).await.ok()?.ok()?;
         let round_trip = sent.elapsed();
         let agent_ms = number(answer.headers(), &TIME_MS)?;
         let half_ms = i64::try_from(round_trip.as_millis() / 2).unwrap_or(0);

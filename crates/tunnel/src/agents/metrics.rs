@@ -100,7 +100,12 @@ impl AgentsMetrics {
         self.refused.get_or_create(&Refused { reason }).inc();
     }
 
-    pub(super) fn asked(&self, lane: Lane, took: Duration, answer: &Result<Response<TunnelBody>, RequestError>) {
+    pub(super) fn asked(
+        &self,
+        lane: Lane,
+        took: Duration,
+        answer: &Result<Response<TunnelBody>, RequestError>,
+    ) {
         let outcome = match answer {
             Ok(response) => match response.status().as_u16() {
                 ..300 => "2xx",

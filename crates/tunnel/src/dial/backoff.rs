@@ -52,7 +52,9 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_bound_and_spread() {
         let secs = |wait: Duration| wait.as_secs_f64();
-        for (failure, longest) in [(0, 1.0), (1, 2.0), (2, 4.0), (3, 8.0), (4, 15.0), (5, 15.0), (4_000, 15.0)] {
+        for (failure, longest) in
+            [(0, 1.0), (1, 2.0), (2, 4.0), (3, 8.0), (4, 15.0), (5, 15.0), (4_000, 15.0)]
+        {
             let waits: Vec<f64> = (0..200)
                 .map(|seed| {
                     let mut backoff = Backoff { failures: failure, ..Backoff::new(seed) };

@@ -66,24 +66,24 @@ pub(super) async fn open(
 
 async fn ask(dialled: &Dialled, stream: BoxedStream, kind: Kind) -> Result<Upgraded, DialError> {
     let hub = dialled.hub.authority();
-    let broken = |error: hyper::Error| DialError::Protocol { hub: hub.clone(), what: error.to_string() };
+    let broken =
+        &|error: hyper::Error| DialError::Protocol { hub: hub.clone(), what: crate::dial::chain(&error) };
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_BYTES_MAX);
-    let (mut sender, connection) =
-        builder.handshake(TokioIo::new(stream)).await.map_err(|error| broken(error))?;
+    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let driving = tokio::spawn(connection.with_upgrades());
     let sent_ms = dialled.state.now_ms();
     let sent = Instant::now();
     let answer = sender.send_request(request(dialled, kind, sent_ms)).await;
-    let answer = answer.map_err(|error| broken(error));
+    let answer = answer.map_err(broken);
     let upgraded = match answer {
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            if !answer.headers().get(UPGRADE_HEADER).is_some_and(|to| to.as_bytes() == UPGRADE.as_bytes()) {
+            if answer.headers().get(UPGRADE_HEADER).is_none_or(|to| to.as_bytes() != UPGRADE.as_bytes()) {
                 let what = "the connection is switched to something else".to_owned();
                 return Err(DialError::Protocol { hub, what });
             }
             dialled.state.hub_time(sent_ms, sent.elapsed(), answer.headers());
-            hyper::upgrade::on(answer).await.map_err(|error| broken(error))
+            hyper::upgrade::on(answer).await.map_err(broken)
         }
         Ok(answer) => {
             let status = answer.status();

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agents::{AgentKey, Agents, To};
 use crate::connect::{BoxedStream, Connect, Connector, HubUrl, Proxies};
 use crate::dial::{DialConfig, Hello, Tunnels};
+use crate::identity::HubTls;
 use crate::protocol::{Body, TUNNEL_PATH, Timings};
 use crate::serve::Handler;
 
@@ -45,10 +46,17 @@ impl Ca {
         Ca { issuer: Issuer::new(params, key), root }
     }
 
-    fn issue(&self, common_name: &str, expired: bool) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    fn issue(
+        &self,
+        uri: Option<&str>,
+        expired: bool,
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let names = vec!["hub".to_owned(), "localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).expect("parameters");
-        params.distinguished_name.push(DnType::CommonName, common_name);
+        if let Some(uri) = uri {
+            let uri = format!("marigraph://agent/{uri}").try_into().expect("ASCII");
+            params.subject_alt_names.push(SanType::URI(uri));
+        }
         if expired {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
             params.not_after = rcgen::date_time_ymd(2020, 2, 1);
@@ -67,7 +75,7 @@ impl Ca {
     /// TLS of a hub that wants certificates of this CA.
     pub(super) fn hub(&self) -> Arc<ServerConfig> {
         let verifier = WebPkiClientVerifier::builder(Arc::new(self.roots())).build().expect("a verifier");
-        let (chain, key) = self.issue("hub", false);
+        let (chain, key) = self.issue(None, false);
         let config = ServerConfig::builder().with_client_cert_verifier(verifier);
         Arc::new(config.with_single_cert(chain, key).expect("a server configuration"))
     }
@@ -82,8 +90,15 @@ impl Ca {
         self.client(name, true)
     }
 
+    /// As [`Ca::agent`], and believes hubs of `trusted`.
+    pub(super) fn agent_that_trusts(&self, trusted: &Ca, name: &str) -> Arc<ClientConfig> {
+        let (chain, key) = self.issue(Some(name), false);
+        let config = ClientConfig::builder().with_root_certificates(trusted.roots());
+        Arc::new(config.with_client_auth_cert(chain, key).expect("a client configuration"))
+    }
+
     fn client(&self, name: &str, expired: bool) -> Arc<ClientConfig> {
-        let (chain, key) = self.issue(name, expired);
+        let (chain, key) = self.issue(Some(name), expired);
         let config = ClientConfig::builder().with_root_certificates(self.roots());
         Arc::new(config.with_client_auth_cert(chain, key).expect("a client configuration"))
     }
@@ -134,10 +149,10 @@ impl TestHub {
 
     async fn talk(self: Arc<Self>, stream: BoxedStream, from: SocketAddr) -> io::Result<()> {
         let stream = TlsAcceptor::from(Arc::clone(&self.tls)).accept(stream).await?;
-        let key = key_of(&stream);
+        let peer = HubTls::peer(stream.get_ref().1.peer_certificates()).map_err(io::Error::other)?;
         let service = service_fn(move |mut request: Request<Incoming>| {
-            let answer = match (request.uri().path(), &key) {
-                (TUNNEL_PATH, Some(key)) => self.agents.accept(&mut request, key, from),
+            let answer = match (request.uri().path(), &peer) {
+                (TUNNEL_PATH, Some(peer)) => self.agents.accept(&mut request, peer, from),
                 (TUNNEL_PATH, None) => {
                     let mut response = Response::new("no identity in the certificate".to_owned());
                     *response.status_mut() = StatusCode::FORBIDDEN;
@@ -147,7 +162,8 @@ impl TestHub {
             };
             async move { Ok::<_, Infallible>(answer) }
         });
-        let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+        let served =
+            http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
         served.map_err(io::Error::other)
     }
 
@@ -169,15 +185,6 @@ impl TestHub {
             changes.changed().await.expect("a hub");
         }
     }
-}
-
-fn key_of<S>(stream: &tokio_rustls::server::TlsStream<S>) -> Option<AgentKey> {
-    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
-    let mut parts = name.split('/');
-    let key = AgentKey { tenant: parts.next()?.into(), cluster: parts.next()?.into(), agent: parts.next()?.into() };
-    Some(key)
 }
 
 /// `tenant/cluster/agent` as an address.

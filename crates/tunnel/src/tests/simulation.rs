@@ -1,1 +1,0 @@
-//! Tunnels over a network that is slow, cut, and healed.
