@@ -21,15 +21,16 @@ mod decoder;
 mod dictionary;
 mod histograms;
 mod rows;
-#[cfg_attr(not(test), allow(dead_code))]
 mod symbols;
 #[cfg(test)]
 mod tests;
 mod values;
-#[allow(dead_code)]
 mod writer;
 
+pub(crate) use bases::Run;
 pub use decoder::{DecodedRow, Decoder, Definitions, Visit};
+pub(crate) use symbols::Symbols;
+pub(crate) use writer::{BlockWriter, RowColumns, RowParts, SourceWriter};
 
 /// What every block begins with.
 const MAGIC: [u8; 4] = *b"MGRB";

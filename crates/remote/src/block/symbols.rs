@@ -44,12 +44,14 @@ impl Symbols {
     }
 
     /// The id of `text`, if it has one.
+    #[cfg(test)]
     pub(crate) fn find(&self, text: &str) -> Option<u32> {
         let hash = self.hasher.hash_one(text);
         self.by_text.find(hash, |id| self.text(*id) == text).copied()
     }
 
     /// The text of a symbol.
+    #[cfg(test)]
     pub(crate) fn text(&self, id: u32) -> &str {
         self.texts[id as usize].as_deref().unwrap_or_default()
     }

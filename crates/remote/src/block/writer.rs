@@ -80,9 +80,15 @@ impl SourceWriter {
         }
     }
 
-    /// How many columns there are, free places included.
-    pub(crate) fn columns(&self) -> usize {
-        self.offsets.len()
+    /// Whether there is a column at this place.
+    pub(crate) fn has_column(&self, column: u32) -> bool {
+        self.offsets.get(column as usize).is_some_and(|offset| *offset != FREE)
+    }
+
+    /// Gives back the memory of the bases, of a source that is idle. Only between segments.
+    pub(crate) fn let_go_of_bases(&mut self) {
+        self.bases = Bases::default();
+        self.bases.grow(self.offsets.iter().rposition(|offset| *offset != FREE).map_or(0, |last| last + 1));
     }
 
     /// Adds a column at `at`, which is free, or the number of columns there are.
@@ -312,6 +318,11 @@ impl BlockWriter {
         self.open.batches.last_mut().expect("begin_batch comes first")
     }
 
+    /// Takes the last batch back if nothing has been appended to it.
+    pub(crate) fn forget_empty_batch(&mut self) {
+        self.open.batches.pop_if(|batch| batch.rows + batch.metadata + batch.accounts == 0);
+    }
+
     /// Appends a row; `clear` forgets the source's bases first. The first row of a source in a segment must.
     pub(crate) fn row(
         &mut self,
@@ -449,6 +460,8 @@ impl BlockWriter {
         let open = std::mem::take(&mut self.open);
         let mut header = open.header;
         header.index = self.index;
+        // Also when packing fails: the block was, and nobody has it, so the segment is over.
+        self.index += 1;
         header.dictionary = self.dictionary_end;
         header.first_batch = first_batch;
         header.batches = open.batches.len() as u32;
@@ -460,7 +473,6 @@ impl BlockWriter {
         let packed = if dictionary.is_empty() { Vec::new() } else { compressor.compress(&dictionary)? };
         let body = open.body();
         let block = seal(&header, (&packed, dictionary.len()), (&compressor.compress(&body)?, body.len()));
-        self.index += 1;
         if !packed.is_empty() {
             self.dictionary_end = self.index;
         }
