@@ -11,20 +11,29 @@
 //!
 //! Source: decisions 9 and 16.
 
+mod agent;
 mod authority;
 mod bundle;
+mod desk;
 mod error;
+mod exchange;
 mod key;
 mod peer;
 mod server_trust;
 mod tls;
 
+pub use agent::{AgentIdentity, IDENTITY_FILE};
 pub use authority::{
     AUTHORITY_FILE, Admission, Authority, AuthorityExport, AuthorityOptions, HubCertificate, Issued,
-    RootInfo, SIGNING_REQUEST_BYTES_MAX, Subject,
+    RootInfo, SIGNING_REQUEST_BYTES_MAX, Subject, requested_key_hash,
 };
 pub use bundle::{Bundle, RootPin};
+pub use desk::{Denied, Desk};
 pub use error::IdentityError;
+pub use exchange::{
+    CertificateAnswer, ENROL_PATH, EXCHANGE_BYTES_MAX, EnrolRequest, ExchangeError, JOIN_PATH, JoinAnswer,
+    JoinRequest, RENEW_PATH, Reach, Reaching, Refused, RenewRequest, TlsStream,
+};
 pub use key::LocalKey;
 pub use peer::{NameError, PeerIdentity, PeerKind, Standing, check_cluster, check_labels};
 pub use server_trust::ServerTrust;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -81,6 +82,17 @@ pub struct Issued {
     pub chain_pem: String,
     /// Who it says.
     pub identity: PeerIdentity,
+}
+
+/// The SHA-256 of the key that a request wants certified: the same key may redeem a token twice.
+///
+/// # Errors
+/// As [`Authority::issue_agent`].
+pub fn requested_key_hash(request: &str) -> Result<[u8; 32], IdentityError> {
+    let key = requested_key(request)?;
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, key.der_bytes()).as_ref());
+    Ok(hash)
 }
 
 /// A hub's own server certificate, with its key and the whole chain, root included: an agent that enrols
