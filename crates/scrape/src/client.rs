@@ -12,6 +12,7 @@ mod body;
 mod connect;
 mod error;
 mod oauth2;
+mod post;
 mod proxy;
 mod tls;
 
@@ -31,6 +32,7 @@ use url::Url;
 
 pub use connect::{BoxedStream, Connecting, Connector, Stream, TcpConnector};
 pub use error::FetchError;
+pub use post::{Post, Posted};
 pub use tls::TlsConfigs;
 
 use crate::config::{Auth, HttpClientConfig, Source};
@@ -253,18 +255,24 @@ impl HttpClient {
         for (name, text) in fetch.headers {
             headers.insert(header::HeaderName::from_static(name), value(text)?);
         }
+        self.add_own_headers(&mut headers, same_host).await?;
+        if !fetch.keep_alive && !http2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(headers)
+    }
+
+    /// Adds what the configuration says; `Authorization` where `credentials` says so.
+    async fn add_own_headers(&self, headers: &mut HeaderMap, credentials: bool) -> Result<(), FetchError> {
         for (name, sources) in &self.config.headers {
             for source in sources {
                 headers.append(name, secret(source.read().map_err(FetchError::Setup)?.reveal())?);
             }
         }
-        if same_host && let Some(authorization) = self.authorization().await? {
+        if credentials && let Some(authorization) = self.authorization().await? {
             headers.insert(header::AUTHORIZATION, authorization);
         }
-        if !fetch.keep_alive && !http2 {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        Ok(headers)
+        Ok(())
     }
 
     /// The `Authorization` header; files are read each time, so that they may change.

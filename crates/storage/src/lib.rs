@@ -7,6 +7,7 @@ pub mod account;
 pub mod append;
 pub mod conformance;
 pub mod error;
+pub mod fan_out;
 pub mod memory;
 pub mod query;
 
@@ -16,5 +17,6 @@ pub use append::{
     Rejection, Row, SeriesRef, SourceDesc, SourceRef,
 };
 pub use error::{QueryError, StoreError};
+pub use fan_out::{Branch, FanOut};
 pub use memory::MemoryStore;
 pub use query::{Column, ListedLabels, Queryable, Select, SeriesExemplars, SeriesSet, exemplars_by_series};
