@@ -5,11 +5,11 @@
 //! The samples are the recording's, 200 targets × 1,307 series at 10 s; it needs `shared/data` beside the
 //! workspace. CPU is that of all threads, the store's own included.
 //!
-//! `cargo run --release -p tsdb --example half_hours [-- TARGETS HALF_HOURS]`
+//! `cargo run --release -p tsdb --example half_hours [-- TARGETS HALF_HOURS DIR]` (DIR stays)
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +38,9 @@ fn main() -> Outcome<()> {
     let number = |at: usize, or: usize| arguments.get(at).map_or(Ok(or), |text| text.parse());
     let (targets, half_hours) = (number(0, 200)?, number(1, 5)?);
     let Some(recorded) = testkit::recorded::load()? else { return Err("the recording is not there".into()) };
-    let dir = std::env::temp_dir().join(format!("half-hours-{}", std::process::id()));
+    let kept = arguments.get(2).map(PathBuf::from);
+    let temporary = std::env::temp_dir().join(format!("half-hours-{}", std::process::id()));
+    let dir = kept.clone().unwrap_or(temporary);
     let clock = FakeClock::at(START_MS);
     let store = Store { db: Db::open(config(&dir, &clock))?, recorded, clock };
     let sources = store.open(targets)?;
@@ -74,7 +76,10 @@ fn main() -> Outcome<()> {
             return Err("opening again failed".into());
         }
     }
-    std::fs::remove_dir_all(&dir)?;
+    match kept {
+        Some(dir) => println!("kept for: half_hours reopen {} {now_ms}", dir.display()),
+        None => std::fs::remove_dir_all(&dir)?,
+    }
     Ok(())
 }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use model::{Exemplar, Labels, Matcher, Metadata, TenantId};
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use storage::{
     Column, ListedLabels, QueryError, Queryable, Select, SeriesExemplars, SeriesRef, SeriesSet,
     exemplars_by_series,
@@ -163,23 +162,33 @@ impl Inner {
     }
 }
 
-/// A series of a selection: where it is.
-#[derive(Debug, Default)]
+/// A series of a selection. Which parts have it is kept with the parts: most series are in few of many.
+#[derive(Debug)]
 struct Selected {
     labels: Labels,
-    /// Its number in the head's snapshot.
-    head: Option<u32>,
-    /// (part, series in the part).
-    parts: SmallVec<[(u16, u32); 2]>,
+    /// Its number in the head's snapshot, or [`NOWHERE`].
+    head: u32,
+}
+
+/// No number in the head's snapshot.
+const NOWHERE: u32 = u32::MAX;
+
+/// A part in the selected time.
+#[derive(Debug)]
+struct SelectedPart {
+    entry: Arc<PartEntry>,
+    deleted: DeletedSeries,
+    /// (series of the selection, series in the part), by the former.
+    members: Vec<(u32, u32)>,
 }
 
 #[derive(Debug, Default)]
 struct Selection {
+    /// By labels.
     series: Vec<Selected>,
     head: HeadSnapshot,
     version: Arc<Version>,
-    /// The parts in the selected time, with what is deleted in each.
-    parts: Vec<(Arc<PartEntry>, DeletedSeries)>,
+    parts: Vec<SelectedPart>,
     start_ms: i64,
     end_ms: i64,
     /// Parts that could not be read at all.
@@ -208,6 +217,9 @@ const ROOM_CLIPS_MAX: usize = 16 << 10;
 /// Damaged places that an answer names; more are only counted.
 const PLACES_NAMED_MAX: usize = 100;
 
+/// Series of a part listed at a time: labels of the others are not held meanwhile.
+const LISTED_AT_ONCE: usize = 4096;
+
 impl Selection {
     fn new(
         tenant: &Tenant,
@@ -217,13 +229,13 @@ impl Selection {
         end_ms: i64,
     ) -> Result<Selection, QueryError> {
         // Labels first, then tiles, then the version: what a flush moves meanwhile shows in the latter.
-        let (mut series, references) = {
+        let (series, references) = {
             let index = tenant.index.read();
             let slots = index.select(matchers);
             let mut series = Vec::with_capacity(slots.len() as usize);
             let mut references = Vec::with_capacity(slots.len() as usize);
-            for (number, (slot, labels)) in index.labelled(&slots).into_iter().enumerate() {
-                series.push(Selected { labels, head: Some(number as u32), ..Selected::default() });
+            for (number, (slot, labels)) in (0u32..).zip(index.labelled(&slots)) {
+                series.push(Selected { labels, head: number });
                 references.push(reference(slot, index.generation(slot)));
             }
             (series, references)
@@ -231,74 +243,97 @@ impl Selection {
         let head = tenant.lanes.read().pin(&references, start_ms, end_ms);
         let version = tenant.version.load();
         let warnings = version.unreadable.to_vec();
-        let mut selection = Selection { head, version, start_ms, end_ms, warnings, ..Selection::default() };
-        let mut listed: Vec<Selected> = Vec::new();
+        let mut selection =
+            Selection { series, head, version, start_ms, end_ms, warnings, ..Selection::default() };
+        selection.sort();
         for entry in
             selection.version.clone().parts.iter().filter(|e| e.part.info().overlaps(start_ms, end_ms))
         {
-            match selection.list_part(entry, matchers) {
-                Ok(of_part) => listed.extend(of_part),
-                // One damaged part does not take the others away.
-                Err(error) => selection.warnings.push(problems.met(&error)),
+            // One damaged part does not take the others away.
+            if let Err(error) = selection.add_part(entry, matchers) {
+                selection.warnings.push(problems.met(&error));
             }
         }
-        series.append(&mut listed);
-        // Stable, as that finds the runs that are in order already: what each part has, and the head.
-        series.sort_by(|a, b| a.labels.cmp(&b.labels));
-        series.dedup_by(|later, first| {
-            let same = later.labels == first.labels;
-            if same {
-                first.head = first.head.or(later.head);
-                first.parts.append(&mut later.parts);
-            }
-            same
-        });
-        selection.series = series;
         selection.problems = Some(problems);
         Ok(selection)
     }
 
-    fn list_part(
-        &mut self,
-        entry: &Arc<PartEntry>,
-        matchers: &[Matcher],
-    ) -> Result<Vec<Selected>, PartError> {
+    /// Adds the series of a part. After an error all is as before.
+    fn add_part(&mut self, entry: &Arc<PartEntry>, matchers: &[Matcher]) -> Result<(), PartError> {
         let numbers: Vec<u32> = entry.part.select(matchers)?.iter().collect();
-        let mut labels = Vec::with_capacity(numbers.len());
-        entry.part.labels_of(&numbers, &mut labels)?;
         let deleted = entry.deleted(&self.version.tombstones)?;
-        let part = self.parts.len() as u16;
-        self.parts.push((entry.clone(), deleted));
-        let selected = |(number, labels)| Selected {
-            labels,
-            head: None,
-            parts: SmallVec::from_slice(&[(part, number)]),
+        let mut members = Vec::with_capacity(numbers.len());
+        let (known, mut fresh) = (self.series.len(), Vec::new());
+        let (mut cursor, mut labels) = (0, Vec::with_capacity(numbers.len().min(LISTED_AT_ONCE)));
+        for numbers in numbers.chunks(LISTED_AT_ONCE) {
+            labels.clear();
+            entry.part.labels_of(numbers, &mut labels)?;
+            for (number, labels) in numbers.iter().zip(labels.drain(..)) {
+                let at = match find_from(&self.series, &labels, &mut cursor) {
+                    Some(at) => at,
+                    None => {
+                        fresh.push(Selected { labels, head: NOWHERE });
+                        known + fresh.len() - 1
+                    }
+                };
+                members.push((at as u32, *number));
+            }
+        }
+        // A part's order is not quite that of labels.
+        members.sort_unstable();
+        self.parts.push(SelectedPart { entry: entry.clone(), deleted, members });
+        if !fresh.is_empty() {
+            self.series.reserve_exact(fresh.len());
+            self.series.append(&mut fresh);
+            self.sort();
+        }
+        Ok(())
+    }
+
+    /// Puts the series in the order of their labels, and members in that of the series.
+    fn sort(&mut self) {
+        if self.series.is_sorted_by(|a, b| a.labels <= b.labels) {
+            return;
+        }
+        let mut order: Vec<u32> = (0..self.series.len() as u32).collect();
+        // Stable, as that finds the runs that are in order already.
+        order.sort_by(|a, b| self.series[*a as usize].labels.cmp(&self.series[*b as usize].labels));
+        let mut places = vec![0; order.len()];
+        for (place, at) in (0u32..).zip(&order) {
+            places[*at as usize] = place;
+        }
+        for part in &mut self.parts {
+            part.members.iter_mut().for_each(|(at, _)| *at = places[*at as usize]);
+            part.members.sort_unstable();
+        }
+        let moved = |at: &u32| {
+            let Selected { labels, head } = &self.series[*at as usize];
+            Selected { labels: labels.clone(), head: *head }
         };
-        Ok(numbers.into_iter().zip(labels).map(selected).collect())
+        self.series = order.iter().map(moved).collect();
     }
 
     /// Reads what the parts have of `range`: (series within the range, piece), by series.
     fn load_parts(&self, range: &Range<usize>, room: &mut Room) -> Vec<(usize, Piece)> {
-        let mut wanted: Vec<Vec<(u32, usize)>> = vec![Vec::new(); self.parts.len()];
-        for (within, series) in self.series[range.clone()].iter().enumerate() {
-            for (part, number) in &series.parts {
-                wanted[usize::from(*part)].push((*number, within));
-            }
-        }
         let mut pieces = Vec::new();
         let Room { times: cache, clips } = room;
         clips.resize_with(self.parts.len(), Clips::default);
-        for (((entry, deleted), mut wanted), clips) in self.parts.iter().zip(wanted).zip(clips) {
-            if wanted.is_empty() {
+        for (part, clips) in self.parts.iter().zip(clips) {
+            let until = |end: usize| part.members.partition_point(|(at, _)| (*at as usize) < end);
+            let members = &part.members[until(range.start)..until(range.end)];
+            if members.is_empty() {
                 continue;
             }
             if clips.len() > ROOM_CLIPS_MAX {
                 clips.clear();
             }
+            let mut wanted: Vec<(u32, usize)> =
+                members.iter().map(|(at, number)| (*number, *at as usize - range.start)).collect();
             wanted.sort_unstable();
             let numbers: Vec<u32> = wanted.iter().map(|(number, _)| *number).collect();
             let mut columns = Vec::with_capacity(numbers.len());
             let range = self.start_ms..=self.end_ms;
+            let SelectedPart { entry, deleted, .. } = part;
             if entry.part.load_with(clips, &numbers, range.clone(), &mut columns).is_err() {
                 let mut damage = Vec::new();
                 entry.part.load_readable(&numbers, range, cache, &mut columns, &mut damage);
@@ -336,11 +371,41 @@ impl Selection {
         cache: &mut TimeConcatCache,
         out: &mut Vec<Piece>,
     ) -> Result<(), QueryError> {
-        let Some(number) = series.head else { return Ok(()) };
-        self.head.read(number, &self.version, cache, out).map_err(|error| {
+        if series.head == NOWHERE {
+            return Ok(());
+        }
+        self.head.read(series.head, &self.version, cache, out).map_err(|error| {
             QueryError::Corrupt(format!("a sealed tile of series {}: {error}", series.labels))
         })
     }
+}
+
+/// Where `series` (by labels) has `labels`. `cursor` is where the labels before were or would be: those
+/// asked for mostly come in order.
+fn find_from(series: &[Selected], labels: &Labels, cursor: &mut usize) -> Option<usize> {
+    let (mut from, mut step) = (*cursor, 1);
+    if from > 0 && series[from - 1].labels >= *labels {
+        from = 0;
+    }
+    let mut end = from;
+    while let Some(selected) = series.get(end) {
+        match selected.labels.cmp(labels) {
+            std::cmp::Ordering::Less => {
+                from = end + 1;
+                end += step;
+                step *= 2;
+            }
+            std::cmp::Ordering::Equal => {
+                *cursor = end + 1;
+                return Some(end);
+            }
+            std::cmp::Ordering::Greater => break,
+        }
+    }
+    let rest = &series[from..end.min(series.len())];
+    let found = rest.binary_search_by(|selected| selected.labels.cmp(labels));
+    *cursor = from + found.map_or_else(|at| at, |at| at + 1);
+    found.ok().map(|at| from + at)
 }
 
 impl SeriesSet for Selection {

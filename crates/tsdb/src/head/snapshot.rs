@@ -23,19 +23,57 @@ pub(crate) struct PinnedTile {
     pub(crate) blocks: Vec<Block>,
 }
 
-/// One series, as pinned.
+/// One series, as pinned. A selection may have very many, and nearly all have one place and nothing else.
 #[derive(Debug, Default)]
 pub(crate) struct PinnedSeries {
-    /// (tile, column within).
-    pub(crate) places: SmallVec<[(u32, u16); 1]>,
+    /// As the head numbers it.
+    slot: u32,
+    /// Where its rows are now.
+    place: Option<Place>,
+    more: Option<Box<More>>,
+}
+
+/// Tile, and column within.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    tile: u32,
+    column: u16,
+}
+
+/// What few series have.
+#[derive(Debug, Default)]
+struct More {
+    /// Where rows of before are.
+    former: Vec<Place>,
     /// Samples beside the lanes.
     beside: Vec<Beside>,
     /// Late rows: run as pinned, column.
-    runs: SmallVec<[(u32, u32); 1]>,
-    /// As the head numbers it.
-    slot: u32,
+    runs: Vec<(u32, u32)>,
     /// From when on which start timestamp holds.
-    pub(crate) starts: Vec<(i64, i64)>,
+    starts: Vec<(i64, i64)>,
+}
+
+impl PinnedSeries {
+    /// The places of its rows, oldest first.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let former = self.more.iter().flat_map(|more| &more.former);
+        former.copied().chain(self.place)
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// Adds the place of later rows.
+    fn add_place(&mut self, place: Place) {
+        if let Some(before) = self.place.replace(place) {
+            self.more().former.push(before);
+        }
+    }
+
+    fn starts(&self) -> &[(i64, i64)] {
+        self.more.as_ref().map_or(&[], |more| &more.starts)
+    }
 }
 
 /// Histograms of a series, or floats beside the lanes.
@@ -53,7 +91,7 @@ struct Beside {
 pub(crate) struct HeadSnapshot {
     pub(crate) tiles: Vec<PinnedTile>,
     /// As asked for.
-    pub(crate) series: Vec<PinnedSeries>,
+    series: Vec<PinnedSeries>,
     /// Late rows, by the spill that writes them.
     runs: Vec<(u64, PinnedRun)>,
     /// Single late samples made compact, by the spill that writes them.
@@ -63,7 +101,8 @@ pub(crate) struct HeadSnapshot {
 impl Lanes {
     /// Pins `wanted`, samples from `start_ms` to `end_ms`.
     pub(crate) fn pin(&self, wanted: &[SeriesRef], start_ms: i64, end_ms: i64) -> HeadSnapshot {
-        let mut snapshot = HeadSnapshot::default();
+        let mut snapshot =
+            HeadSnapshot { series: Vec::with_capacity(wanted.len()), ..HeadSnapshot::default() };
         let mut known: FastMap<(u32, u32), u32> = FastMap::default();
         let mut times: FastMap<u32, Arc<[i64]>> = FastMap::default();
         let mut known_runs: FastMap<(u64, u32), u32> = FastMap::default();
@@ -89,20 +128,23 @@ impl Lanes {
                     snapshot.tiles.push(self.pin_tile(lane, number, times, start_ms, end_ms));
                     (snapshot.tiles.len() - 1) as u32
                 });
-                pinned.places.push((tile, (column as usize % COLUMNS_MAX) as u16));
+                pinned.add_place(Place { tile, column: (column as usize % COLUMNS_MAX) as u16 });
             }
-            self.pin_beside(slot, &mut pinned.beside);
+            let beside = self.pin_beside(slot);
+            if !beside.is_empty() {
+                pinned.more().beside = beside;
+            }
             for (spill, late) in self.lates() {
                 for (run, column) in late.places(slot) {
                     let number = *known_runs.entry((spill, *run)).or_insert_with(|| {
                         snapshot.runs.push((spill, late.runs[*run as usize].pin(start_ms, end_ms)));
                         (snapshot.runs.len() - 1) as u32
                     });
-                    pinned.runs.push((number, *column));
+                    pinned.more().runs.push((number, *column));
                 }
             }
             if let Some(starts) = self.starts.get(&slot) {
-                pinned.starts.clone_from(starts);
+                pinned.more().starts.clone_from(starts);
             }
             snapshot.series.push(pinned);
         }
@@ -130,7 +172,8 @@ impl Lanes {
         frozen.chain((!self.late.is_empty()).then_some((self.spill, &self.late)))
     }
 
-    fn pin_beside(&self, slot: u32, out: &mut Vec<Beside>) {
+    fn pin_beside(&self, slot: u32) -> Vec<Beside> {
+        let mut out = Vec::new();
         let sides = self.frozen.iter().map(|(flush, side)| (*flush, &**side));
         for (flush, side) in sides.chain([(self.flush, &self.side)]) {
             if !side.is_empty() {
@@ -149,6 +192,7 @@ impl Lanes {
                 }
             }
         }
+        out
     }
 
     /// Closes everything, and pins what the flush that starts now has to write: all blocks of it and of
@@ -410,8 +454,10 @@ impl FlushSnapshot {
     ) -> Result<(), CodecError> {
         let (from, pinned) = (out.len(), self.pinned(slot, places));
         read_tiles(&self.tiles, &pinned, 0, cache, out)?;
-        out.extend(pinned.beside.into_iter().map(|beside| beside.piece));
-        start_columns(&mut out[from..], &pinned.starts);
+        self.sides.iter().for_each(|side| side.pieces(slot, out));
+        if let Some(starts) = self.starts.get(&slot) {
+            start_columns(&mut out[from..], starts);
+        }
         Ok(())
     }
 
@@ -430,23 +476,12 @@ impl FlushSnapshot {
         Ok(())
     }
 
-    /// What the flush has of a series besides late floats.
+    /// Where the rows of a series are.
     fn pinned(&self, slot: u32, places: &[(u32, u32, u16)]) -> PinnedSeries {
         let from = places.partition_point(|(other, _, _)| *other < slot);
         let own = places[from..].iter().take_while(|(other, _, _)| *other == slot);
-        let mut pinned = PinnedSeries {
-            places: own.map(|(_, tile, within)| (*tile, *within)).collect(),
-            ..PinnedSeries::default()
-        };
-        for side in &self.sides {
-            let mut pieces = Vec::new();
-            side.pieces(slot, &mut pieces);
-            let beside = |piece| Beside { flush: 0, spill: 0, piece };
-            pinned.beside.extend(pieces.into_iter().map(beside));
-        }
-        if let Some(starts) = self.starts.get(&slot) {
-            pinned.starts.clone_from(starts);
-        }
+        let mut pinned = PinnedSeries { slot, ..PinnedSeries::default() };
+        own.for_each(|(_, tile, column)| pinned.add_place(Place { tile: *tile, column: *column }));
         pinned
     }
 }
@@ -463,8 +498,10 @@ impl HeadSnapshot {
         let (from, series) = (out.len(), &self.series[series as usize]);
         read_tiles(&self.tiles, series, version.pruned, cache, out)?;
         let shows = |beside: &&Beside| beside.flush > version.pruned && beside.spill > version.spilled;
-        out.extend(series.beside.iter().filter(shows).map(|beside| beside.piece.clone()));
-        for (run, column) in &series.runs {
+        let more = series.more.as_deref();
+        let beside = more.into_iter().flat_map(|more| &more.beside);
+        out.extend(beside.filter(shows).map(|beside| beside.piece.clone()));
+        for (run, column) in more.into_iter().flat_map(|more| &more.runs) {
             let (spill, run) = &self.runs[*run as usize];
             if *spill > version.spilled {
                 run.pieces(*column, cache, out)?;
@@ -473,7 +510,7 @@ impl HeadSnapshot {
         for (_, loose) in self.loose.iter().filter(|(spill, _)| *spill > version.spilled) {
             loose.pieces(series.slot, cache, out)?;
         }
-        start_columns(&mut out[from..], &series.starts);
+        start_columns(&mut out[from..], series.starts());
         Ok(())
     }
 }
@@ -486,9 +523,9 @@ fn read_tiles(
     cache: &mut TimeConcatCache,
     out: &mut Vec<Piece>,
 ) -> Result<(), CodecError> {
-    for (tile, within) in &series.places {
-        let within = usize::from(*within);
-        for block in &tiles[*tile as usize].blocks {
+    for Place { tile, column } in series.places() {
+        let within = usize::from(column);
+        for block in &tiles[tile as usize].blocks {
             let present = block.presence(within);
             if block.flush <= pruned || present == 0 {
                 continue;

@@ -32,11 +32,14 @@ pub(super) struct Page {
 struct Column {
     /// Number of the name.
     name: usize,
-    /// First series of each run, and its pair; `None` where the label is absent.
-    runs: Vec<(u32, Option<u32>)>,
+    /// First series of each run, and its pair, [`ABSENT`] where the label is.
+    runs: Vec<(u32, u32)>,
     /// Series past the last run.
     end: u32,
 }
+
+/// Stands for a pair: no part has so many.
+const ABSENT: u32 = u32::MAX;
 
 /// Where a column is while series go by.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,12 +68,12 @@ impl Page {
             for _ in 0..runs_count {
                 let len = reader.count(PAGE_SERIES as usize)? as u32;
                 let pair = match reader.varint()? {
-                    0 => None,
+                    0 => ABSENT,
                     code => {
                         before = before.wrapping_add(unzigzag(code - 1));
                         let pair =
                             i64::from(pairs.start).checked_add(before).and_then(|p| u32::try_from(p).ok());
-                        Some(pair.filter(|pair| pairs.contains(pair)).ok_or(BAD)?)
+                        pair.filter(|pair| pairs.contains(pair) && *pair != ABSENT).ok_or(BAD)?
                     }
                 };
                 runs.push((at, pair));
@@ -82,7 +85,7 @@ impl Page {
     }
 
     fn bytes(&self) -> usize {
-        self.columns.iter().map(|c| 64 + c.runs.len() * size_of::<(u32, Option<u32>)>()).sum()
+        self.columns.iter().map(|c| 64 + c.runs.len() * size_of::<(u32, u32)>()).sum()
     }
 }
 
@@ -92,14 +95,15 @@ impl Column {
         while self.runs.get(*cursor + 1).is_some_and(|run| run.0 <= series) {
             *cursor += 1;
         }
-        self.runs.get(*cursor).filter(|run| run.0 <= series && series < self.end).and_then(|run| run.1)
+        let run = self.runs.get(*cursor).filter(|run| run.0 <= series && series < self.end)?;
+        (run.1 != ABSENT).then_some(run.1)
     }
 
     /// The pairs with the series of their runs.
     fn spans(&self) -> impl Iterator<Item = (u32, std::ops::Range<u32>)> {
         self.runs.iter().enumerate().filter_map(|(at, &(first, pair))| {
             let end = self.runs.get(at + 1).map_or(self.end, |next| next.0);
-            pair.map(|pair| (pair, first..end))
+            (pair != ABSENT).then_some((pair, first..end))
         })
     }
 }
