@@ -54,6 +54,9 @@ struct Plan {
     series: Vec<SeriesRef>,
     /// Whether no cell is left out.
     whole: bool,
+    /// Cells that relabelling kept and the row could not take: a second one of a series, or one too far in
+    /// the future.
+    left_out: usize,
     /// The histograms that are stored, by their place among the scrape's, with their series.
     histograms: Vec<(u32, SeriesRef)>,
 }
@@ -104,8 +107,8 @@ pub(crate) struct Assembled {
     pub(crate) kept: usize,
     /// Series the last successful scrape did not have.
     pub(crate) added: usize,
-    /// Samples left out because they are too far in the future.
-    pub(crate) too_far_ahead: usize,
+    /// Samples left out: a second one of a series, or too far in the future.
+    pub(crate) left_out: usize,
     /// Whether the cells were looked at one by one; otherwise they are those of the scrape before.
     planned: bool,
     seen: Bits,
@@ -200,6 +203,7 @@ impl Columns {
         } else {
             out.values.extend(self.plan.cells.iter().map(|&cell| scraped.values[cell as usize]));
         }
+        out.left_out = self.plan.left_out;
         self.place_histograms(out);
         self.add_extras(reading, out);
     }
@@ -247,6 +251,7 @@ impl Columns {
         out.planned = true;
         self.plan.cells.clear();
         self.plan.series.clear();
+        self.plan.left_out = 0;
         let reported: Vec<u32> = (0..)
             .zip(&self.series)
             .filter(|(_, series)| report.contains(series))
@@ -265,7 +270,7 @@ impl Columns {
             }
             out.seen.set(local);
             match own_time {
-                Some(ms) if ms > timestamp_ms.saturating_add(AHEAD_MS_MAX) => out.too_far_ahead += 1,
+                Some(ms) if ms > timestamp_ms.saturating_add(AHEAD_MS_MAX) => self.plan.left_out += 1,
                 Some(ms) => {
                     out.laned.push((ms, local, cell));
                     if config.track_timestamps_staleness {
@@ -276,6 +281,8 @@ impl Columns {
                     if out.row.set(local) {
                         self.plan.cells.push(cell);
                         self.plan.series.push(self.series[local as usize]);
+                    } else {
+                        self.plan.left_out += 1;
                     }
                     out.track.set(local);
                 }
@@ -415,7 +422,7 @@ impl Assembled {
         self.exemplars.clear();
         self.start_timestamps.clear();
         self.stale.clear();
-        (self.kept, self.added, self.too_far_ahead) = (0, 0, 0);
+        (self.kept, self.added, self.left_out) = (0, 0, 0);
         self.seen.clear();
         self.row.clear();
         self.track.clear();

@@ -13,6 +13,7 @@
 //! ([`Manager::update_targets`]), a [`storage::Appender`] takes the rows, and a
 //! [`client::Connector`] leads to the targets.
 
+mod accounts;
 pub mod client;
 mod columns;
 pub mod config;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
 use model::{Labels, SourceId, TargetGroup};
-use storage::SeriesRef;
+use storage::{EndReason, SeriesRef};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -36,7 +36,18 @@ struct Running {
     target: Arc<Target>,
     status: Arc<Status>,
     order: watch::Sender<Order>,
-    task: JoinHandle<Vec<SeriesRef>>,
+    task: JoinHandle<Handed>,
+}
+
+/// What a task leaves to the one that goes on with its target.
+#[derive(Debug, Default)]
+struct Handed {
+    /// The series left alive.
+    live: Vec<SeriesRef>,
+    /// The schedule that has been told of, with the last tick.
+    begun: Option<(Schedule, Option<i64>)>,
+    /// The tick whose scrape was broken off.
+    broken_off: Option<i64>,
 }
 
 /// What a task is told.
@@ -45,7 +56,7 @@ enum Order {
     /// Go on.
     Scrape,
     /// The target is gone: end its series, unless somebody goes on with them.
-    Gone,
+    Gone(EndReason),
     /// Another task takes over: leave the series as they are.
     HandOver,
 }
@@ -81,14 +92,14 @@ impl Pool {
         self.sync(groups, false);
     }
 
-    fn sync(&mut self, groups: Vec<TargetGroup>, restart: bool) {
+    fn sync(&mut self, groups: Vec<TargetGroup>, reconfigured: bool) {
         let wanted = self.populate(&groups);
         self.groups = groups;
         let limit = self.config.limits.targets;
         let count = wanted.len() as u64;
         let forced_error = (limit > 0 && count > limit)
             .then(|| format!("target_limit exceeded (number of targets: {count}, limit: {limit})"));
-        let restart = restart || forced_error != self.forced_error;
+        let restart = reconfigured || forced_error != self.forced_error;
         self.forced_error = forced_error;
         let mut before = std::mem::take(&mut self.targets);
         for (id, target) in wanted {
@@ -109,8 +120,9 @@ impl Pool {
             };
             self.targets.insert(id, running);
         }
+        let reason = if reconfigured { EndReason::Reconfigured } else { EndReason::Gone };
         for running in before.into_values() {
-            drop(running.stop(Order::Gone));
+            drop(running.stop(Order::Gone(reason)));
         }
         let job = Job { scrape_job: self.config.job_name.clone() };
         self.shared.metrics.targets.get_or_create(&job).set(self.targets.len() as i64);
@@ -155,12 +167,7 @@ impl Pool {
     }
 
     /// Starts a task; it waits for the one `before` it, whose series it goes on with.
-    fn start(
-        &self,
-        target: Target,
-        status: Arc<Status>,
-        before: Option<JoinHandle<Vec<SeriesRef>>>,
-    ) -> Running {
+    fn start(&self, target: Target, status: Arc<Status>, before: Option<JoinHandle<Handed>>) -> Running {
         let target = Arc::new(target);
         let (order, orders) = watch::channel(Order::Scrape);
         let work = Work {
@@ -172,11 +179,12 @@ impl Pool {
             forced_error: self.forced_error.clone(),
         };
         let task = self.shared.tasks.spawn(async move {
-            let inherited = match before {
+            let handed = match before {
                 Some(before) => before.await.unwrap_or_default(),
-                None => Vec::new(),
+                None => Handed::default(),
             };
-            run(work.shared.clone(), Scraper::new(work, &inherited), orders).await
+            let scraper = Scraper::new(work, &handed.live);
+            Loop::new(scraper, handed).run(orders).await
         });
         Running { target, status, order, task }
     }
@@ -187,7 +195,7 @@ impl Pool {
         self.shared.metrics.targets.remove(&job);
         self.shared.metrics.targets_dropped.remove(&job);
         for running in self.targets.into_values() {
-            drop(running.stop(Order::Gone));
+            drop(running.stop(Order::Gone(EndReason::Reconfigured)));
         }
     }
 
@@ -237,53 +245,91 @@ impl Running {
         how(&self.target) == how(target)
     }
 
-    fn stop(self, order: Order) -> JoinHandle<Vec<SeriesRef>> {
+    fn stop(self, order: Order) -> JoinHandle<Handed> {
         // The task may have ended by itself at shutdown; then nobody listens.
         _ = self.order.send(order);
         self.task
     }
 }
 
-/// Scrapes on schedule until told otherwise; gives the series left alive.
-async fn run(
+/// One target's loop.
+struct Loop {
     shared: Arc<Shared>,
-    mut scraper: Scraper,
-    mut orders: watch::Receiver<Order>,
-) -> Vec<SeriesRef> {
-    let schedule = Schedule::new(scraper.target.id, scraper.target.interval);
-    let mut last = None;
-    loop {
-        let now_ms = shared.clock.now_ms();
-        let tick = schedule.next(now_ms, last);
-        shared.metrics.ticks_skipped.inc_by(schedule.skipped(last, tick));
-        let wait = std::time::Duration::from_millis((tick - now_ms).max(0).unsigned_abs());
-        tokio::select! {
-            biased;
-            () = shared.shutdown.cancelled() => return Vec::new(),
-            _ = orders.changed() => break,
-            () = tokio::time::sleep_until(Instant::now() + wait) => {}
+    scraper: Scraper,
+    schedule: Schedule,
+    /// The last tick, or the timestamp of its scrape where that was later.
+    last: Option<i64>,
+    /// The tick that is being scraped.
+    under_way: Option<i64>,
+}
+
+impl Loop {
+    /// Goes on with what was `handed` over: under the same schedule as if nothing had happened.
+    fn new(mut scraper: Scraper, handed: Handed) -> Loop {
+        let schedule = Schedule::new(scraper.target.id, scraper.target.interval);
+        let same = handed.begun.filter(|(before, _)| *before == schedule);
+        if same.is_none() {
+            scraper.accounts.begin(scraper.now_ms(), schedule.stated());
+        } else if let Some(tick_ms) = handed.broken_off {
+            scraper.accounts.skip(tick_ms);
         }
-        let began_ms = shared.clock.now_ms();
-        shared.metrics.lateness.observe((began_ms - tick).max(0) as f64 / 1000.0);
-        // A timestamp never goes back, even when the clock has been put back.
-        let timestamp_ms = schedule.timestamp(tick, began_ms).max(last.map_or(i64::MIN, |last| last + 1));
-        last = Some(tick.max(timestamp_ms));
-        tokio::select! {
-            biased;
-            () = shared.shutdown.cancelled() => return Vec::new(),
-            _ = orders.changed() => break,
-            () = scraper.scrape(timestamp_ms) => {}
+        let last = same.and_then(|(_, last)| last);
+        Loop { shared: scraper.shared(), scraper, schedule, last, under_way: None }
+    }
+
+    /// Scrapes on schedule until told otherwise.
+    async fn run(mut self, mut orders: watch::Receiver<Order>) -> Handed {
+        let order = self.scrape_until_ordered(&mut orders).await;
+        let at_ms = self.under_way.unwrap_or_else(|| self.shared.clock.now_ms());
+        match order {
+            Order::HandOver => Handed {
+                live: self.scraper.live_columns(),
+                begun: self.scraper.accounts.has_begun().then_some((self.schedule, self.last)),
+                broken_off: self.under_way,
+            },
+            Order::Gone(reason) => {
+                self.scraper.state_end(at_ms, reason);
+                end(&self.shared, &mut self.scraper, self.schedule, self.last).await;
+                Handed::default()
+            }
+            Order::Scrape => {
+                self.scraper.state_end(at_ms, EndReason::Shutdown);
+                Handed::default()
+            }
         }
     }
-    // A sender dropped without an order means that the pool is gone at shutdown.
-    let order = *orders.borrow();
-    match order {
-        Order::HandOver => scraper.live_columns(),
-        Order::Gone => {
-            end(&shared, &mut scraper, schedule, last).await;
-            Vec::new()
+
+    /// Gives the order that ended it; [`Order::Scrape`] at shutdown.
+    async fn scrape_until_ordered(&mut self, orders: &mut watch::Receiver<Order>) -> Order {
+        let (shared, schedule) = (self.shared.clone(), self.schedule);
+        loop {
+            let now_ms = shared.clock.now_ms();
+            let tick = schedule.next(now_ms, self.last);
+            let skipped = schedule.skipped(self.last, tick);
+            shared.metrics.ticks_skipped.inc_by(skipped);
+            let wait = std::time::Duration::from_millis((tick - now_ms).max(0).unsigned_abs());
+            tokio::select! {
+                biased;
+                () = shared.shutdown.cancelled() => return Order::Scrape,
+                // A sender dropped without an order means that the pool is gone at shutdown.
+                _ = orders.changed() => return *orders.borrow(),
+                () = tokio::time::sleep_until(Instant::now() + wait) => {}
+            }
+            let began_ms = shared.clock.now_ms();
+            shared.metrics.lateness.observe((began_ms - tick).max(0) as f64 / 1000.0);
+            // A timestamp never goes back, even when the clock has been put back.
+            let earliest_ms = self.last.map_or(i64::MIN, |last| last + 1);
+            let timestamp_ms = schedule.timestamp(tick, began_ms).max(earliest_ms);
+            self.last = Some(tick.max(timestamp_ms));
+            self.under_way = Some(tick);
+            self.scraper.accounts.tick(tick, skipped, schedule.stated());
+            tokio::select! {
+                biased;
+                () = shared.shutdown.cancelled() => return Order::Scrape,
+                _ = orders.changed() => return *orders.borrow(),
+                () = self.scraper.scrape(timestamp_ms) => self.under_way = None,
+            }
         }
-        Order::Scrape => Vec::new(),
     }
 }
 

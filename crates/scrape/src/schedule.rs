@@ -60,7 +60,7 @@ fn micros(duration: Duration) -> i64 {
 }
 
 /// The grid of one target.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Schedule {
     interval_ms: i64,
     offset_ms: i64,
@@ -71,6 +71,11 @@ impl Schedule {
         let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
         let offset_ms = i64::try_from(id.0 % interval_ms.unsigned_abs() as u128).unwrap_or(0);
         Schedule { interval_ms, offset_ms }
+    }
+
+    /// As those know it who keep account.
+    pub(crate) fn stated(self) -> storage::Schedule {
+        storage::Schedule { interval_ms: self.interval_ms, offset_ms: self.offset_ms }
     }
 
     pub(crate) fn interval_ms(self) -> i64 {

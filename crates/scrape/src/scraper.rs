@@ -4,17 +4,19 @@
 //! its end, one row for each timestamp the target itself states, and one row of staleness markers
 //! for what has vanished. A failed scrape is the markers of everything and the report.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Labels, Metadata, stale_nan};
 use storage::{
-    Appended, Batch, Late, MetadataEntry, Policy, RejectReason, Rejection, Row, SeriesRef, SourceDesc,
-    SourceRef, StoreError,
+    Account, Appended, Batch, EndReason, Late, MetadataEntry, Outcome, Policy, RejectReason, Rejection, Row,
+    SeriesRef, SourceDesc, SourceRef, StoreError,
 };
 use tokio::time::Instant;
 use wire::exposition::{CreatedLines, Protocol, RowMemory, RowOptions, ScrapedRow, accept_header};
 
+use crate::accounts::{Accounts, failure};
 use crate::client::{Fetch, FetchError, HttpClient, Slot};
 use crate::columns::{Assembled, Columns, Reading, stored_labels};
 use crate::config::ScrapeConfig;
@@ -82,6 +84,9 @@ pub(crate) struct Scraper {
     memory: RowMemory,
     columns: Columns,
     opened: Option<Opened>,
+    pub(crate) accounts: Accounts,
+    /// Columns that the store had no place for.
+    refused: BTreeSet<u32>,
 }
 
 /// What the store knows the target by.
@@ -109,6 +114,8 @@ impl Scraper {
             memory,
             columns: Columns::inheriting(inherited),
             opened: None,
+            accounts: Accounts::default(),
+            refused: BTreeSet::new(),
         }
     }
 
@@ -140,14 +147,35 @@ impl Scraper {
             }
             tracing::debug!(target_url = %self.target.url, job = %self.config.job_name, "scrape failed: {message}");
         }
-        self.append(timestamp_ms, duration, outcome.is_ok(), &counts, &mut scratch);
+        let failed = outcome.as_ref().err().map(|(reason, _)| *reason);
+        self.append(timestamp_ms, duration, failed, &counts, &mut scratch);
         self.status.set(timestamp_ms, duration, outcome.err().map(|(_, message)| message));
         self.shared.scratches.give(scratch, |scratch| scratch.scraped.values.capacity() * 32);
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// By the clock that scrapes go by.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.shared.clock.now_ms()
     }
 
     /// The exposition's series that are alive, for whoever goes on with the target.
     pub(crate) fn live_columns(&self) -> Vec<SeriesRef> {
         self.columns.live()
+    }
+
+    /// States that no rows are due from `at_ms` on, where anybody expects some.
+    pub(crate) fn state_end(&mut self, at_ms: i64, reason: EndReason) {
+        let Some(opened) = self.opened.as_ref().filter(|_| self.accounts.has_begun()) else { return };
+        let mut accounts = self.accounts.left(opened.source);
+        accounts.push(Account::End { source: opened.source, at_ms, reason });
+        let batch = Batch { accounts: &accounts, ..Batch::rows(&[], Policy::SCRAPE) };
+        if let Err(e) = self.shared.appender.append(&batch) {
+            self.append_failed(&e);
+        }
     }
 
     /// Ends all series of the target at `timestamp_ms`, except those that somebody else goes on with.
@@ -211,6 +239,7 @@ impl Scraper {
             // The memory knows lines whose columns we know nothing of: start anew.
             self.memory = empty_memory(&self.target);
             self.columns.forget_columns();
+            self.refused.clear();
         }
         outcome
     }
@@ -223,6 +252,9 @@ impl Scraper {
         counts: &mut Counts,
     ) -> Result<(), (&'static str, String)> {
         self.columns.retire(&scraped.retired_columns);
+        if !self.refused.is_empty() {
+            scraped.retired_columns.iter().for_each(|column| _ = self.refused.remove(column));
+        }
         let limit = self.config.limits.samples;
         let over_limit = |kept: usize| {
             (limit > 0 && kept as u64 > limit).then(|| ("sample_limit", "sample limit exceeded".to_owned()))
@@ -263,16 +295,18 @@ impl Scraper {
         let source = self.open()?.source;
         let labels: Vec<Labels> = new.iter().filter_map(|(_, labels)| labels.clone()).collect();
         let mut resolved = self.shared.appender.resolve(source, &labels)?.into_iter();
-        let mut refused = 0;
+        let before = self.refused.len();
         let found: Vec<(u32, Option<SeriesRef>)> = new
             .iter()
             .map(|(column, labels)| {
                 let series = labels.as_ref().and_then(|_| resolved.next().flatten());
-                refused += usize::from(labels.is_some() && series.is_none());
+                if labels.is_some() && series.is_none() {
+                    self.refused.insert(*column);
+                }
                 (*column, series)
             })
             .collect();
-        self.shared.rejected(RejectReason::SeriesLimit, refused);
+        self.shared.rejected(RejectReason::SeriesLimit, self.refused.len() - before);
         self.columns.learn(found.into_iter());
         Ok(())
     }
@@ -326,7 +360,7 @@ impl Scraper {
         &mut self,
         timestamp_ms: i64,
         duration: Duration,
-        up: bool,
+        failed: Option<&'static str>,
         counts: &Counts,
         scratch: &mut Scratch,
     ) {
@@ -335,10 +369,10 @@ impl Scraper {
             return self.append_failed(&e);
         }
         let Scratch { scraped, assembled } = scratch;
-        if !up {
+        if let Some(reason) = failed {
             let mut values = Vec::with_capacity(8);
             self.report_values(duration, false, counts, &mut values);
-            return self.append_failure(timestamp_ms, &values);
+            return self.append_failure(timestamp_ms, &values, reason);
         }
         self.report_values(duration, true, counts, &mut assembled.values);
         match self.append_row(timestamp_ms, &scraped.metadata, assembled) {
@@ -391,6 +425,7 @@ impl Scraper {
     fn resolve_all(&mut self) -> Result<(), StoreError> {
         self.opened = None;
         self.columns = Columns::default();
+        self.refused.clear();
         let mut all: Vec<(u32, Option<Labels>)> = Vec::new();
         let (config, target, stamped) = (&self.config, &self.target, &self.shared.owner.stamped);
         self.memory.each_series(|column, labels| {
@@ -401,7 +436,7 @@ impl Scraper {
     }
 
     fn append_row(
-        &self,
+        &mut self,
         timestamp_ms: i64,
         metadata: &[(String, Metadata)],
         assembled: &Assembled,
@@ -422,15 +457,28 @@ impl Scraper {
         };
         let stale = Row::floats(source, timestamp_ms, &assembled.stale, &stale_values);
         let rows = if assembled.stale.is_empty() { &[row][..] } else { &[row, stale][..] };
-        let batch = Batch { metadata: &metadata, ..Batch::rows(rows, Policy::SCRAPE) };
-        let mut appended = self.shared.appender.append(&batch)?;
+        // First what the row's statement sums up, too.
+        let lanes = match assembled.lanes.is_empty() {
+            true => Appended::default(),
+            false => self.append_lanes(source, assembled)?,
+        };
+        let handed = (row.series.len() + row.histograms.len()).saturating_sub(opened.report.len())
+            + assembled.lane_series.len()
+            + assembled.lane_histograms.len();
+        let exposed = handed + assembled.left_out + self.refused.len();
+        let outcome = Outcome::Scraped {
+            samples: clamped(handed.saturating_sub(lanes.rejected.len())),
+            exposed: clamped(exposed),
+        };
+        let accounts = self.accounts.with(source, outcome);
+        let batch = Batch { metadata: &metadata, accounts: &accounts, ..Batch::rows(rows, Policy::SCRAPE) };
+        let appended = self.shared.appender.append(&batch);
+        self.accounts.told(accounts, appended.is_ok());
+        let mut appended = appended?;
         self.shared.metrics.stale_markers.inc_by(assembled.stale.len() as u64);
-        if !assembled.lanes.is_empty() {
-            let lanes = self.append_lanes(source, assembled)?;
-            appended.samples += lanes.samples;
-            appended.histograms += lanes.histograms;
-            appended.rejected.extend(lanes.rejected);
-        }
+        appended.samples += lanes.samples;
+        appended.histograms += lanes.histograms;
+        appended.rejected.extend(lanes.rejected);
         Ok(appended)
     }
 
@@ -452,7 +500,7 @@ impl Scraper {
     }
 
     /// Ends everything alive and reports the failure.
-    fn append_failure(&mut self, timestamp_ms: i64, report_values: &[f64]) {
+    fn append_failure(&mut self, timestamp_ms: i64, report_values: &[f64], reason: &str) {
         let ended = self.columns.failed();
         for attempt in 0..2 {
             let Some(opened) = &self.opened else { return };
@@ -460,7 +508,11 @@ impl Scraper {
             let report = Row::floats(opened.source, timestamp_ms, &opened.report, report_values);
             let stale = Row::floats(opened.source, timestamp_ms, &ended, &stale_values);
             let rows = if ended.is_empty() { &[report][..] } else { &[report, stale][..] };
-            let appended = match self.shared.appender.append(&Batch::rows(rows, Policy::SCRAPE)) {
+            let accounts = self.accounts.with(opened.source, Outcome::Failed(failure(reason)));
+            let batch = Batch { accounts: &accounts, ..Batch::rows(rows, Policy::SCRAPE) };
+            let appended = self.shared.appender.append(&batch);
+            self.accounts.told(accounts, appended.is_ok());
+            let appended = match appended {
                 Ok(appended) => appended,
                 Err(e) => return self.append_failed(&e),
             };
@@ -492,8 +544,13 @@ impl Scraper {
             self.opened = None;
             self.memory = empty_memory(&self.target);
             self.columns = Columns::default();
+            self.refused.clear();
         }
     }
+}
+
+fn clamped(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// A memory that has read nothing yet.

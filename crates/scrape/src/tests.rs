@@ -19,13 +19,14 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use stdx::clock::Clock;
 use storage::memory::MemoryStore;
-use storage::{Queryable, Select};
+use storage::{Appender, Queryable, Select};
 use tokio::time::Instant;
 
 use crate::client::{BoxedStream, Connecting, Connector};
 use crate::config::{ByteSize, HttpClientText, RelabelText, ScrapeConfig, ScrapeConfigText, ScrapeDefaults};
 use crate::{Manager, ManagerParts};
 
+mod accounts;
 mod histograms;
 
 /// When every test begins, milliseconds.
@@ -139,10 +140,15 @@ impl Bench {
     }
 
     fn stamping(stamped: Labels) -> Bench {
+        Bench::over(stamped, |store| store)
+    }
+
+    /// A manager whose rows take another way to the store.
+    fn over(stamped: Labels, way: impl FnOnce(Arc<MemoryStore>) -> Arc<dyn Appender>) -> Bench {
         let (network, store) = (Network::default(), Arc::new(MemoryStore::new()));
         let started = Instant::now();
         let parts = ManagerParts {
-            appender: store.clone(),
+            appender: way(store.clone()),
             tenant: TenantId::default(),
             cluster: String::new(),
             stamped,

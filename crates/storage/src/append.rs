@@ -198,6 +198,9 @@ pub struct Appended {
     pub exemplars: usize,
     /// Every sample that was not taken.
     pub rejected: Vec<Rejection>,
+    /// Whether the batch's key had been seen before: nothing was stored, and the counts say what the batch
+    /// holds, not what was taken of it the first time.
+    pub repeated: bool,
     /// Where the log stood after the batch; for [`Appender::wait_durable`].
     pub position: CommitPosition,
 }

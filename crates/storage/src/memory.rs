@@ -339,6 +339,7 @@ impl Appender for MemoryStore {
             inner.position += 1;
         } else {
             // Taken before: answered as if it had been taken now.
+            appended.repeated = true;
             appended.samples = batch.rows.iter().map(|row| row.series.len()).sum();
             appended.histograms = batch.rows.iter().map(|row| row.histograms.len()).sum();
             appended.exemplars = batch.rows.iter().map(|row| row.exemplars.len()).sum();

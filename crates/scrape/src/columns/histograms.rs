@@ -28,7 +28,7 @@ impl Columns {
             }
             out.seen.set(local);
             match histogram.timestamp_ms.filter(|_| config.honor_timestamps) {
-                Some(ms) if ms > timestamp_ms.saturating_add(AHEAD_MS_MAX) => out.too_far_ahead += 1,
+                Some(ms) if ms > timestamp_ms.saturating_add(AHEAD_MS_MAX) => self.plan.left_out += 1,
                 Some(ms) => {
                     out.laned_histograms.push((ms, local, cell));
                     if config.track_timestamps_staleness {
@@ -38,6 +38,8 @@ impl Columns {
                 None => {
                     if out.row.set(local) {
                         self.plan.histograms.push((cell, self.series[local as usize]));
+                    } else {
+                        self.plan.left_out += 1;
                     }
                     out.track.set(local);
                 }

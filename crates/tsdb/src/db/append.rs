@@ -367,6 +367,7 @@ impl Inner {
             histograms: batch.rows.iter().map(|row| row.histograms.len()).sum(),
             exemplars: batch.rows.iter().map(|row| row.exemplars.len()).sum(),
             rejected: Vec::new(),
+            repeated: true,
             position: CommitPosition(self.wal.position()),
         }
     }

@@ -1,0 +1,274 @@
+//! The ledger on the way to the store: every batch passes through, and what it states is written down
+//! once the store has taken it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use model::{Labels, is_stale};
+use parking_lot::RwLock;
+use storage::{
+    Account, Appended, Appender, Batch, CommitPosition, Outcome, RejectReason, SeriesRef, SourceDesc,
+    SourceRef, StoreError,
+};
+
+use crate::fact::{Fact, Loss};
+use crate::ledger::Ledger;
+use crate::pushed::Sums;
+use crate::source::Said;
+use crate::tenant::{Telling, Tenant};
+
+/// A row may begin this much before its tick.
+const EARLY_MS: i64 = 2;
+/// How far behind its tick a row is looked for, milliseconds.
+const LATE_MS_MAX: i64 = 3_600_000;
+
+/// Passes batches on to a store and keeps account of them.
+pub struct LedgerAppender {
+    store: Arc<dyn Appender>,
+    ledger: Arc<Ledger>,
+    sources: RwLock<HashMap<SourceRef, Arc<Opened>>>,
+}
+
+/// A source as the store knows it.
+#[derive(Debug)]
+struct Opened {
+    desc: SourceDesc,
+    /// Set once it has a schedule or ticks: it is not one that pushes.
+    accounts: OnceLock<Arc<Tenant>>,
+    pushed: OnceLock<Arc<Sums>>,
+}
+
+impl fmt::Debug for LedgerAppender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LedgerAppender").field("sources", &self.sources.read().len()).finish_non_exhaustive()
+    }
+}
+
+impl LedgerAppender {
+    /// Keeps account in `ledger` of what goes to `store`.
+    pub fn new(store: Arc<dyn Appender>, ledger: Arc<Ledger>) -> LedgerAppender {
+        LedgerAppender { store, ledger, sources: RwLock::default() }
+    }
+
+    /// [`Ledger::maintain`] with this appender's store.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn maintain(&self) -> Result<(), StoreError> {
+        self.ledger.maintain(&*self.store)
+    }
+
+    /// Makes everything told so far durable; for the end of the program.
+    ///
+    /// # Errors
+    /// The store or the ledger could not be synced.
+    pub fn commit(&self) -> Result<(), StoreError> {
+        self.ledger.commit(&*self.store)
+    }
+
+    fn opened(&self, source: SourceRef) -> Option<Arc<Opened>> {
+        self.sources.read().get(&source).cloned()
+    }
+
+    /// The accounts that `source` belongs to.
+    fn accounts(&self, opened: &Opened) -> Option<Arc<Tenant>> {
+        if let Some(accounts) = opened.accounts.get() {
+            return Some(Arc::clone(accounts));
+        }
+        match self.ledger.tenant(&opened.desc.tenant) {
+            Ok(accounts) => Some(Arc::clone(opened.accounts.get_or_init(|| accounts))),
+            Err(error) => {
+                tracing::error!(tenant = %opened.desc.tenant, "open the tenant's ledger: {error}");
+                None
+            }
+        }
+    }
+
+    /// Writes down what a batch states; the store has taken it.
+    fn keep(&self, batch: &Batch<'_>, appended: &Appended) {
+        let Some(first) = batch.accounts.first() else { return };
+        let mut sources: HashMap<SourceRef, Arc<Opened>> = HashMap::new();
+        for account in batch.accounts {
+            if let std::collections::hash_map::Entry::Vacant(free) = sources.entry(account.source())
+                && let Some(opened) = self.opened(account.source())
+            {
+                // Marks it as one with accounts.
+                drop(self.accounts(&opened));
+                free.insert(opened);
+            }
+        }
+        // All sources of a batch belong to one tenant.
+        let Some(accounts) = sources.get(&first.source()).and_then(|opened| self.accounts(opened)) else {
+            return;
+        };
+        let lost = cells_lost(batch, appended);
+        let now_ms = self.ledger.clock.now_ms();
+        let mut late = Vec::new();
+        accounts.tell(appended.position.0, now_ms, |telling| {
+            let mut rows = Rows { batch, next: 0 };
+            for account in batch.accounts {
+                let Some(opened) = sources.get(&account.source()) else { continue };
+                let (id, labels) = (opened.desc.id, &opened.desc.labels);
+                match *account {
+                    Account::Begin { at_ms, schedule, .. } => {
+                        let interval = schedule.interval_ms.clamp(1, 1 << 40);
+                        let said = Said::Begin(interval, schedule.offset_ms.rem_euclid(interval));
+                        telling.said(id, labels, at_ms, said);
+                    }
+                    Account::End { at_ms, reason, .. } => telling.said(id, labels, at_ms, Said::End(reason)),
+                    Account::Tick { source, tick_ms, outcome } => {
+                        if telling.is_counted(id, tick_ms) {
+                            late.push(id);
+                        }
+                        let refused = lost.get(&(source, tick_ms)).copied();
+                        let fact = fact(outcome, refused);
+                        if appended.repeated {
+                            telling.tick_if_unknown(id, labels, tick_ms, fact);
+                        } else {
+                            telling.tick(id, labels, tick_ms, fact, rows.lateness(source, tick_ms));
+                        }
+                    }
+                }
+            }
+        });
+        for id in late {
+            self.ledger.count_late(id, &accounts);
+        }
+    }
+
+    /// Counts rows that nobody has a schedule for.
+    fn count_pushed(&self, batch: &Batch<'_>, appended: &Appended) {
+        let now_ms = self.ledger.clock.now_ms();
+        let mut last: Option<(SourceRef, Arc<Opened>)> = None;
+        for row in batch.rows {
+            if last.as_ref().is_none_or(|(source, _)| *source != row.source) {
+                last = self.opened(row.source).map(|opened| (row.source, opened));
+            }
+            if let Some((_, opened)) = &last
+                && opened.accounts.get().is_none()
+            {
+                self.sums(opened).received(1, now_ms);
+            }
+        }
+        let mut refused: BTreeMap<usize, u64> = BTreeMap::new();
+        for rejection in &appended.rejected {
+            *refused.entry(rejection.row).or_default() += 1;
+        }
+        for (row, cells) in refused {
+            let Some(row) = batch.rows.get(row) else { continue };
+            if let Some(opened) = self.opened(row.source).filter(|opened| opened.accounts.get().is_none()) {
+                let all = (row.series.len() + row.histograms.len()) as u64;
+                self.sums(&opened).refused(cells, cells >= all);
+            }
+        }
+    }
+
+    fn sums<'a>(&self, opened: &'a Opened) -> &'a Sums {
+        let desc = &opened.desc;
+        opened.pushed.get_or_init(|| {
+            let label = |name: &str| desc.labels.get(name).unwrap_or_default();
+            self.ledger.pushed.of(&desc.tenant, label(self.ledger.cluster_label()), label("job"))
+        })
+    }
+}
+
+impl Appender for LedgerAppender {
+    fn open_source(&self, source: &SourceDesc) -> Result<SourceRef, StoreError> {
+        let reference = self.store.open_source(source)?;
+        let known = self.sources.read().contains_key(&reference);
+        if !known {
+            let opened = Opened { desc: source.clone(), accounts: OnceLock::new(), pushed: OnceLock::new() };
+            self.sources.write().entry(reference).or_insert_with(|| Arc::new(opened));
+        }
+        Ok(reference)
+    }
+
+    fn resolve(&self, source: SourceRef, labels: &[Labels]) -> Result<Vec<Option<SeriesRef>>, StoreError> {
+        self.store.resolve(source, labels)
+    }
+
+    fn append(&self, batch: &Batch<'_>) -> Result<Appended, StoreError> {
+        let appended = self.store.append(batch)?;
+        if batch.accounts.is_empty() {
+            self.count_pushed(batch, &appended);
+        } else {
+            self.keep(batch, &appended);
+        }
+        Ok(appended)
+    }
+
+    fn wait_durable(&self, position: CommitPosition) -> Result<(), StoreError> {
+        self.store.wait_durable(position)?;
+        self.ledger.sync(position)
+    }
+}
+
+/// Cells that the store refused, by source and tick, with the reason of the last one.
+fn cells_lost(batch: &Batch<'_>, appended: &Appended) -> HashMap<(SourceRef, i64), (u32, RejectReason)> {
+    let mut lost = HashMap::new();
+    let cells: usize = batch.rows.iter().map(|row| row.series.len() + row.histograms.len()).sum();
+    // What was rejected beside cells are exemplars.
+    if appended.rejected.is_empty() || appended.samples + appended.histograms >= cells {
+        return lost;
+    }
+    let mut ticks: BTreeMap<(SourceRef, i64), ()> = BTreeMap::new();
+    for account in batch.accounts {
+        if let Account::Tick { source, tick_ms, .. } = account {
+            ticks.insert((*source, *tick_ms), ());
+        }
+    }
+    for rejection in &appended.rejected {
+        let Some(row) = batch.rows.get(rejection.row) else { continue };
+        let place = row.series.iter().position(|series| *series == rejection.series);
+        // An end that comes too late to be taken is no loss.
+        if place.and_then(|at| row.values.get(at)).is_some_and(|value| is_stale(*value)) {
+            continue;
+        }
+        let until = (row.source, row.timestamp_ms.saturating_add(EARLY_MS));
+        let tick = ticks.range((row.source, i64::MIN)..=until).next_back();
+        if let Some((tick, ())) = tick {
+            let entry = lost.entry(*tick).or_insert((0, rejection.reason));
+            entry.0 += 1;
+        }
+    }
+    lost
+}
+
+fn fact(outcome: Outcome, refused: Option<(u32, RejectReason)>) -> Fact {
+    match outcome {
+        Outcome::Scraped { samples, exposed } => {
+            let (refused, loss) = refused.map_or((0, Loss::Limit), |(cells, why)| (cells, Loss::of(why)));
+            Fact::scraped(samples, exposed, refused, loss)
+        }
+        Outcome::Failed(failure) => Fact::Failed(failure),
+        Outcome::Skipped => Fact::Skipped,
+    }
+}
+
+/// The rows of a batch, which stand in the order of its accounts.
+struct Rows<'a> {
+    batch: &'a Batch<'a>,
+    next: usize,
+}
+
+impl Rows<'_> {
+    /// How much later than its tick the row begins; 0 where no row is near.
+    fn lateness(&mut self, source: SourceRef, tick_ms: i64) -> u32 {
+        const AHEAD: usize = 8;
+        let rows = self.batch.rows.iter().enumerate().skip(self.next).take(AHEAD);
+        let near = |late: i64| (-EARLY_MS..LATE_MS_MAX).contains(&late);
+        let mut found = rows.filter(|(_, row)| row.source == source && near(row.timestamp_ms - tick_ms));
+        let Some((at, row)) = found.next() else { return 0 };
+        self.next = at;
+        u32::try_from(row.timestamp_ms - tick_ms).unwrap_or(0)
+    }
+}
+
+impl Telling<'_> {
+    /// Whether the counters have gone on over the tick without knowing of it.
+    fn is_counted(&self, id: model::SourceId, tick_ms: i64) -> bool {
+        let source = self.inner().by_id(id);
+        source.is_some_and(|source| tick_ms < source.counted_ms && !source.runs.contains(tick_ms))
+    }
+}

@@ -1,0 +1,112 @@
+//! What the ledger tells of itself: by cluster and job, never by source.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::fact::Verdict;
+use crate::fleet::vanished;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Place {
+    cluster: String,
+    ledger_job: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cause {
+    cluster: String,
+    ledger_job: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cluster {
+    cluster: String,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    expected: Family<Place, Counter>,
+    stored: Family<Place, Counter>,
+    missing: Family<Cause, Counter>,
+    unknown: Family<Place, Counter>,
+    late: Family<Place, Counter>,
+    cells_lost: Family<Place, Counter>,
+    cluster_up: Family<Cluster, Gauge>,
+    clusters: Mutex<BTreeSet<String>>,
+}
+
+/// The counters of one job.
+pub(crate) struct Counters<'a> {
+    place: Place,
+    metrics: &'a Metrics,
+    pub(crate) late: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let ledger = registry.sub_registry_with_prefix("marigraph_ledger");
+        ledger.register(
+            "rows_expected",
+            "Ticks at which a row was due, two intervals ago or earlier",
+            self.expected.clone(),
+        );
+        ledger.register("rows_stored", "Rows stored by then", self.stored.clone());
+        ledger.register(
+            "rows_missing",
+            "Rows known not to be stored by then, by reason",
+            self.missing.clone(),
+        );
+        ledger.register("rows_unknown", "Rows of which nobody knew by then", self.unknown.clone());
+        ledger.register("rows_late", "Rows told of after they had been counted", self.late.clone());
+        ledger.register("cells_lost", "Cells lost of rows that are stored", self.cells_lost.clone());
+        registry.register(
+            "marigraph_cluster_up",
+            "Whether one of the cluster's agents is there",
+            self.cluster_up.clone(),
+        );
+    }
+
+    pub(crate) fn of(&self, cluster: &str, job: &str) -> Counters<'_> {
+        let place = Place { cluster: cluster.to_owned(), ledger_job: job.to_owned() };
+        let late = self.late.get_or_create(&place).clone();
+        Counters { place, metrics: self, late }
+    }
+
+    /// Which clusters have an agent that is there.
+    pub(crate) fn clusters(&self, now: BTreeMap<String, bool>) {
+        let mut before = self.clusters.lock();
+        for cluster in vanished(&before, &now) {
+            self.cluster_up.remove(&Cluster { cluster });
+        }
+        *before = now.keys().cloned().collect();
+        for (cluster, up) in now {
+            self.cluster_up.get_or_create(&Cluster { cluster }).set(i64::from(up));
+        }
+    }
+}
+
+impl Counters<'_> {
+    pub(crate) fn count(&self, verdict: Verdict, rows: u64, cells_lost: u64) {
+        let (metrics, place) = (self.metrics, &self.place);
+        metrics.expected.get_or_create(place).inc_by(rows);
+        if cells_lost > 0 {
+            metrics.cells_lost.get_or_create(place).inc_by(cells_lost);
+        }
+        if verdict.is_stored() {
+            metrics.stored.get_or_create(place).inc_by(rows);
+        } else if verdict.is_unknown() {
+            metrics.unknown.get_or_create(place).inc_by(rows);
+        } else {
+            let Place { cluster, ledger_job } = place.clone();
+            let cause = Cause { cluster, ledger_job, reason: verdict.as_str() };
+            metrics.missing.get_or_create(&cause).inc_by(rows);
+        }
+    }
+}
