@@ -4,3 +4,4 @@ pub mod block;
 pub mod encoder;
 
 pub use encoder::{Encoder, EncoderConfig, EncoderMetrics, Prompt};
+pub mod write_out;
