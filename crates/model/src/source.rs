@@ -59,7 +59,7 @@ impl fmt::Display for TenantId {
 /// labels and URL (for pushes: tenant, door and the labels the series share).
 ///
 /// Source: decision 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceId(pub u128);
 
 impl SourceId {

@@ -28,6 +28,8 @@ impl TargetHealth {
 /// A target that is being scraped.
 #[derive(Debug, Clone, Default)]
 pub struct ActiveTarget {
+    /// The identity of its rows; also its name where it is asked for through a tunnel.
+    pub id: crate::SourceId,
     /// The scrape pool (the `job_name` of its configuration).
     pub scrape_pool: String,
     /// Labels before relabelling, `__meta_*` included.

@@ -14,6 +14,7 @@ mod error;
 mod oauth2;
 mod post;
 mod proxy;
+mod relay;
 mod tls;
 
 use std::sync::Arc;
@@ -30,9 +31,10 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use url::Url;
 
-pub use connect::{BoxedStream, Connecting, Connector, Stream, TcpConnector};
+pub use connect::{BoxedStream, Connecting, Connector, Reach, Stream, TcpConnector};
 pub use error::FetchError;
 pub use post::{Post, Posted};
+pub(crate) use relay::{Kept, Relay};
 pub use tls::TlsConfigs;
 
 use crate::config::{Auth, HttpClientConfig, Source};
@@ -156,8 +158,8 @@ impl HttpClient {
     }
 
     /// Opens a connection to `to`, through the proxy where there is one; `wide` gives it a large buffer.
-    async fn open(&self, to: &Authority, wide: bool) -> Result<Open, FetchError> {
-        let stream = self.stream(to).await?;
+    async fn open(&self, to: &Authority, wide: bool, reach: Reach) -> Result<Open, FetchError> {
+        let stream = self.stream(to, reach).await?;
         let (stream, http2) = if to.tls {
             let config =
                 self.tls.get(&self.config.tls, self.config.enable_http2).map_err(FetchError::Setup)?;
@@ -185,11 +187,13 @@ impl HttpClient {
     }
 
     /// A byte stream to `to`, or to the proxy that forwards to it.
-    async fn stream(&self, to: &Authority) -> Result<BoxedStream, FetchError> {
+    async fn stream(&self, to: &Authority, reach: Reach) -> Result<BoxedStream, FetchError> {
         let Some(proxy) = self.proxy.of(to.tls, &to.host, to.port) else {
-            return self.dial(&to.host, to.port).await;
+            return self.dial(&to.host, to.port, reach).await;
         };
-        let stream = self.dial(&proxy.host, proxy.port).await?;
+        // The proxy resolves names; what is no name is seen here.
+        reach.check_literal(&to.host).map_err(|e| FetchError::connect(&to.host, to.port, e))?;
+        let stream = self.dial(&proxy.host, proxy.port, Reach::Anywhere).await?;
         let failed = |e| FetchError::connect(&proxy.host, proxy.port, e);
         let stream = if proxy.tls {
             let config = self.tls.get(&self.config.tls, false).map_err(FetchError::Setup)?;
@@ -204,8 +208,8 @@ impl HttpClient {
         connect::tunnel(stream, &to.host, to.port, &headers).await.map_err(failed)
     }
 
-    async fn dial(&self, host: &str, port: u16) -> Result<BoxedStream, FetchError> {
-        self.connector.connect(host, port).await.map_err(|e| FetchError::connect(host, port, e))
+    async fn dial(&self, host: &str, port: u16, reach: Reach) -> Result<BoxedStream, FetchError> {
+        self.connector.connect(host, port, reach).await.map_err(|e| FetchError::connect(host, port, e))
     }
 
     fn request(
@@ -397,7 +401,7 @@ impl Slot {
     ) -> Result<http::Response<Incoming>, FetchError> {
         let open = match &mut self.open {
             Some(open) => open,
-            empty => empty.insert(client.open(to, self.wide || !fetch.keep_alive).await?),
+            empty => empty.insert(client.open(to, self.wide || !fetch.keep_alive, Reach::Anywhere).await?),
         };
         let http2 = open.sender.is_http2();
         let headers = client.headers(fetch, same_host, http2).await?;

@@ -21,12 +21,14 @@ mod failures;
 mod manager;
 mod metrics;
 mod pool;
+mod relay;
 mod schedule;
 mod scraper;
 mod shared;
 mod target;
 
 pub use manager::{ApplyError, Manager, ManagerParts};
+pub use relay::RelayError;
 
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::{HeaderMap, Response};
+use hyper::body::Incoming;
 use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
-use model::{Labels, TargetGroup, TenantId};
+use model::{Labels, SourceId, TargetGroup, TenantId};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use stdx::clock::Clock;
@@ -18,6 +21,7 @@ use crate::config::{HttpClientConfig, ScrapeConfig};
 use crate::failures::FailureLogs;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::relay::RelayError;
 use crate::schedule::SteadyClock;
 use crate::shared::{Shared, Spares};
 use crate::target::Owner;
@@ -170,6 +174,24 @@ impl Manager {
         let mut metadata = Vec::new();
         self.pools.lock().values().for_each(|pool| pool.metadata(metric, &mut metadata));
         metadata
+    }
+
+    /// Asks target `id` for somebody else, with the credentials, TLS and proxy of its job: only targets
+    /// that are scraped can be asked, at the very URL that is scraped. The answer is passed on as it
+    /// comes, packed as the target packed it, and is in no way scraped by it.
+    ///
+    /// Of `headers` those go along that negotiate the answer's form and announce the asker's patience.
+    ///
+    /// # Errors
+    /// See [`RelayError`].
+    pub async fn relay(
+        &self,
+        id: SourceId,
+        headers: &HeaderMap,
+        timeout: Duration,
+    ) -> Result<Response<Incoming>, RelayError> {
+        let relayed = self.pools.lock().values().find_map(|pool| pool.relayed(id));
+        relayed.ok_or(RelayError::UnknownTarget(id))?.get(headers, timeout).await
     }
 
     /// Stops all scraping and waits until nobody appends any more. Writes no staleness markers:

@@ -10,9 +10,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::client::HttpClient;
+use crate::client::{HttpClient, Kept};
 use crate::config::ScrapeConfig;
 use crate::metrics::Job;
+use crate::relay::Relayed;
 use crate::schedule::Schedule;
 use crate::scraper::{Scraper, Work};
 use crate::shared::{Shared, Status};
@@ -35,6 +36,8 @@ pub(crate) struct Pool {
 struct Running {
     target: Arc<Target>,
     status: Arc<Status>,
+    /// A connection that requests of others have left open.
+    kept: Arc<Kept>,
     order: watch::Sender<Order>,
     task: JoinHandle<Handed>,
 }
@@ -186,7 +189,7 @@ impl Pool {
             let scraper = Scraper::new(work, &handed.live);
             Loop::new(scraper, handed).run(orders).await
         });
-        Running { target, status, order, task }
+        Running { target, status, kept: Arc::default(), order, task }
     }
 
     /// All targets are gone: the job is no longer configured.
@@ -204,6 +207,7 @@ impl Pool {
         out.extend(self.targets.values().map(|running| {
             let (target, status) = (&running.target, running.status.get());
             ActiveTarget {
+                id: target.id,
                 scrape_pool: self.config.job_name.clone(),
                 discovered_labels: target.discovered.clone(),
                 labels: target.labels.clone(),
@@ -217,6 +221,13 @@ impl Pool {
             }
         }));
         out[first..].sort_by(|a, b| a.labels.cmp(&b.labels).then_with(|| a.scrape_url.cmp(&b.scrape_url)));
+    }
+
+    /// What it takes to ask target `id` for somebody else.
+    pub(crate) fn relayed(&self, id: SourceId) -> Option<Relayed> {
+        let running = self.targets.get(&id)?;
+        let (client, target) = (Arc::clone(&self.client), Arc::clone(&running.target));
+        Some(Relayed { client, target, kept: Arc::clone(&running.kept) })
     }
 
     pub(crate) fn dropped(&self) -> &[DroppedTarget] {

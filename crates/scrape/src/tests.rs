@@ -22,12 +22,13 @@ use storage::memory::MemoryStore;
 use storage::{Appender, Queryable, Select};
 use tokio::time::Instant;
 
-use crate::client::{BoxedStream, Connecting, Connector};
+use crate::client::{BoxedStream, Connecting, Connector, Reach};
 use crate::config::{ByteSize, HttpClientText, RelabelText, ScrapeConfig, ScrapeConfigText, ScrapeDefaults};
 use crate::{Manager, ManagerParts};
 
 mod accounts;
 mod histograms;
+mod relay;
 
 /// When every test begins, milliseconds.
 const START_MS: i64 = 1_000_000_000_000;
@@ -104,8 +105,11 @@ impl Network {
 }
 
 impl Connector for Network {
-    fn connect<'a>(&'a self, host: &'a str, port: u16) -> Connecting<'a> {
+    fn connect<'a>(&'a self, host: &'a str, port: u16, reach: Reach) -> Connecting<'a> {
         Box::pin(async move {
+            if let Ok(address) = host.parse() {
+                reach.check(address)?;
+            }
             let at = format!("{host}:{port}");
             if !self.answers.lock().contains_key(&at) {
                 return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused"));

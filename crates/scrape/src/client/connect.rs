@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -28,10 +29,48 @@ pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<BoxedStream>> +
 
 /// Opens byte streams: over TCP, or through a tunnel, or into a test.
 pub trait Connector: Send + Sync + 'static {
-    /// Connects to `port` of `host`, a name or an IP address (IPv6 without brackets). Dropped when the
-    /// deadline has passed.
-    fn connect<'a>(&'a self, host: &'a str, port: u16) -> Connecting<'a>;
+    /// Connects to `port` of `host`, a name or an IP address (IPv6 without brackets), as far as `reach`
+    /// allows. Dropped when the deadline has passed.
+    fn connect<'a>(&'a self, host: &'a str, port: u16, reach: Reach) -> Connecting<'a>;
 }
+
+/// Where a connection may lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Wherever the configuration says.
+    Anywhere,
+    /// Not to link-local addresses, where clouds hand out credentials: for requests of others. Looked
+    /// at after names have been resolved.
+    BeyondTheLink,
+}
+
+impl Reach {
+    /// Whether a connection may lead to `address`.
+    ///
+    /// # Errors
+    /// `PermissionDenied`, naming the address.
+    pub fn check(self, address: IpAddr) -> io::Result<()> {
+        let address = address.to_canonical();
+        let link_local = match address {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            // The metadata service of one cloud has a unique local address.
+            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6 == METADATA_V6,
+        };
+        if self == Reach::Anywhere || !link_local {
+            return Ok(());
+        }
+        let what = format!("{address} is a link-local address, which nobody may ask for from afar");
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+    }
+
+    /// As [`Reach::check`], where `host` is an address and no name.
+    pub(super) fn check_literal(self, host: &str) -> io::Result<()> {
+        host.parse().map_or(Ok(()), |address| self.check(address))
+    }
+}
+
+/// Source: Amazon EC2 user guide, instance metadata over IPv6.
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 impl fmt::Debug for dyn Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,11 +83,21 @@ impl fmt::Debug for dyn Connector {
 pub struct TcpConnector;
 
 impl Connector for TcpConnector {
-    fn connect<'a>(&'a self, host: &'a str, port: u16) -> Connecting<'a> {
+    fn connect<'a>(&'a self, host: &'a str, port: u16, reach: Reach) -> Connecting<'a> {
         Box::pin(async move {
-            let stream = TcpStream::connect((host, port)).await?;
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as BoxedStream)
+            // What has been checked is what is dialled: a name is resolved once.
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for address in tokio::net::lookup_host((host, port)).await? {
+                reach.check(address.ip())?;
+                match TcpStream::connect(address).await {
+                    Ok(stream) => {
+                        stream.set_nodelay(true)?;
+                        return Ok(Box::new(stream) as BoxedStream);
+                    }
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
         })
     }
 }

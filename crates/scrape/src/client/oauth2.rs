@@ -19,7 +19,9 @@ use tokio::time::Instant;
 use url::Url;
 use url::form_urlencoded::{self, byte_serialize};
 
-use super::{Connector, FetchError, HttpClient, TlsConfigs, USER_AGENT, authority, body, secret, value};
+use super::{
+    Connector, FetchError, HttpClient, Reach, TlsConfigs, USER_AGENT, authority, body, secret, value,
+};
 use crate::config::{HttpClientConfig, OAuth2Config, Secret};
 
 /// How long before its end a token counts as expired.
@@ -174,7 +176,7 @@ impl HttpClient {
         headers: HeaderMap,
         form: String,
     ) -> Result<(StatusCode, Vec<u8>), FetchError> {
-        let mut open = self.open(&authority(url)?, true).await?;
+        let mut open = self.open(&authority(url)?, true, Reach::Anywhere).await?;
         let mut headers = headers;
         if !open.sender.is_http2() {
             headers.insert(header::CONNECTION, value("close")?);

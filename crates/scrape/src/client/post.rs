@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use url::Url;
 
-use super::{Authority, FetchError, HttpClient, Slot, USER_AGENT, authority, text_header, value};
+use super::{Authority, FetchError, HttpClient, Reach, Slot, USER_AGENT, authority, text_header, value};
 
 /// Bytes of an answer that are read: it says what was wrong, and the connection can be kept.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -82,7 +82,7 @@ impl Slot {
     ) -> Result<Posted, FetchError> {
         let open = match &mut self.open {
             Some(open) => open,
-            empty => empty.insert(client.open(to, true).await?),
+            empty => empty.insert(client.open(to, true, Reach::Anywhere).await?),
         };
         let http2 = open.sender.is_http2();
         let headers = client.post_headers(post).await?;

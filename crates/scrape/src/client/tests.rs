@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
-use super::{BoxedStream, Connecting, Connector, Fetch, HttpClient, Slot, TcpConnector, TlsConfigs};
+use super::{BoxedStream, Connecting, Connector, Fetch, HttpClient, Reach, Slot, TcpConnector, TlsConfigs};
 use crate::config::{Auth, HttpClientConfig, HttpClientText, Source, TlsText};
 
 /// One TLS server behind any name, perhaps with a proxy before it.
@@ -91,7 +91,7 @@ impl Server {
 }
 
 impl Connector for Server {
-    fn connect<'a>(&'a self, host: &'a str, port: u16) -> Connecting<'a> {
+    fn connect<'a>(&'a self, host: &'a str, port: u16, _reach: Reach) -> Connecting<'a> {
         Box::pin(async move {
             self.log.lock().push(format!("dial {host}:{port}"));
             let (ours, theirs) = tokio::io::duplex(64 << 10);

@@ -69,7 +69,7 @@ impl Servers {
 }
 
 impl Connector for Servers {
-    fn connect<'a>(&'a self, host: &'a str, _port: u16) -> Connecting<'a> {
+    fn connect<'a>(&'a self, host: &'a str, _port: u16, _reach: Reach) -> Connecting<'a> {
         Box::pin(async move {
             let (ours, theirs) = tokio::io::duplex(64 << 10);
             let (servers, at) = (self.clone(), host.to_owned());

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use url::Url;
 
-use super::{Post, Posted};
+use super::{Post, Posted, Reach};
 use crate::client::{BoxedStream, Connecting, Connector, FetchError, HttpClient, Slot, TlsConfigs};
 use crate::config::{Auth, HttpClientConfig, Secret, Source};
 
@@ -43,7 +43,7 @@ impl Server {
 }
 
 impl Connector for Server {
-    fn connect<'a>(&'a self, _: &'a str, _: u16) -> Connecting<'a> {
+    fn connect<'a>(&'a self, _: &'a str, _: u16, _: Reach) -> Connecting<'a> {
         Box::pin(async move {
             *self.dials.lock() += 1;
             let (ours, theirs) = tokio::io::duplex(64 << 10);
