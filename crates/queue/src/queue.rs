@@ -282,6 +282,10 @@ impl Queue {
     /// be written.
     pub fn reader(&self, name: &str, start: Start) -> Result<Reader, QueueError> {
         check_name(name)?;
+        if start == Start::Now {
+            // A power cut may not bring back what "now" leaves behind.
+            self.0.forget_removed()?;
+        }
         let new = {
             let mut state = self.0.state();
             match state.readers.get_mut(name) {

@@ -234,7 +234,7 @@ impl Shared {
 
     /// Once it is durable that segments are gone, cursors need not know their incarnations any more. Before
     /// that they must: a power cut may bring the files back.
-    fn forget_removed(&self) -> Result<(), QueueError> {
+    pub(crate) fn forget_removed(&self) -> Result<(), QueueError> {
         if !std::mem::take(&mut self.state().removed_unsynced) {
             return Ok(());
         }

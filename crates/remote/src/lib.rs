@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod encoder;
+pub mod ship;
+pub mod write_out;
 
 pub use encoder::{Encoder, EncoderConfig, EncoderMetrics, Prompt};
-pub mod write_out;
