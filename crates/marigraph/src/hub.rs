@@ -83,6 +83,7 @@ impl Hub {
         let retention = Retention::of(&args, &config.storage);
         let store = Arc::new(open_store(&args, &retention, &config.storage).await?);
         let mut registry = Registry::default();
+        front.register_metrics(&mut registry);
         store.register_metrics(&mut registry);
         let receive_metrics = ReceiveMetrics::default();
         receive_metrics.register(&mut registry);
