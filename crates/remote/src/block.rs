@@ -16,7 +16,7 @@
 use crate::block::bytes::{Cursor, put_varint, put_zigzag};
 
 mod bases;
-mod bytes;
+pub(crate) mod bytes;
 mod decoder;
 mod dictionary;
 mod histograms;
@@ -37,6 +37,8 @@ const MAGIC: [u8; 4] = *b"MGRB";
 /// A reader refuses blocks of a larger major version.
 const MAJOR: u8 = 1;
 const MINOR: u8 = 0;
+/// Tag of the header's field for the cluster.
+const CLUSTER: u8 = 1;
 /// Most bytes of a block as it travels.
 pub const BLOCK_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of a dictionary's additions or a body, unpacked.
@@ -111,6 +113,7 @@ impl Header {
 #[derive(Debug, Clone, Copy)]
 pub struct Block<'a> {
     header: Header,
+    cluster: Option<&'a str>,
     dictionary: Packed<'a>,
     body: Packed<'a>,
 }
@@ -147,7 +150,7 @@ impl<'a> Block<'a> {
         let header = read_header(&mut fields)?;
         let (dictionary, body) = (fields.varint()?, fields.varint()?);
         let (dictionary_unpacked, body_unpacked) = (fields.varint()?, fields.varint()?);
-        read_options(&mut fields)?;
+        let cluster = read_options(&mut fields)?;
         let mut packed = |len: u64, unpacked: u64| {
             if unpacked > UNPACKED_BYTES_MAX as u64 {
                 return Err(BlockError::Malformed("it unpacks to too much"));
@@ -160,12 +163,17 @@ impl<'a> Block<'a> {
         if !cursor.is_empty() {
             return Err(BlockError::Malformed("bytes follow its end"));
         }
-        Ok(Block { header, dictionary, body })
+        Ok(Block { header, cluster, dictionary, body })
     }
 
     /// What the header says.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The cluster under whose name the rows were queued, where the block says so.
+    pub fn cluster(&self) -> Option<&'a str> {
+        self.cluster
     }
 
     /// The additions to the dictionary, still packed; empty when there are none. Together with
@@ -193,20 +201,26 @@ fn read_header(fields: &mut Cursor<'_>) -> Result<Header, BlockError> {
     Ok(Header { index, back, dictionary, first_batch, batches, rows, samples, oldest_ms, newest_ms })
 }
 
-/// Fields that later minor versions may add: those with a tag from 128 on may be skipped.
-fn read_options(fields: &mut Cursor<'_>) -> Result<(), BlockError> {
+/// Reads the optional fields, and gives the cluster. Later minor versions may add others: those with a tag from
+/// 128 on may be skipped.
+fn read_options<'a>(fields: &mut Cursor<'a>) -> Result<Option<&'a str>, BlockError> {
+    let mut cluster = None;
     while !fields.is_empty() {
-        let tag = fields.byte()?;
-        fields.bytes()?;
-        if tag < 128 {
-            return Err(BlockError::Malformed("its header has a field that this program does not know"));
+        match fields.byte()? {
+            CLUSTER => cluster = Some(fields.text()?),
+            tag => {
+                fields.bytes()?;
+                if tag < 128 {
+                    return Err(BlockError::Malformed("its header has a field that is not known here"));
+                }
+            }
         }
     }
-    Ok(())
+    Ok(cluster)
 }
 
 /// Puts a block together from its packed parts.
-fn seal(header: &Header, dictionary: (&[u8], usize), body: (&[u8], usize)) -> Vec<u8> {
+fn seal(header: &Header, cluster: &str, dictionary: (&[u8], usize), body: (&[u8], usize)) -> Vec<u8> {
     let mut fields = Vec::with_capacity(64);
     for number in [header.index, header.back, header.index - header.dictionary] {
         put_varint(&mut fields, u64::from(number));
@@ -219,6 +233,10 @@ fn seal(header: &Header, dictionary: (&[u8], usize), body: (&[u8], usize)) -> Ve
     put_varint(&mut fields, header.newest_ms.wrapping_sub(header.oldest_ms) as u64);
     for number in [dictionary.0.len(), body.0.len(), dictionary.1, body.1] {
         put_varint(&mut fields, number as u64);
+    }
+    if !cluster.is_empty() {
+        fields.push(CLUSTER);
+        bytes::put_text(&mut fields, cluster);
     }
     let mut out = Vec::with_capacity(16 + fields.len() + dictionary.0.len() + body.0.len());
     out.extend_from_slice(&MAGIC);

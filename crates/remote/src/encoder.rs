@@ -52,8 +52,11 @@ const TICK: Duration = Duration::from_millis(200);
 const LOST_MAX: usize = 1000;
 
 /// Bounds of an encoder.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct EncoderConfig {
+    /// Whose cluster it is, as the agent's certificate says; a hub refuses what was queued under
+    /// another name than the one that brings it. Empty: not said.
+    pub cluster: String,
     /// Most series in all.
     pub series_max: usize,
     /// Most series of one source.
@@ -62,7 +65,7 @@ pub struct EncoderConfig {
 
 impl Default for EncoderConfig {
     fn default() -> EncoderConfig {
-        EncoderConfig { series_max: 10_000_000, source_series_max: 1_000_000 }
+        EncoderConfig { cluster: String::new(), series_max: 10_000_000, source_series_max: 1_000_000 }
     }
 }
 
@@ -116,7 +119,7 @@ impl Encoder {
     ) -> Arc<Encoder> {
         let now_ms = clock.now_ms();
         let inner = Inner {
-            block: BlockWriter::new(),
+            block: BlockWriter::new(&config.cluster),
             symbols: Symbols::default(),
             sources: Vec::new(),
             by_id: HashMap::new(),

@@ -2,7 +2,9 @@
 
 pub mod block;
 pub mod encoder;
+pub mod intake;
 pub mod ship;
 pub mod write_out;
 
 pub use encoder::{Encoder, EncoderConfig, EncoderMetrics, Prompt};
+pub use intake::{IntakeConfig, IntakeMetrics, OnLost, StoreIntake};

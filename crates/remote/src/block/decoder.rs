@@ -124,6 +124,12 @@ impl Decoder {
         self.learned
     }
 
+    /// The rows of the blocks from the first up to before the second have been read, without a gap;
+    /// `None` when reading has not begun.
+    pub fn position(&self) -> Option<(u32, u32)> {
+        (self.read.0 != self.read.1).then_some(self.read)
+    }
+
     /// Takes in the additions of block `index`, as [`Block::packed_dictionary`] gave them: the next
     /// one, or a later one if those between have none.
     ///

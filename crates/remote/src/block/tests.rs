@@ -85,7 +85,7 @@ impl Segment {
         let sources = (0..sources).map(|at| source(at, &mut symbols)).collect();
         Segment {
             symbols,
-            writer: BlockWriter::new(),
+            writer: BlockWriter::new("harbour"),
             sources,
             wanted: Vec::new(),
             blocks: Vec::new(),
@@ -326,7 +326,7 @@ proptest! {
     fn foreign_bodies_are_read_or_refused(dictionary: Vec<u8>, body: Vec<u8>, batches in 0u32..3, rows in 0u32..5) {
         let header = Header { batches, rows, samples: 5, ..Header::default() };
         let packed = |bytes: &[u8]| zstd::bulk::compress(bytes, 1).unwrap();
-        let block = seal(&header, (&packed(&dictionary), dictionary.len()), (&packed(&body), body.len()));
+        let block = seal(&header, "", (&packed(&dictionary), dictionary.len()), (&packed(&body), body.len()));
         _ = Decoder::new().read(&Block::parse(&block).unwrap(), &mut Heard::default());
     }
 }

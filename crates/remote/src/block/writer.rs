@@ -206,6 +206,8 @@ fn walk_entry(cursor: &mut Cursor<'_>, mut symbol: impl FnMut(u32)) -> Option<(u
 
 /// Writes one block at a time.
 pub(crate) struct BlockWriter {
+    /// Under whose name the rows are queued; may be empty.
+    cluster: String,
     /// Counts segments from 1.
     segment: u64,
     index: u32,
@@ -255,8 +257,9 @@ impl std::fmt::Debug for BlockWriter {
 }
 
 impl BlockWriter {
-    pub(crate) fn new() -> BlockWriter {
+    pub(crate) fn new(cluster: &str) -> BlockWriter {
         BlockWriter {
+            cluster: cluster.to_owned(),
             segment: NO_SEGMENT + 1,
             index: 0,
             dictionary_end: 0,
@@ -472,7 +475,8 @@ impl BlockWriter {
         let dictionary = open.dictionary();
         let packed = if dictionary.is_empty() { Vec::new() } else { compressor.compress(&dictionary)? };
         let body = open.body();
-        let block = seal(&header, (&packed, dictionary.len()), (&compressor.compress(&body)?, body.len()));
+        let body = (&compressor.compress(&body)?[..], body.len());
+        let block = seal(&header, &self.cluster, (&packed, dictionary.len()), body);
         if !packed.is_empty() {
             self.dictionary_end = self.index;
         }

@@ -182,7 +182,9 @@ impl Source {
             if row.timestamp_ms < self.newest_rejecting_ms {
                 return reject_all(at, row, RejectReason::OutOfOrder, to.done);
             }
-            self.newest_rejecting_ms = row.timestamp_ms;
+            if !row.series.is_empty() || !row.histograms.is_empty() {
+                self.newest_rejecting_ms = row.timestamp_ms;
+            }
         }
         let found = self.columns_of(at, row, to.room, to.done);
         let histograms = self.histograms_of(at, row, to.done);
@@ -204,7 +206,8 @@ impl Source {
         if let Found::Shape(shape) = found
             && is_plain
             && policy.conflict == Conflict::Refuse
-            && self.is_repeat(shape, row, &to.room.starts)
+            && to.room.starts.is_empty()
+            && self.is_repeat(shape, row)
         {
             to.metrics.repeated_rows.inc();
             return;
@@ -295,7 +298,7 @@ impl Source {
             at += run.len as usize;
             let first = u64::from(self.number) << 40 | u64::from(run.first) << 16;
             let wanted = self.generations[run.range()].iter().enumerate();
-            let wanted = wanted.map(|(i, generation)| first + ((i as u64) << 16) | u64::from(*generation));
+            let wanted = wanted.map(|(i, generation)| (first + ((i as u64) << 16)) | u64::from(*generation));
             series.iter().map(|series| series.0).eq(wanted)
         })
     }
@@ -375,13 +378,11 @@ impl Source {
     }
 
     /// Whether the last row of this shape was the same, at the same time.
-    fn is_repeat(&self, shape: usize, row: &Row<'_>, starts: &[(u32, i64)]) -> bool {
+    fn is_repeat(&self, shape: usize, row: &Row<'_>) -> bool {
         let bases = &self.writer.bases;
         let shape = &bases.shapes[shape];
         let bits = shape.runs.iter().flat_map(|run| &bases.values[run.range()]);
-        shape.last_ms == row.timestamp_ms
-            && (starts.is_empty() || starts == bases.starts)
-            && row.values.iter().map(|value| value.to_bits()).eq(bits.copied())
+        shape.last_ms == row.timestamp_ms && row.values.iter().map(|value| value.to_bits()).eq(bits.copied())
     }
 
     /// Whether the row has to clear the source; counts it as one that follows the clear.

@@ -252,7 +252,7 @@ fn idle_series_are_forgotten_and_limits_hold() {
     let lines = bench.read(&mut Heard::default());
     assert_eq!(lines.iter().filter(|line| line.ends_with(" y")).count(), 3, "{lines:?}");
 
-    let config = EncoderConfig { series_max: 3, source_series_max: 2 };
+    let config = EncoderConfig { series_max: 3, source_series_max: 2, ..EncoderConfig::default() };
     let opened =
         queue::open(bench.disk.shared(), Path::new("/data/other"), bench.clock.clone(), Options::default())
             .expect("open");

@@ -90,7 +90,7 @@ fn figures_on_recorded_data() -> anyhow::Result<()> {
                 writer
             })
             .collect();
-        let mut writer = BlockWriter::new();
+        let mut writer = BlockWriter::new("harbour");
         let (mut encoding, mut sealing, mut bytes, mut raw, mut samples) =
             (Duration::ZERO, Duration::ZERO, 0, 0, 0);
         let mut dictionary = 0;

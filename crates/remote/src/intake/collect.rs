@@ -1,0 +1,237 @@
+//! The batches of a block, in terms of the store.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use model::{Exemplar, Histogram, Labels, Metadata, SourceId};
+use storage::{Account, Batch, BlockKey, MetadataEntry, Policy, Row, SeriesRef, SourceRef};
+
+use crate::block::{BlockError, DecodedRow, Definitions, Visit};
+
+/// Stands for a series that the store has refused.
+pub(super) const REFUSED: SeriesRef = SeriesRef(u64::MAX);
+
+/// A source of a segment, and its series at the store.
+#[derive(Debug)]
+pub(super) struct SourceMap {
+    pub(super) id: SourceId,
+    pub(super) labels: Labels,
+    pub(super) reference: Option<SourceRef>,
+    /// By column; [`REFUSED`] also where there is no column.
+    pub(super) series: Vec<SeriesRef>,
+    /// Some column has been refused.
+    pub(super) has_refused: bool,
+}
+
+/// What was in a block.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    batches: Vec<Collection>,
+    rows: Vec<CollectedRow>,
+    series: Vec<SeriesRef>,
+    values: Vec<f64>,
+    histograms: Vec<(SeriesRef, Histogram)>,
+    starts: Vec<(SeriesRef, i64)>,
+    exemplars: Vec<(SeriesRef, Exemplar)>,
+    metadata: Vec<(SourceRef, String, Metadata)>,
+    accounts: Vec<Account>,
+    /// Samples of series that the store had refused.
+    pub(super) refused: u64,
+}
+
+#[derive(Debug)]
+struct Collection {
+    number: u64,
+    policy: Policy,
+    rows: Range<usize>,
+    metadata: Range<usize>,
+    accounts: Range<usize>,
+}
+
+#[derive(Debug)]
+struct CollectedRow {
+    source: SourceRef,
+    timestamp_ms: i64,
+    floats: Range<usize>,
+    histograms: Range<usize>,
+    starts: Range<usize>,
+    exemplars: Range<usize>,
+}
+
+impl Collected {
+    /// How many batches there are.
+    pub(super) fn len(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Gives batch `at` to `append`; its key is `key` with the batch's number.
+    pub(super) fn with_batch<T>(&self, at: usize, key: BlockKey, append: impl FnOnce(&Batch<'_>) -> T) -> T {
+        let batch = &self.batches[at];
+        let rows: Vec<Row<'_>> = self.rows[batch.rows.clone()].iter().map(|row| self.row(row)).collect();
+        let metadata: Vec<MetadataEntry<'_>> = self.metadata[batch.metadata.clone()]
+            .iter()
+            .map(|(source, metric, metadata)| MetadataEntry { source: *source, metric, metadata })
+            .collect();
+        append(&Batch {
+            metadata: &metadata,
+            accounts: &self.accounts[batch.accounts.clone()],
+            key: Some(BlockKey { block: batch.number, ..key }),
+            ..Batch::rows(&rows, batch.policy)
+        })
+    }
+
+    /// Gives rows of batch `at` to `append` once more, under other names of series, without a key.
+    pub(super) fn with_rows_again<T>(
+        &mut self,
+        at: usize,
+        rows: &[usize],
+        renamed: &HashMap<SeriesRef, SeriesRef>,
+        append: impl FnOnce(&Batch<'_>) -> T,
+    ) -> T {
+        let first = self.batches[at].rows.start;
+        for row in rows {
+            let row = &self.rows[first + row];
+            let new = |series: &mut SeriesRef| {
+                if let Some(new) = renamed.get(series) {
+                    *series = *new;
+                }
+            };
+            self.series[row.floats.clone()].iter_mut().for_each(new);
+            self.histograms[row.histograms.clone()].iter_mut().for_each(|(series, _)| new(series));
+            self.starts[row.starts.clone()].iter_mut().for_each(|(series, _)| new(series));
+            self.exemplars[row.exemplars.clone()].iter_mut().for_each(|(series, _)| new(series));
+        }
+        let rows: Vec<Row<'_>> = rows.iter().map(|row| self.row(&self.rows[first + row])).collect();
+        append(&Batch::rows(&rows, self.batches[at].policy))
+    }
+
+    /// Rows in batch `at`.
+    pub(super) fn rows(&self, at: usize) -> usize {
+        self.batches[at].rows.len()
+    }
+
+    fn row<'a>(&'a self, row: &CollectedRow) -> Row<'a> {
+        Row {
+            source: row.source,
+            timestamp_ms: row.timestamp_ms,
+            series: &self.series[row.floats.clone()],
+            values: &self.values[row.floats.clone()],
+            histograms: &self.histograms[row.histograms.clone()],
+            start_timestamps: &self.starts[row.starts.clone()],
+            exemplars: &self.exemplars[row.exemplars.clone()],
+        }
+    }
+}
+
+/// Collects what a decoder says.
+#[derive(Debug)]
+pub(super) struct Collector<'a> {
+    pub(super) sources: &'a [SourceMap],
+    pub(super) out: &'a mut Collected,
+}
+
+impl Collector<'_> {
+    fn source_ref(&self, source: u32) -> SourceRef {
+        let known = self.sources.get(source as usize).and_then(|source| source.reference);
+        known.unwrap_or(SourceRef(u64::MAX))
+    }
+
+    fn floats(&mut self, row: &DecodedRow<'_>, source: &SourceMap) {
+        if !source.has_refused {
+            for columns in row.columns() {
+                let columns = columns.start as usize..columns.end as usize;
+                self.out.series.extend_from_slice(&source.series[columns]);
+            }
+            self.out.values.extend_from_slice(row.values);
+            return;
+        }
+        for (column, value) in row.columns().flatten().zip(row.values) {
+            match source.series[column as usize] {
+                REFUSED => self.out.refused += 1,
+                series => {
+                    self.out.series.push(series);
+                    self.out.values.push(*value);
+                }
+            }
+        }
+    }
+}
+
+/// Says what each of `list` is called at the store, without what the store has refused.
+fn named<'a, T: Clone>(
+    source: &'a SourceMap,
+    list: &'a [(u32, T)],
+) -> impl Iterator<Item = (SeriesRef, T)> + 'a {
+    list.iter().filter_map(|(column, what)| {
+        let series = *source.series.get(*column as usize)?;
+        (series != REFUSED).then(|| (series, what.clone()))
+    })
+}
+
+impl Definitions for Collector<'_> {
+    fn source(&mut self, _: u32, _: SourceId, _: &Labels) -> Result<(), BlockError> {
+        Err(BlockError::Malformed("its dictionary comes twice"))
+    }
+
+    fn column(&mut self, _: u32, _: u32, _: Labels) -> Result<(), BlockError> {
+        Err(BlockError::Malformed("its dictionary comes twice"))
+    }
+}
+
+impl Visit for Collector<'_> {
+    fn batch(&mut self, number: u64, policy: Policy) {
+        let out = &mut *self.out;
+        out.batches.push(Collection {
+            number,
+            policy,
+            rows: out.rows.len()..out.rows.len(),
+            metadata: out.metadata.len()..out.metadata.len(),
+            accounts: out.accounts.len()..out.accounts.len(),
+        });
+    }
+
+    fn row(&mut self, row: &DecodedRow<'_>) {
+        let sources = self.sources;
+        let Some(source) = sources.get(row.source as usize) else { return };
+        let out = &*self.out;
+        let starts_at = (out.series.len(), out.histograms.len(), out.starts.len(), out.exemplars.len());
+        self.floats(row, source);
+        let source_ref = self.source_ref(row.source);
+        let out = &mut *self.out;
+        out.histograms.extend(named(source, row.histograms));
+        out.starts.extend(named(source, row.starts));
+        out.exemplars.extend(named(source, row.exemplars));
+        out.rows.push(CollectedRow {
+            source: source_ref,
+            timestamp_ms: row.timestamp_ms,
+            floats: starts_at.0..out.series.len(),
+            histograms: starts_at.1..out.histograms.len(),
+            starts: starts_at.2..out.starts.len(),
+            exemplars: starts_at.3..out.exemplars.len(),
+        });
+        if let Some(batch) = out.batches.last_mut() {
+            batch.rows.end = out.rows.len();
+        }
+    }
+
+    fn metadata(&mut self, source: u32, metric: &str, metadata: Metadata) {
+        let source = self.source_ref(source);
+        self.out.metadata.push((source, metric.to_owned(), metadata));
+        if let Some(batch) = self.out.batches.last_mut() {
+            batch.metadata.end = self.out.metadata.len();
+        }
+    }
+
+    fn account(&mut self, account: Account) {
+        let new = self.source_ref(u32::try_from(account.source().0).unwrap_or(u32::MAX));
+        let account = match account {
+            Account::Begin { at_ms, schedule, .. } => Account::Begin { source: new, at_ms, schedule },
+            Account::Tick { tick_ms, outcome, .. } => Account::Tick { source: new, tick_ms, outcome },
+            Account::End { at_ms, reason, .. } => Account::End { source: new, at_ms, reason },
+        };
+        self.out.accounts.push(account);
+        if let Some(batch) = self.out.batches.last_mut() {
+            batch.accounts.end = self.out.accounts.len();
+        }
+    }
+}
