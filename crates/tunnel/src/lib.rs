@@ -8,6 +8,7 @@ mod coalesce;
 pub mod connect;
 pub mod dial;
 pub mod identity;
+pub mod policy;
 pub mod protocol;
 mod serve;
 

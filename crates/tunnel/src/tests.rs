@@ -2,4 +2,5 @@
 
 mod behaviour;
 mod hostile;
-mod kit;
+pub(crate) mod kit;
+mod simulation;

@@ -74,4 +74,40 @@ mod tests {
         assert!(backoff.lost(Duration::from_secs(60)) < AFTER_LOSS);
         assert!(backoff.failed() <= FIRST);
     }
+
+    /// A thousand agents of a hub that goes and comes back: when each is connected again, after it came
+    /// back. An attempt that is refused takes no time, one at a silent machine ten seconds.
+    fn returns(down: f64, attempt: f64) -> Vec<f64> {
+        let secs = |wait: Duration| wait.as_secs_f64();
+        let life = |seed| {
+            let mut backoff = Backoff::new(seed);
+            let mut at = secs(backoff.lost(Duration::from_secs(3600)));
+            // An attempt that is under way when the hub comes back gets through by its retransmissions.
+            while at + attempt < down {
+                at += attempt + secs(backoff.failed());
+            }
+            at.max(down) - down
+        };
+        (0..1000).map(life).collect()
+    }
+
+    #[test]
+    fn a_thousand_agents_come_back_in_time_and_spread() {
+        for (down, attempt, at_once_max) in [
+            (0.0, 0.0, 300),
+            (1.0, 0.0, 700),
+            (5.0, 0.0, 500),
+            (20.0, 0.0, 300),
+            (300.0, 0.0, 150),
+            (3600.0, 0.0, 150),
+        ] {
+            let returns = returns(down, attempt);
+            let latest = returns.iter().fold(0.0f64, |a, b| a.max(*b));
+            assert!(latest < 30.0 - 10.0, "down {down} s: the last after {latest} s");
+            let most = (0..30).map(|s| returns.iter().filter(|at| **at as usize == s).count()).max();
+            assert!(most < Some(at_once_max), "down {down} s: {most:?} of 1000 in a second");
+        }
+        let latest = returns(300.0, 10.0).into_iter().fold(0.0f64, f64::max);
+        assert!(latest < 20.0, "a silent machine: the last after {latest} s");
+    }
 }

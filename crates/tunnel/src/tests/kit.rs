@@ -31,13 +31,13 @@ use crate::protocol::{Body, TUNNEL_PATH, Timings};
 use crate::serve::Handler;
 
 /// A certificate authority.
-pub(super) struct Ca {
+pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
 }
 
 impl Ca {
-    pub(super) fn new() -> Ca {
+    pub(crate) fn new() -> Ca {
         _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -73,7 +73,7 @@ impl Ca {
     }
 
     /// TLS of a hub that wants certificates of this CA.
-    pub(super) fn hub(&self) -> Arc<ServerConfig> {
+    pub(crate) fn hub(&self) -> Arc<ServerConfig> {
         let verifier = WebPkiClientVerifier::builder(Arc::new(self.roots())).build().expect("a verifier");
         let (chain, key) = self.issue(None, false);
         let config = ServerConfig::builder().with_client_cert_verifier(verifier);
@@ -81,17 +81,17 @@ impl Ca {
     }
 
     /// TLS of an agent: `tenant/cluster/agent`.
-    pub(super) fn agent(&self, name: &str) -> Arc<ClientConfig> {
+    pub(crate) fn agent(&self, name: &str) -> Arc<ClientConfig> {
         self.client(name, false)
     }
 
     /// As [`Ca::agent`], with a certificate that ran out long ago.
-    pub(super) fn expired_agent(&self, name: &str) -> Arc<ClientConfig> {
+    pub(crate) fn expired_agent(&self, name: &str) -> Arc<ClientConfig> {
         self.client(name, true)
     }
 
     /// As [`Ca::agent`], and believes hubs of `trusted`.
-    pub(super) fn agent_that_trusts(&self, trusted: &Ca, name: &str) -> Arc<ClientConfig> {
+    pub(crate) fn agent_that_trusts(&self, trusted: &Ca, name: &str) -> Arc<ClientConfig> {
         let (chain, key) = self.issue(Some(name), false);
         let config = ClientConfig::builder().with_root_certificates(trusted.roots());
         Arc::new(config.with_client_auth_cert(chain, key).expect("a client configuration"))
@@ -105,16 +105,16 @@ impl Ca {
 }
 
 /// A hub that only does tunnels.
-pub(super) struct TestHub {
-    pub(super) agents: Agents,
-    pub(super) registry: Arc<Mutex<Registry>>,
+pub(crate) struct TestHub {
+    pub(crate) agents: Agents,
+    pub(crate) registry: Arc<Mutex<Registry>>,
     tls: Arc<ServerConfig>,
     /// Cancelled to kill all connections at once.
-    pub(super) kill: CancellationToken,
+    pub(crate) kill: CancellationToken,
 }
 
 impl TestHub {
-    pub(super) fn new(ca: &Ca, timings: Timings) -> Arc<TestHub> {
+    pub(crate) fn new(ca: &Ca, timings: Timings) -> Arc<TestHub> {
         let mut registry = Registry::default();
         let agents = Agents::new(timings, SystemClock::shared(), &mut registry);
         let registry = Arc::new(Mutex::new(registry));
@@ -122,7 +122,7 @@ impl TestHub {
     }
 
     /// Listens on loopback; gives the URL.
-    pub(super) async fn listen(self: &Arc<Self>) -> HubUrl {
+    pub(crate) async fn listen(self: &Arc<Self>) -> HubUrl {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let hub = Arc::clone(self);
@@ -136,7 +136,7 @@ impl TestHub {
     }
 
     /// Serves one connection.
-    pub(super) fn serve(self: &Arc<Self>, stream: BoxedStream, from: SocketAddr) {
+    pub(crate) fn serve(self: &Arc<Self>, stream: BoxedStream, from: SocketAddr) {
         let hub = Arc::clone(self);
         tokio::spawn(async move {
             let kill = hub.kill.clone();
@@ -168,14 +168,14 @@ impl TestHub {
     }
 
     /// The figures, as text.
-    pub(super) fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry.lock()).expect("text");
         text
     }
 
     /// Waits until `want` agents are connected.
-    pub(super) async fn until_connected(&self, want: usize) {
+    pub(crate) async fn until_connected(&self, want: usize) {
         let mut changes = self.agents.changes();
         loop {
             let connected = self.agents.list().iter().filter(|agent| agent.connections > 0).count();
@@ -188,13 +188,25 @@ impl TestHub {
 }
 
 /// `tenant/cluster/agent` as an address.
-pub(super) fn agent(name: &str) -> To {
+pub(crate) fn agent(name: &str) -> To {
     let parts: Vec<&str> = name.split('/').collect();
     To::Agent(AgentKey { tenant: parts[0].into(), cluster: parts[1].into(), agent: parts[2].into() })
 }
 
 /// Starts an agent.
-pub(super) fn dial(
+pub(crate) fn dial(
+    hubs: Vec<HubUrl>,
+    tls: Arc<ClientConfig>,
+    connect: Arc<dyn Connect>,
+    timings: Timings,
+    handler: &Handler,
+) -> (Tunnels, watch::Sender<Arc<ClientConfig>>) {
+    dial_as(1, hubs, tls, connect, timings, handler)
+}
+
+/// Starts an agent whose waits come from `seed`.
+pub(crate) fn dial_as(
+    seed: u64,
     hubs: Vec<HubUrl>,
     tls: Arc<ClientConfig>,
     connect: Arc<dyn Connect>,
@@ -208,14 +220,14 @@ pub(super) fn dial(
         connector: Connector::over(connect, Proxies::none()),
         hello: Hello { version: "1.2.3".to_owned(), started_ms: 7 },
         timings,
-        seed: 1,
+        seed,
     };
     let clock: Arc<dyn Clock> = SystemClock::shared();
     (Tunnels::start(config, handler, &clock), renew)
 }
 
 /// Answers with what `answer` gives for a path.
-pub(super) fn handler(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) -> Handler {
+pub(crate) fn handler(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) -> Handler {
     Handler::from_fn(move |request| {
         let (status, text) = answer(request.uri().path());
         async move {
@@ -226,16 +238,16 @@ pub(super) fn handler(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'st
     })
 }
 
-pub(super) fn full(text: impl Into<Bytes>) -> Body {
+pub(crate) fn full(text: impl Into<Bytes>) -> Body {
     http_body_util::Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-pub(super) fn get(path: &str) -> Request<Bytes> {
+pub(crate) fn get(path: &str) -> Request<Bytes> {
     Request::get(path).body(Bytes::new()).expect("a request")
 }
 
 /// The whole answer as text, or the error.
-pub(super) async fn whole(answer: Result<Response<crate::TunnelBody>, crate::RequestError>) -> String {
+pub(crate) async fn whole(answer: Result<Response<crate::TunnelBody>, crate::RequestError>) -> String {
     match answer {
         Ok(response) => {
             let status = response.status().as_u16();
