@@ -38,5 +38,6 @@ fn needed_files(config: &Config) -> Result<()> {
                 .map_err(|problem| anyhow!("job {}: {problem}", job.scrape.job_name))?;
         }
     }
+    hub::pushprox_doors(&config.proxy)?;
     hub::auth(&config.web_auth).map(drop)
 }

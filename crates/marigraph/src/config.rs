@@ -10,6 +10,7 @@ mod discovery;
 mod error;
 mod glob;
 mod global;
+mod proxy;
 mod sections;
 mod yaml;
 
@@ -26,6 +27,7 @@ pub use client_options::read_client_options;
 pub use discovery::{Discovery, DnsRecord};
 pub use error::{ConfigError, ConfigWarning};
 pub use global::{Global, GlobalText};
+pub use proxy::{DoorConfig, ProxyConfig, ProxyText, PushProxDoorText, PushProxText};
 pub use sections::{
     ExemplarsText, LimitsText, MachineConfig, MachineText, PasswordText, RetentionText, StorageConfig,
     StorageText, TsdbText, WebAuth, WebAuthText, WebText,
@@ -38,7 +40,7 @@ use yaml::{Node, Value};
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// The top-level keys, for hints.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "global",
     "runtime",
     "alerting",
@@ -52,6 +54,7 @@ const SECTIONS: [&str; 14] = [
     "otlp",
     "limits",
     "machine",
+    "proxy",
     "web",
 ];
 
@@ -72,6 +75,8 @@ pub struct Config {
     pub limits: SeriesLimits,
     /// The collector for this machine; off where missing.
     pub machine: Option<MachineConfig>,
+    /// Other people's tools through tunnels and PushProx.
+    pub proxy: ProxyConfig,
     /// Who may come in.
     pub web_auth: WebAuth,
     /// What was accepted without the effect one might expect.
@@ -138,6 +143,7 @@ impl Config {
             storage: StorageConfig::default(),
             limits: SeriesLimits::default(),
             machine: None,
+            proxy: ProxyConfig::default(),
             web_auth: WebAuth::default(),
             warnings: Vec::new(),
             tree: Node::empty_map(),
@@ -275,6 +281,7 @@ impl<'a> Reader<'a> {
                 "storage" => config.storage = self.storage(node)?,
                 "limits" => config.limits = node.read::<LimitsText>()?.validate(),
                 "machine" => config.machine = Some(self.machine(node)?),
+                "proxy" => config.proxy = self.proxy(node)?,
                 "web" => config.web_auth = self.web(node)?,
                 "rule_files" => config.rule_files = self.rule_files(node)?,
                 other if SECTIONS.contains(&other) => self.without_effect(other, node)?,
@@ -437,6 +444,14 @@ impl<'a> Reader<'a> {
             e
         })?;
         written.validate().map_err(|e| place(node, &e))
+    }
+
+    fn proxy(&self, node: &Node) -> Result<ProxyConfig, yaml::Error> {
+        let written: ProxyText = node.read().map_err(|e| {
+            let e = below(e, &["url_prefix", "registration_timeout", "clients_max", "doors"], "pushprox");
+            below(e, &["secret", "secret_file", "cluster", "tenant"], "pushprox: doors")
+        })?;
+        written.validate(&self.dir).map_err(|e| place(node, &e))
     }
 
     fn web(&self, node: &Node) -> Result<WebAuth, yaml::Error> {

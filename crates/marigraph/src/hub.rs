@@ -3,6 +3,7 @@
 
 mod doors;
 pub(crate) mod front;
+mod proxy;
 mod store;
 
 use std::collections::BTreeMap;
@@ -23,9 +24,10 @@ use tsdb::Db;
 use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
 
 use crate::cli::HubArgs;
-use crate::config::{Config, StorageConfig, WebAuth};
+use crate::config::{Config, ProxyConfig, StorageConfig, WebAuth};
 use crate::program::{ConfigSource, Program, Reloads, build_info};
 use crate::pull::{Pull, PullParts};
+use ::proxy::{Proxy, ProxyMetrics};
 use front::{Bound, Front};
 use store::Store;
 
@@ -51,6 +53,9 @@ struct Stages {
     reloading: tokio::sync::Mutex<()>,
     web: WebState,
     receive: ReceiveState,
+    proxy: Arc<Proxy>,
+    /// What the proxy was made with.
+    proxy_options: ::proxy::Options,
 }
 
 impl std::fmt::Debug for Hub {
@@ -102,6 +107,14 @@ impl Hub {
         let (program, reloads) =
             Program::new(source, admin.clone(), retention.shown(), Arc::clone(&clock), &mut registry);
 
+        let proxy_options = config.proxy.options.clone();
+        let proxy = Proxy::new(
+            proxy_options.clone(),
+            Arc::new(proxy::NoFleet),
+            Arc::new(proxy::Readers(Arc::default())),
+            ProxyMetrics::register(&mut registry),
+        );
+
         let engine = Engine::new(EngineOptions {
             lookback_ms: i64::try_from(args.query_lookback.as_millis())?,
             timeout: args.query_timeout,
@@ -130,7 +143,19 @@ impl Hub {
             ReceiveState { appender, clock, config: ReceiveConfig::default(), metrics: receive_metrics };
         let reloading = tokio::sync::Mutex::new(());
         let storage = config.storage.clone();
-        let stages = Arc::new(Stages { front, pull, store, storage, program, reloading, web, receive });
+        let proxy = Arc::new(proxy);
+        let stages = Arc::new(Stages {
+            front,
+            pull,
+            store,
+            storage,
+            program,
+            reloading,
+            web,
+            receive,
+            proxy,
+            proxy_options,
+        });
         stages.apply(&config, auth)?;
         let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
         Ok(Hub { stages, reloader })
@@ -175,6 +200,7 @@ impl Hub {
         let stages = self.stages;
         stages.program.stopping();
         stages.pull.stop().await;
+        stages.proxy.stop();
         stages.front.stop().await;
         tokio::task::spawn_blocking(move || stages.store.close()).await?.context("close the store")
     }
@@ -187,13 +213,16 @@ impl Stages {
             QueryLog::open(path).with_context(|| format!("open the query log {}", path.display()))
         });
         let query_log = query_log.transpose()?;
+        let pushprox = pushprox_doors(&config.proxy)?;
         self.pull.apply(config)?;
         self.web.query_log.install(query_log);
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
-        let doors = doors::router(self.receive.clone(), machine);
+        let doors = doors::router(self.receive.clone(), machine).merge(proxy::lists(&self.proxy));
         let external_labels = config.global.external_labels.clone();
-        let web = WebState { auth: Arc::new(auth), external_labels, ..self.web.clone() };
-        self.front.replace(web::router_with(web, doors));
+        let auth = Arc::new(auth);
+        self.proxy.install(Arc::new(proxy::Readers(Arc::clone(&auth))), pushprox);
+        let web = WebState { auth, external_labels, ..self.web.clone() };
+        self.front.replace(proxy::in_front(Arc::clone(&self.proxy), web::router_with(web, doors)));
         self.program.in_force(config);
         Ok(())
     }
@@ -208,6 +237,9 @@ impl Stages {
             require_credential(self.front.addr, &auth)?;
             if config.storage != self.storage {
                 tracing::warn!("storage: what has changed takes effect with the next start");
+            }
+            if config.proxy.options != self.proxy_options {
+                tracing::warn!("proxy: what has changed beside `doors` takes effect with the next start");
             }
             self.apply(&config, auth)
         };
@@ -305,6 +337,11 @@ pub(crate) fn auth(written: &WebAuth) -> Result<Auth> {
         accepted.push((credential, administrator()));
     }
     Ok(Auth::new(accepted))
+}
+
+/// The doors for PushProx clients, secrets read.
+pub(crate) fn pushprox_doors(written: &ProxyConfig) -> Result<Vec<::proxy::Door>> {
+    written.doors.iter().map(|door| door.open().map_err(anyhow::Error::msg)).collect()
 }
 
 fn require_credential(addr: SocketAddr, auth: &Auth) -> Result<()> {

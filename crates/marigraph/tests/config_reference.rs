@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use marigraph::config::{
-    Config, ExemplarsText, GlobalText, LimitsText, MachineText, PasswordText, RetentionText, StorageText,
-    TsdbText, WebAuthText, WebText,
+    Config, ExemplarsText, GlobalText, LimitsText, MachineText, PasswordText, ProxyText, PushProxDoorText,
+    PushProxText, RetentionText, StorageText, TsdbText, WebAuthText, WebText,
 };
 use scrape::config::{
     AuthorizationText, BasicAuthText, HTTP_CLIENT_FIELDS, HeaderText, HttpClientText, OAuth2Text,
@@ -15,7 +15,7 @@ use scrape::config::{
 use serde::de::DeserializeOwned;
 
 /// Where the fields of each struct are explained.
-const SECTIONS: [(&str, &str); 26] = [
+const SECTIONS: [(&str, &str); 29] = [
     ("GlobalText", "`global`"),
     ("ScrapeConfigText", "`scrape_configs`"),
     ("StaticText", "`static_configs`"),
@@ -35,6 +35,9 @@ const SECTIONS: [(&str, &str); 26] = [
     ("ExemplarsText", "`storage`"),
     ("LimitsText", "`limits`"),
     ("MachineText", "`machine`"),
+    ("ProxyText", "`proxy`"),
+    ("PushProxText", "`proxy`"),
+    ("PushProxDoorText", "`proxy`"),
     ("WebText", "`web`"),
     ("WebAuthText", "`web`"),
     ("PasswordText", "`web`"),
@@ -179,6 +182,9 @@ fn fields_are_found_as_serde_knows_them() {
         ("ExemplarsText", fields_by_serde::<ExemplarsText>()),
         ("LimitsText", fields_by_serde::<LimitsText>()),
         ("MachineText", fields_by_serde::<MachineText>()),
+        ("ProxyText", fields_by_serde::<ProxyText>()),
+        ("PushProxText", fields_by_serde::<PushProxText>()),
+        ("PushProxDoorText", fields_by_serde::<PushProxDoorText>()),
         ("WebText", fields_by_serde::<WebText>()),
         ("WebAuthText", fields_by_serde::<WebAuthText>()),
         ("PasswordText", fields_by_serde::<PasswordText>()),

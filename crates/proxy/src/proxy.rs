@@ -24,7 +24,7 @@ use crate::sd::{self, Naming};
 use crate::{Body, BoxFuture, forward, names};
 
 /// Settings; they hold for the life of the program.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// What host names of targets end in; in lower case, without a dot at either end.
     pub host_suffix: String,

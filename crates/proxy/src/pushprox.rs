@@ -52,7 +52,7 @@ const PIECES: usize = 4;
 const OF_SUFFIX: &str = "pushprox";
 
 /// Settings; they hold for the life of the program.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PushProxOptions {
     /// Where the doors are, `/pushprox` for instance.
     pub prefix: String,
