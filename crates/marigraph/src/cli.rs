@@ -44,6 +44,8 @@ pub struct Cli {
 pub enum Command {
     /// Scrape, receive, store and answer
     Hub(HubArgs),
+    /// Scrape and receive in a cluster, queue on disk, send home to hubs
+    Agent(AgentArgs),
     /// Look into stores and Prometheus' blocks; export to them, import from them
     Tsdb {
         /// What to do.
@@ -192,6 +194,58 @@ pub struct HubArgs {
     pub read_max_bytes_in_frame: usize,
 }
 
+/// Flags of `marigraph agent`.
+#[derive(Debug, Clone, Args)]
+pub struct AgentArgs {
+    /// A hub to send to (https://host:port); may be given several times: each gets everything
+    #[arg(long = "hub", value_name = "URL", env = "MARIGRAPH_HUBS", value_delimiter = ',', required = true)]
+    pub hubs: Vec<String>,
+    /// Token of `marigraph token create`, needed once: afterwards the agent has a certificate that it
+    /// renews itself
+    #[arg(long = "token", value_name = "TOKEN", env = "MARIGRAPH_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// File with the token
+    #[arg(long = "token-file", value_name = "FILE", conflicts_with = "token", env = "MARIGRAPH_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Configuration file; without it the agent scrapes itself and this machine
+    #[arg(long = "config", value_name = "FILE", env = "MARIGRAPH_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where identity and queue live; made when it is not there
+    #[arg(long = "data", value_name = "DIR", default_value = "./agent-data", env = "MARIGRAPH_DATA")]
+    pub data: PathBuf,
+    /// Address of the agent's own API and push doors
+    #[arg(
+        long = "listen",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9191",
+        value_parser = parse_listen,
+        env = "MARIGRAPH_LISTEN"
+    )]
+    pub listen: String,
+    /// HTTP proxy on the way to hubs (http://user:password@host:port); without it HTTPS_PROXY and
+    /// NO_PROXY count
+    #[arg(long = "proxy", value_name = "URL", env = "MARIGRAPH_PROXY")]
+    pub proxy: Option<String>,
+    /// How many bytes may wait for hubs that do not answer; past it the oldest are dropped, and accounted for
+    #[arg(
+        long = "queue.max-bytes",
+        value_name = "BYTES",
+        default_value = "8GB",
+        value_parser = parse_size,
+        env = "MARIGRAPH_QUEUE_MAX_BYTES"
+    )]
+    pub queue_bytes_max: u64,
+    /// How long rows may wait; older ones are dropped, and accounted for
+    #[arg(
+        long = "queue.max-age",
+        value_name = "DURATION",
+        default_value = "7d",
+        value_parser = parse_duration,
+        env = "MARIGRAPH_QUEUE_MAX_AGE"
+    )]
+    pub queue_age_max: Duration,
+}
+
 /// Logging flags.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
@@ -222,6 +276,44 @@ pub enum LogFormat {
     Text,
     /// For machines
     Json,
+}
+
+impl AgentArgs {
+    /// The flags of `marigraph agent` from words, as a command line has them after `agent`.
+    ///
+    /// # Errors
+    /// A flag is missing or unknown, or its value cannot be used.
+    pub fn parse<I, T>(words: I) -> Result<AgentArgs, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<std::ffi::OsString> + Clone,
+    {
+        #[derive(Debug, Parser)]
+        #[command(no_binary_name = true)]
+        struct Flags {
+            #[command(flatten)]
+            agent: AgentArgs,
+        }
+        Flags::try_parse_from(words).map(|flags| flags.agent)
+    }
+
+    /// The flags by name, as `/api/v1/status/flags` shows them; no secrets.
+    pub fn shown(&self) -> Vec<(String, String)> {
+        let duration =
+            |d: Duration| model::duration::format(i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+        let config = self.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        [
+            ("config", config),
+            ("data", self.data.display().to_string()),
+            ("hub", self.hubs.join(",")),
+            ("listen", self.listen.clone()),
+            ("queue.max-age", duration(self.queue_age_max)),
+            ("queue.max-bytes", self.queue_bytes_max.to_string()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+    }
 }
 
 impl HubArgs {

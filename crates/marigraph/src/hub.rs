@@ -1,7 +1,7 @@
 //! The hub role, from first stage to last: discovery and scraping, the push doors, the store, the
 //! query engine, the HTTP side.
 
-mod doors;
+pub(crate) mod doors;
 pub(crate) mod front;
 mod proxy;
 mod store;
@@ -344,7 +344,7 @@ pub(crate) fn pushprox_doors(written: &ProxyConfig) -> Result<Vec<::proxy::Door>
     written.doors.iter().map(|door| door.open().map_err(anyhow::Error::msg)).collect()
 }
 
-fn require_credential(addr: SocketAddr, auth: &Auth) -> Result<()> {
+pub(crate) fn require_credential(addr: SocketAddr, auth: &Auth) -> Result<()> {
     if addr.ip().is_loopback() || auth.is_configured() {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 //! A role is a function that reads from first stage to last; tests run it whole, in-process, on
 //! port 0.
 
+pub mod agent;
 pub mod backup;
 pub mod check;
 pub mod cli;

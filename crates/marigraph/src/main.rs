@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use marigraph::cli::{Check, Cli, Command, HubArgs};
+use marigraph::agent::Agent;
+use marigraph::cli::{AgentArgs, Check, Cli, Command, HubArgs};
 use marigraph::hub::Hub;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
         Command::Backup(args) => marigraph::backup::run(&args),
         Command::Restore(args) => marigraph::backup::restore(&args),
         Command::Hub(args) => marigraph::logging::start(&cli.log).and_then(|()| run_hub(args)),
+        Command::Agent(args) => marigraph::logging::start(&cli.log).and_then(|()| run_agent(args)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,5 +47,30 @@ fn run_hub(args: HubArgs) -> anyhow::Result<()> {
             }
         }
         hub.stop().await
+    })
+}
+
+fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        // Enrolment may wait for a hub for long.
+        let agent = tokio::select! {
+            agent = Agent::start(args) => agent?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        tracing::info!("the agent's own API is at http://{}", agent.addr());
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => agent.reload().await,
+                _ = terminate.recv() => break tracing::info!("SIGTERM: stopping"),
+                _ = interrupt.recv() => break tracing::info!("SIGINT: stopping"),
+                () = agent.quit_requested() => break tracing::info!("asked to quit: stopping"),
+            }
+        }
+        agent.stop().await
     })
 }

@@ -101,6 +101,11 @@ impl Pull {
         Ok(())
     }
 
+    /// What scrapes, for those who ask targets themselves.
+    pub(crate) fn scraper(&self) -> Arc<Manager> {
+        Arc::clone(&self.scraper)
+    }
+
     /// Ends discovery, then scraping; when this returns nobody appends any more.
     pub(crate) async fn stop(&self) {
         self.discovery.shutdown().await;

@@ -139,6 +139,7 @@ impl StoreAdmin for Program {
 impl TargetStatus for Program {
     fn active(&self, _: &TenantId) -> Vec<ActiveTarget> {
         let target = |job: &str, last_scrape_ms, health, last_error: &str| ActiveTarget {
+            id: model::SourceId::default(),
             scrape_pool: job.into(),
             discovered_labels: Labels::from_pairs([("__address__", "10.0.0.1:80"), ("job", job)]),
             labels: Labels::from_pairs([("instance", "10.0.0.1:80"), ("job", job)]),

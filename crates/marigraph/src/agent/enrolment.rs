@@ -1,0 +1,89 @@
+//! Who the agent is: enrolled once, renewed for ever.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use stdx::clock::Clock;
+use stdx::disk::RealDisk;
+use tunnel::identity::{AgentIdentity, ExchangeError, PeerIdentity, Reach, Reaching};
+use tunnel::{Connector, HubUrl};
+
+use crate::cli::AgentArgs;
+
+/// First and longest wait after a hub could not be reached.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The way to hubs, for exchanges of certificates.
+pub(super) struct Way(pub(super) Connector);
+
+impl Reach for Way {
+    fn reach<'a>(&'a self, hub: &'a str, tls: Arc<rustls::ClientConfig>) -> Reaching<'a> {
+        Box::pin(async move {
+            let url = HubUrl::parse(hub).map_err(|error| error.to_string())?;
+            let stream = self.0.connect(&url, tls).await.map_err(|error| error.to_string())?;
+            Ok(Box::new(stream) as _)
+        })
+    }
+}
+
+/// The identity in the data directory; enrols when there is none, which takes until one of the hubs answers.
+///
+/// # Errors
+/// No identity and no token, a hub refuses the token, or the directory cannot be used.
+pub(super) async fn identity(
+    args: &AgentArgs,
+    way: &Way,
+    clock: Arc<dyn Clock>,
+) -> Result<(Arc<AgentIdentity>, PeerIdentity)> {
+    let directory = args.data.display();
+    let identity = AgentIdentity::open(RealDisk::shared(), &args.data, None, clock)
+        .with_context(|| format!("open the identity in {directory}"))?;
+    let token = token(args)?;
+    if identity.is_to_enrol(token.as_deref()) {
+        let Some(token) = token else {
+            bail!(
+                "there is no identity in {directory} yet: an agent needs a token once. Make one at the hub with \
+                 `marigraph token create --cluster NAME` and give it with --token"
+            );
+        };
+        enrol(&identity, way, &args.hubs, &token).await?;
+    }
+    let current = identity.current().context("no certificate is in force")?;
+    Ok((Arc::new(identity), current))
+}
+
+fn token(args: &AgentArgs) -> Result<Option<String>> {
+    let read = |path: &Path| -> Result<String> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("read the token in {}", path.display()))?;
+        Ok(text.trim().to_owned())
+    };
+    match (&args.token, &args.token_file) {
+        (Some(token), _) => Ok(Some(token.clone())),
+        (None, Some(path)) => read(path).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Tries each hub in turn until one answers.
+async fn enrol(identity: &AgentIdentity, way: &Way, hubs: &[String], token: &str) -> Result<()> {
+    let mut wait = RETRY.0;
+    loop {
+        for hub in hubs {
+            match identity.enrol(way, hub, token).await {
+                Ok(who) => {
+                    tracing::info!(%hub, cluster = who.cluster, agent = who.agent_id, "enrolled");
+                    return Ok(());
+                }
+                Err(error @ ExchangeError::Unreachable { .. }) => {
+                    tracing::warn!(%error, "no hub to enrol at yet; trying again");
+                }
+                Err(error) => return Err(error).context("enrol"),
+            }
+        }
+        tokio::time::sleep(wait.mul_f64(rand::random_range(0.75..1.25))).await;
+        wait = wait.saturating_mul(2).min(RETRY.1);
+    }
+}

@@ -1,0 +1,358 @@
+//! Rows home: one sender for each hub, over an outbound HTTP/2 connection of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{HeaderValue, Request};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use queue::{Queue, Start};
+use remote::Encoder;
+use remote::ship::{Outgoing, Request as Asked, Sender, SenderOptions};
+use stdx::clock::Clock;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tunnel::identity::{AgentIdentity, Alpn};
+use tunnel::{Connector, HubUrl};
+
+/// How long a hub has for one answer; it syncs its disk before it gives one.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The largest answer that is read.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Silence after which a hub is asked for a sign of life, and how long it has to give one. Source:
+/// decision 29.
+const PING: Duration = Duration::from_secs(5);
+/// Bytes of answers that may be on their way: they are small.
+const WINDOW: u32 = 256 << 10;
+/// How often cursors are written down and old segments go.
+const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+/// How long a stopping agent tries to get its last rows home.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Which hub.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfHub {
+    hub: String,
+}
+
+/// Figures of the way home.
+#[derive(Debug, Clone, Default)]
+pub(super) struct HomeMetrics {
+    online: Family<OfHub, Gauge>,
+    pending_blocks: Family<OfHub, Gauge>,
+    acknowledged_rows: Family<OfHub, Counter>,
+    sent: Family<OfHub, Counter>,
+    failures: Family<OfHub, Counter>,
+    queue_bytes: Gauge,
+}
+
+/// Figures in `registry`, named `marigraph_agent_*`.
+pub(super) fn metrics(registry: &mut Registry) -> HomeMetrics {
+    let metrics = HomeMetrics::default();
+    let registry = registry.sub_registry_with_prefix("marigraph_agent");
+    let m = &metrics;
+    registry.register("hub_online", "Whether the hub takes rows", m.online.clone());
+    registry.register(
+        "hub_pending_blocks",
+        "Blocks of rows that the hub has not acknowledged yet",
+        m.pending_blocks.clone(),
+    );
+    registry.register("hub_acknowledged_rows", "Rows the hub has made durable", m.acknowledged_rows.clone());
+    registry.register_with_unit("hub_sent", "Bodies sent to the hub", Unit::Bytes, m.sent.clone());
+    registry.register("hub_failures", "Requests that failed", m.failures.clone());
+    registry.register_with_unit("queue_size", "The queue on disk", Unit::Bytes, m.queue_bytes.clone());
+    metrics
+}
+
+/// The senders at work.
+pub(super) struct Home {
+    stop: CancellationToken,
+    senders: Vec<JoinHandle<()>>,
+    upkeep: JoinHandle<()>,
+}
+
+impl Home {
+    /// Starts a sender for each hub, and the queue's upkeep.
+    ///
+    /// # Errors
+    /// A hub's cursor cannot be opened.
+    pub(super) fn start(
+        metrics: HomeMetrics,
+        encoder: &Arc<Encoder>,
+        hubs: &[HubUrl],
+        connector: &Connector,
+        identity: &Arc<AgentIdentity>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Home> {
+        let stop = CancellationToken::new();
+        let queue = encoder.queue().clone();
+        let (written, news) = watch::channel(());
+        queue.on_write(move || _ = written.send(()));
+        let mut senders = Vec::with_capacity(hubs.len());
+        for (number, hub) in hubs.iter().enumerate() {
+            let name = reader_name(hub);
+            let reader = queue
+                .reader(&name, Start::Oldest)
+                .with_context(|| format!("open the cursor of hub {hub} in the queue"))?;
+            let options = SenderOptions { seed: rand::random(), ..SenderOptions::default() };
+            let shipping = Shipping {
+                sender: Sender::new(reader, options, 0),
+                line: Arc::new(Line {
+                    hub: hub.clone(),
+                    connector: connector.clone(),
+                    identity: Arc::clone(identity),
+                    open: tokio::sync::Mutex::default(),
+                }),
+                epoch: Instant::now(),
+                was_online: None,
+                told: remote::ship::SenderStats::default(),
+                metrics: metrics.clone(),
+                label: OfHub { hub: hub.to_string() },
+            };
+            // Hubs that restart together should not be asked together.
+            let head_start = Duration::from_millis(10 * number as u64);
+            senders.push(tokio::spawn(shipping.run(news.clone(), stop.clone(), head_start)));
+        }
+        let upkeep = tokio::spawn(keep_up(queue, metrics, Arc::clone(clock), stop.clone()));
+        Ok(Home { stop, senders, upkeep })
+    }
+
+    /// Lets the senders get the last rows home, for a moment, and writes the cursors down.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        for sender in self.senders {
+            if let Err(error) = sender.await {
+                tracing::error!(%error, "a sender ended badly");
+            }
+        }
+        // Its last act is to write the cursors down.
+        if let Err(error) = self.upkeep.await {
+            tracing::error!(%error, "the queue's upkeep ended badly");
+        }
+    }
+}
+
+/// The name of a hub's cursor: what may stand in a file's name.
+fn reader_name(hub: &HubUrl) -> String {
+    hub.authority().chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
+}
+
+/// Writes cursors down, and lets go of what every hub has.
+async fn keep_up(queue: Queue, metrics: HomeMetrics, _clock: Arc<dyn Clock>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(UPKEEP_EVERY) => {}
+            () = stop.cancelled() => {}
+        }
+        let stopping = stop.is_cancelled();
+        let tidying = queue.clone();
+        match tokio::task::spawn_blocking(move || tidying.upkeep()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the queue could not be tidied"),
+            Err(error) => tracing::error!(%error, "the queue's upkeep panicked"),
+        }
+        metrics.queue_bytes.set(i64::try_from(queue.stats().bytes).unwrap_or(i64::MAX));
+        if stopping {
+            return;
+        }
+    }
+}
+
+/// One hub's sender and what it needs.
+struct Shipping {
+    sender: Sender,
+    line: Arc<Line>,
+    epoch: Instant,
+    was_online: Option<bool>,
+    told: remote::ship::SenderStats,
+    metrics: HomeMetrics,
+    label: OfHub,
+}
+
+impl Shipping {
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    async fn run(mut self, mut news: watch::Receiver<()>, stop: CancellationToken, head_start: Duration) {
+        tokio::time::sleep(head_start).await;
+        let mut under_way: JoinSet<(u64, Result<Vec<u8>>)> = JoinSet::new();
+        let mut deadline: Option<Instant> = None;
+        loop {
+            let now_ms = self.now_ms();
+            news.mark_unchanged();
+            loop {
+                match tokio::task::block_in_place(|| self.sender.poll(now_ms)) {
+                    Ok(Some(outgoing)) => {
+                        let line = Arc::clone(&self.line);
+                        under_way.spawn(async move { (outgoing.id, line.send(outgoing).await) });
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::error!(hub = %self.line.hub, %error, "the queue cannot be read");
+                        break;
+                    }
+                }
+            }
+            self.tell();
+            if stop.is_cancelled() {
+                let until = *deadline.get_or_insert_with(|| Instant::now() + LAST_WORDS);
+                if under_way.is_empty() || Instant::now() >= until {
+                    return;
+                }
+            }
+            let wake = self
+                .sender
+                .wakes_at_ms()
+                .map(|at_ms| self.epoch + Duration::from_millis(at_ms.max(0).unsigned_abs()));
+            let wake = [wake, deadline].into_iter().flatten().min();
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(done) = under_way.join_next() => self.answered(done),
+                _ = news.changed() => {}
+                () = sleep => {}
+                () = stop.cancelled(), if deadline.is_none() => {}
+            }
+        }
+    }
+
+    fn answered(&mut self, done: Result<(u64, Result<Vec<u8>>), tokio::task::JoinError>) {
+        let now_ms = self.now_ms();
+        match done {
+            Ok((id, Ok(body))) => {
+                if let Err(error) = self.sender.answered(id, &body, now_ms) {
+                    tracing::warn!(hub = %self.line.hub, %error, "the hub's answer cannot be read");
+                }
+            }
+            Ok((id, Err(error))) => {
+                if self.was_online != Some(false) {
+                    tracing::warn!(hub = %self.line.hub, "rows wait in the queue: {error:#}");
+                } else {
+                    tracing::debug!(hub = %self.line.hub, "rows wait in the queue: {error:#}");
+                }
+                self.sender.failed(id, now_ms);
+            }
+            Err(error) => tracing::error!(hub = %self.line.hub, %error, "a request panicked"),
+        }
+    }
+
+    /// Tells changes in the log, and figures.
+    fn tell(&mut self) {
+        let stats = self.sender.stats().clone();
+        if self.was_online != Some(stats.online) {
+            if stats.online {
+                tracing::info!(hub = %self.line.hub, "the hub takes rows");
+            }
+            self.was_online = Some(stats.online);
+        }
+        let (m, label) = (&self.metrics, &self.label);
+        m.online.get_or_create(label).set(i64::from(stats.online));
+        let pending =
+            [queue::Lane::Live, queue::Lane::Backlog].map(|lane| self.sender.reader().pending(lane).blocks);
+        m.pending_blocks
+            .get_or_create(label)
+            .set(i64::try_from(pending.iter().sum::<u64>()).unwrap_or(i64::MAX));
+        let old = std::mem::replace(&mut self.told, stats.clone());
+        m.acknowledged_rows.get_or_create(label).inc_by(stats.acknowledged_rows - old.acknowledged_rows);
+        m.sent.get_or_create(label).inc_by(stats.sent_bytes - old.sent_bytes);
+        m.failures.get_or_create(label).inc_by(stats.failures - old.failures);
+    }
+}
+
+/// The connection to one hub.
+struct Line {
+    hub: HubUrl,
+    connector: Connector,
+    identity: Arc<AgentIdentity>,
+    open: tokio::sync::Mutex<Option<Open>>,
+}
+
+struct Open {
+    sender: http2::SendRequest<Full<Bytes>>,
+    /// Of the certificate that it was opened with.
+    certificate: u64,
+}
+
+impl Line {
+    async fn send(&self, outgoing: Outgoing) -> Result<Vec<u8>> {
+        let path = match outgoing.request {
+            Asked::Hello => "/fleet/v1/rows/hello",
+            Asked::Blocks => "/fleet/v1/rows/blocks",
+        };
+        let exchange = self.exchange(path, outgoing.body);
+        match tokio::time::timeout(PATIENCE, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                *self.open.lock().await = None;
+                bail!("{}{path} gave no answer in {PATIENCE:?}", self.hub)
+            }
+        }
+    }
+
+    async fn exchange(&self, path: &str, body: Vec<u8>) -> Result<Vec<u8>> {
+        let mut sender = self.connection().await?;
+        let mut request = Request::post(format!("{}{path}", self.hub)).body(Full::new(Bytes::from(body)))?;
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.insert(HOST, HeaderValue::from_str(&self.hub.authority())?);
+        let response =
+            sender.send_request(request).await.with_context(|| format!("post to {}{path}", self.hub))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("read the answer of {}{path}: {error}", self.hub))?;
+        let body = body.to_bytes();
+        if !status.is_success() {
+            let said = String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned();
+            bail!("{}{path} answers {status}: {said}", self.hub);
+        }
+        Ok(body.into())
+    }
+
+    /// The open connection, or a new one where it is gone or shows an old certificate.
+    async fn connection(&self) -> Result<http2::SendRequest<Full<Bytes>>> {
+        let mut open = self.open.lock().await;
+        let certificate = *self.identity.changes().borrow();
+        if let Some(there) = &*open
+            && there.certificate == certificate
+            && !there.sender.is_closed()
+        {
+            return Ok(there.sender.clone());
+        }
+        let tls = self.identity.tls().client_config(Alpn::Http2);
+        let stream = self.connector.connect(&self.hub, tls).await?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .handshake(TokioIo::new(stream))
+            .await
+            .with_context(|| format!("speak HTTP/2 with {}", self.hub))?;
+        let hub = self.hub.clone();
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%hub, %error, "the connection for rows ended");
+            }
+        });
+        *open = Some(Open { sender: sender.clone(), certificate });
+        Ok(sender)
+    }
+}
