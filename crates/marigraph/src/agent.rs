@@ -255,7 +255,7 @@ impl Stages {
         let status = move || status(&queue, started_ms);
         let reachable = Reachable { scraper: self.pull.scraper(), status: Arc::new(status) };
         // Hubs are readers here, whoever else may call.
-        let reader = Caller { tenant: TenantId::default(), role: Role::Read };
+        let reader = Caller::new(TenantId::default(), Role::Read);
         let api = web::router(WebState { auth: Arc::new(Auth::everybody(reader)), ..self.web.clone() });
         let handler = Handler::new(TowerToHyperService::new(reach::router(reachable, api)));
         let mut config = DialConfig::new(hubs, follow(identity));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::backup::{BackupArgs, RestoreArgs};
+use crate::fleet_verbs::{AgentVerb, AgentsVerb, CaVerb, HubVerb, TokenVerb};
 use crate::query::QueryArgs;
 use crate::tsdb_verbs::TsdbVerb;
 
@@ -43,9 +44,27 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Scrape, receive, store and answer
-    Hub(HubArgs),
+    Hub(HubCommand),
     /// Scrape and receive in a cluster, queue on disk, send home to hubs
-    Agent(AgentArgs),
+    Agent(AgentCommand),
+    /// Make, list and revoke tokens: of agents, of callers, of hubs
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        verb: TokenVerb,
+    },
+    /// List and revoke agents
+    Agents {
+        /// What to do.
+        #[command(subcommand)]
+        verb: AgentsVerb,
+    },
+    /// The fleet's roots: show, replace, export, import
+    Ca {
+        /// What to do.
+        #[command(subcommand)]
+        verb: CaVerb,
+    },
     /// Look into stores and Prometheus' blocks; export to them, import from them
     Tsdb {
         /// What to do.
@@ -76,6 +95,29 @@ pub enum Check {
     },
 }
 
+/// `marigraph hub`, or a verb about a running one.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct HubCommand {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub verb: Option<HubVerb>,
+    /// How to run.
+    #[command(flatten)]
+    pub run: HubArgs,
+}
+
+/// Who may speak plaintext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlaintextFor {
+    /// Callers on this machine
+    Loopback,
+    /// Everybody
+    Everywhere,
+    /// Nobody
+    Never,
+}
+
 /// Flags of `marigraph hub`.
 #[derive(Debug, Clone, Args)]
 pub struct HubArgs {
@@ -95,6 +137,36 @@ pub struct HubArgs {
         env = "MARIGRAPH_LISTEN"
     )]
     pub listen: String,
+    /// Who may speak plaintext on that address, where agents and everybody else speak TLS
+    #[arg(
+        long = "tls.plaintext",
+        value_name = "WHO",
+        default_value = "loopback",
+        env = "MARIGRAPH_TLS_PLAINTEXT"
+    )]
+    pub plaintext: PlaintextFor,
+    /// A further name or address of this hub, for its certificate; may be given several times
+    #[arg(long = "tls.name", value_name = "NAME", env = "MARIGRAPH_TLS_NAMES", value_delimiter = ',')]
+    pub names: Vec<String>,
+    /// Certificate of your own authority, PEM, for everybody but agents; read again with the configuration
+    #[arg(
+        long = "tls.cert-file",
+        value_name = "FILE",
+        requires = "tls_key_file",
+        env = "MARIGRAPH_TLS_CERT_FILE"
+    )]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The key of that certificate, PEM
+    #[arg(
+        long = "tls.key-file",
+        value_name = "FILE",
+        requires = "tls_cert_file",
+        env = "MARIGRAPH_TLS_KEY_FILE"
+    )]
+    pub tls_key_file: Option<PathBuf>,
+    /// Where agents reach this hub (https://host:port); goes into their tokens
+    #[arg(long = "advertise", value_name = "URL", default_value = "", env = "MARIGRAPH_ADVERTISE")]
+    pub advertise: String,
     /// How long samples are kept (30d, 1y, ...); 0 keeps them for ever
     #[arg(
         long = "retention.time",
@@ -192,6 +264,18 @@ pub struct HubArgs {
         env = "MARIGRAPH_STORAGE_REMOTE_READ_MAX_BYTES_IN_FRAME"
     )]
     pub read_max_bytes_in_frame: usize,
+}
+
+/// `marigraph agent`, or a verb about one.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct AgentCommand {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub verb: Option<AgentVerb>,
+    /// How to run.
+    #[command(flatten)]
+    pub run: AgentArgs,
 }
 
 /// Flags of `marigraph agent`.
@@ -340,7 +424,10 @@ impl HubArgs {
         let duration =
             |d: Duration| model::duration::format(i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
         let config = self.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        let file =
+            |path: &Option<PathBuf>| path.as_ref().map(|it| it.display().to_string()).unwrap_or_default();
         [
+            ("advertise", self.advertise.clone()),
             ("commit.interval", duration(self.commit_interval)),
             ("config", config),
             ("data", self.data.display().to_string()),
@@ -354,6 +441,10 @@ impl HubArgs {
             ("storage.remote.read-concurrent-limit", self.read_concurrent_limit.to_string()),
             ("storage.remote.read-max-bytes-in-frame", self.read_max_bytes_in_frame.to_string()),
             ("storage.remote.read-sample-limit", self.read_sample_limit.to_string()),
+            ("tls.cert-file", file(&self.tls_cert_file)),
+            ("tls.key-file", file(&self.tls_key_file)),
+            ("tls.name", self.names.join(",")),
+            ("tls.plaintext", format!("{:?}", self.plaintext).to_lowercase()),
             ("web.enable-admin-api", self.enable_admin_api.to_string()),
             ("web.enable-lifecycle", self.enable_lifecycle.to_string()),
         ]
@@ -438,7 +529,7 @@ mod tests {
     #[test]
     fn retention_zero_keeps_for_ever() {
         let cli = Cli::parse_from(["marigraph", "hub", "--retention.time", "0"]);
-        let Command::Hub(args) = cli.command else { panic!("hub") };
-        assert_eq!(args.retention_time, Duration::ZERO);
+        let Command::Hub(hub) = cli.command else { panic!("hub") };
+        assert_eq!(hub.run.retention_time, Duration::ZERO);
     }
 }

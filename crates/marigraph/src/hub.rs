@@ -2,6 +2,7 @@
 //! query engine, the HTTP side.
 
 pub(crate) mod doors;
+mod enrol;
 pub(crate) mod front;
 mod proxy;
 mod store;
@@ -23,12 +24,14 @@ use tokio::task::JoinHandle;
 use tsdb::Db;
 use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
 
-use crate::cli::HubArgs;
+use crate::cli::{HubArgs, PlaintextFor};
 use crate::config::{Config, ProxyConfig, StorageConfig, WebAuth};
 use crate::program::{ConfigSource, Program, Reloads, build_info};
 use crate::pull::{Pull, PullParts};
 use ::proxy::{Proxy, ProxyMetrics};
-use front::{Bound, Front};
+pub(crate) use enrol::FLEET_DIRECTORY;
+use enrol::Identity;
+use front::{Bound, Front, Plaintext};
 use store::Store;
 
 /// Where the queries under way stand, in the data directory. Source: Prometheus.
@@ -39,6 +42,8 @@ pub struct Hub {
     stages: Arc<Stages>,
     /// Carries out the reloads that are asked for over HTTP.
     reloader: JoinHandle<()>,
+    /// Renews the hub's certificate.
+    renewer: JoinHandle<()>,
 }
 
 /// The stages, and what a reload makes the router of.
@@ -56,6 +61,7 @@ struct Stages {
     proxy: Arc<Proxy>,
     /// What the proxy was made with.
     proxy_options: ::proxy::Options,
+    identity: Arc<Identity>,
 }
 
 impl std::fmt::Debug for Hub {
@@ -144,6 +150,7 @@ impl Hub {
         let reloading = tokio::sync::Mutex::new(());
         let storage = config.storage.clone();
         let proxy = Arc::new(proxy);
+        let identity = Identity::open(&args, addr, SystemClock::shared())?;
         let stages = Arc::new(Stages {
             front,
             pull,
@@ -155,10 +162,18 @@ impl Hub {
             receive,
             proxy,
             proxy_options,
+            identity,
         });
         stages.apply(&config, auth)?;
+        let plaintext = match args.plaintext {
+            PlaintextFor::Loopback => Plaintext::Loopback,
+            PlaintextFor::Everywhere => Plaintext::Everywhere,
+            PlaintextFor::Never => Plaintext::Never,
+        };
+        stages.front.secure(stages.identity.tls().server_config(), plaintext);
+        let renewer = tokio::spawn(keep_identity(Arc::clone(&stages)));
         let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
-        Ok(Hub { stages, reloader })
+        Ok(Hub { stages, reloader, renewer })
     }
 
     /// Where it listens.
@@ -197,6 +212,7 @@ impl Hub {
     /// The store could not be closed cleanly.
     pub async fn stop(self) -> Result<()> {
         self.reloader.abort();
+        self.renewer.abort();
         let stages = self.stages;
         stages.program.stopping();
         stages.pull.stop().await;
@@ -217,12 +233,15 @@ impl Stages {
         self.pull.apply(config)?;
         self.web.query_log.install(query_log);
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
-        let doors = doors::router(self.receive.clone(), machine).merge(proxy::lists(&self.proxy));
+        let doors = doors::router(self.receive.clone(), machine)
+            .merge(proxy::lists(&self.proxy))
+            .merge(self.identity.admin());
         let external_labels = config.global.external_labels.clone();
-        let auth = Arc::new(auth);
+        let auth = Arc::new(auth.with_tokens(self.identity.tokens()));
         self.proxy.install(Arc::new(proxy::Readers(Arc::clone(&auth))), pushprox);
         let web = WebState { auth, external_labels, ..self.web.clone() };
-        self.front.replace(proxy::in_front(Arc::clone(&self.proxy), web::router_with(web, doors)));
+        let router = web::router_with(web, doors).merge(self.identity.doors());
+        self.front.replace(proxy::in_front(Arc::clone(&self.proxy), router));
         self.program.in_force(config);
         Ok(())
     }
@@ -241,6 +260,7 @@ impl Stages {
             if config.proxy.options != self.proxy_options {
                 tracing::warn!("proxy: what has changed beside `doors` takes effect with the next start");
             }
+            self.identity.read_own()?;
             self.apply(&config, auth)
         };
         let outcome = read();
@@ -253,6 +273,16 @@ impl Stages {
         }
         outcome
     }
+}
+
+/// Renews the hub's certificate, and closes the connections of those that are revoked.
+async fn keep_identity(stages: Arc<Stages>) {
+    let identity = &stages.identity;
+    let close = || {
+        let closed = stages.front.close(|peer| identity.is_revoked(peer));
+        tracing::info!(closed, "revocations changed: connections were closed");
+    };
+    tokio::join!(identity.keep_shown(), identity.on_revocation(close));
 }
 
 async fn serve_reloads(stages: Arc<Stages>, mut reloads: Reloads) {
@@ -324,7 +354,7 @@ fn active_queries(args: &HubArgs) -> ActiveQueries {
 
 /// The credentials of the configuration, files read.
 pub(crate) fn auth(written: &WebAuth) -> Result<Auth> {
-    let administrator = || Caller { tenant: TenantId::default(), role: Role::Admin };
+    let administrator = || Caller::new(TenantId::default(), Role::Admin);
     let mut accepted = Vec::new();
     for token in &written.bearer_tokens {
         let secret = token.read().map_err(anyhow::Error::msg).context("web: auth: bearer token")?;

@@ -9,6 +9,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod fleet_verbs;
 pub mod hub;
 pub mod logging;
 mod program;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use marigraph::agent::Agent;
-use marigraph::cli::{AgentArgs, Check, Cli, Command, HubArgs};
+use marigraph::cli::{AgentArgs, AgentCommand, Check, Cli, Command, HubArgs, HubCommand};
 use marigraph::hub::Hub;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -17,8 +17,17 @@ fn main() -> ExitCode {
         Command::Query(args) => marigraph::query::run(&args),
         Command::Backup(args) => marigraph::backup::run(&args),
         Command::Restore(args) => marigraph::backup::restore(&args),
-        Command::Hub(args) => marigraph::logging::start(&cli.log).and_then(|()| run_hub(args)),
-        Command::Agent(args) => marigraph::logging::start(&cli.log).and_then(|()| run_agent(args)),
+        Command::Token { verb } => marigraph::fleet_verbs::token(&verb),
+        Command::Agents { verb } => marigraph::fleet_verbs::agents(&verb),
+        Command::Ca { verb } => marigraph::fleet_verbs::ca(&verb),
+        Command::Hub(HubCommand { verb: Some(verb), .. }) => marigraph::fleet_verbs::hub(&verb),
+        Command::Hub(HubCommand { run, .. }) => {
+            marigraph::logging::start(&cli.log).and_then(|()| run_hub(run))
+        }
+        Command::Agent(AgentCommand { verb: Some(verb), .. }) => marigraph::fleet_verbs::agent(&verb),
+        Command::Agent(AgentCommand { run, .. }) => {
+            marigraph::logging::start(&cli.log).and_then(|()| run_agent(run))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

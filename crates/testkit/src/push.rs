@@ -41,4 +41,16 @@ impl Push {
     pub async fn send(self, addr: SocketAddr) -> Result<Answer> {
         http::post(addr, "/api/v1/write", CONTENT_TYPE, self.body()?).await
     }
+
+    /// As [`Push::send`], with a bearer token.
+    ///
+    /// # Errors
+    /// See [`http::send`].
+    pub async fn send_as(self, addr: SocketAddr, token: &str) -> Result<Answer> {
+        let request = ::http::Request::post("/api/v1/write")
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", CONTENT_TYPE)
+            .body(http_body_util::Full::new(bytes::Bytes::from(self.body()?)))?;
+        http::send(addr, request).await
+    }
 }

@@ -224,6 +224,13 @@ impl Connector {
         Ok(Box::new(stream))
     }
 
+    /// The proxy between here and `hub`, `host:port`.
+    pub(crate) fn proxy_of(&self, hub: &HubUrl) -> Option<String> {
+        let proxy = self.proxies.of(hub)?;
+        let host = proxy.uri().host().unwrap_or_default();
+        Some(format!("{host}:{}", proxy.uri().port_u16().unwrap_or(80)))
+    }
+
     /// A byte stream to `hub`, through the proxy where there is one.
     pub(crate) async fn stream(&self, hub: &HubUrl) -> Result<BoxedStream, ConnectError> {
         let Some(proxy) = self.proxies.of(hub) else { return self.dial(&hub.host, hub.port).await };

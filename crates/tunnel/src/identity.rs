@@ -14,6 +14,7 @@
 mod agent;
 mod authority;
 mod bundle;
+mod check;
 mod desk;
 mod error;
 mod exchange;
@@ -28,11 +29,12 @@ pub use authority::{
     RootInfo, SIGNING_REQUEST_BYTES_MAX, Subject, requested_key_hash,
 };
 pub use bundle::{Bundle, RootPin};
+pub use check::{Check, Finding, Outcome};
 pub use desk::{Denied, Desk};
 pub use error::IdentityError;
 pub use exchange::{
     CertificateAnswer, ENROL_PATH, EXCHANGE_BYTES_MAX, EnrolRequest, ExchangeError, JOIN_PATH, JoinAnswer,
-    JoinRequest, RENEW_PATH, Reach, Reaching, Refused, RenewRequest, TlsStream,
+    JoinRequest, RENEW_PATH, Reach, Reaching, Refused, RenewRequest, TlsStream, join_at,
 };
 pub use key::LocalKey;
 pub use peer::{NameError, PeerIdentity, PeerKind, Standing, check_cluster, check_labels};

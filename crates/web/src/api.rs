@@ -22,7 +22,7 @@ mod targets;
 mod tree;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -110,7 +110,12 @@ async fn admins_when_ready(State(app): State<App>, caller: Caller, request: Requ
 }
 
 async fn when_ready(app: App, caller: &Caller, needed: Role, request: Request, next: Next) -> Response {
-    if let Err(error) = caller.require(needed) {
+    let path = request.extensions().get::<MatchedPath>().map_or(request.uri().path(), MatchedPath::as_str);
+    let mut allowed = caller.require(needed);
+    if needed == Role::Read {
+        allowed = allowed.and_then(|()| caller.require_sight(path));
+    }
+    if let Err(error) = allowed {
         return error.into_response();
     }
     match app.state.lifecycle.readiness() {

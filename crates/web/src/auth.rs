@@ -6,6 +6,7 @@
 //! Source: decision 17; RFC 7235, RFC 7617, RFC 6750.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Request, State};
@@ -18,6 +19,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use model::TenantId;
 
+use crate::query_log::ClientAddress;
 use crate::reply::{ApiError, ErrorKind};
 
 /// What a caller may do.
@@ -53,9 +55,18 @@ pub struct Caller {
     pub tenant: TenantId,
     /// What may be done with it.
     pub role: Role,
+    /// The clusters whose series may be seen; all when empty.
+    pub clusters: Arc<[String]>,
+    /// For logs and records: which credential it was.
+    pub name: Arc<str>,
 }
 
 impl Caller {
+    /// A caller of the configuration, who sees all clusters of the tenant.
+    pub fn new(tenant: TenantId, role: Role) -> Caller {
+        Caller { tenant, role, clusters: Arc::from([]), name: Arc::from("configuration") }
+    }
+
     /// The error for a caller who may not do what needs `needed`.
     pub(crate) fn require(&self, needed: Role) -> Result<(), ApiError> {
         if self.role.allows(needed) {
@@ -77,7 +88,7 @@ impl Caller {
 /// page's origin, which is then compared with our name.
 ///
 /// Source: W3C Fetch Metadata, `Sec-Fetch-Site`; RFC 6454.
-pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
+pub fn is_cross_site(headers: &HeaderMap) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return site == "cross-site";
     }
@@ -119,13 +130,29 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// Tokens that are not in the configuration: made and revoked while the program runs.
+pub trait Tokens: Send + Sync {
+    /// Who shows this bearer token; nobody when it is not known or not good any more.
+    fn caller(&self, token: &str) -> Option<Caller>;
+
+    /// Whether it claims to be one of these: then it must be good, also where nobody needs a credential.
+    fn claims(&self, token: &str) -> bool;
+}
+
 /// The credentials that are accepted.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Auth {
     /// What the header has to be, and who that is.
     accepted: Vec<(Credential, Caller)>,
     /// Who everybody is where no credential is needed; without one, administrator of the default tenant.
     everybody: Option<Caller>,
+    tokens: Option<Arc<dyn Tokens>>,
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").field("accepted", &self.accepted).finish_non_exhaustive()
+    }
 }
 
 impl Auth {
@@ -140,18 +167,36 @@ impl Auth {
         Auth { everybody: Some(caller), ..Auth::default() }
     }
 
+    /// Accepts `tokens` too. They do not make a credential necessary: who asks from the machine itself
+    /// must be able to make the first.
+    pub fn with_tokens(mut self, tokens: Arc<dyn Tokens>) -> Auth {
+        self.tokens = Some(tokens);
+        self
+    }
+
     /// Whether a credential is needed at all.
     pub fn is_configured(&self) -> bool {
         !self.accepted.is_empty()
     }
 
-    /// Who sent these headers; `None` when they prove nothing.
-    pub fn caller(&self, headers: &HeaderMap) -> Option<Caller> {
-        if !self.is_configured() {
-            let administrator = || Caller { tenant: TenantId::default(), role: Role::Admin };
-            return Some(self.everybody.clone().unwrap_or_else(administrator));
+    /// Who sent these headers from `client` (`None`: this machine); `None` when they prove nothing.
+    pub fn caller(&self, headers: &HeaderMap, client: Option<IpAddr>) -> Option<Caller> {
+        let presented = Presented::read(headers);
+        if let (Some(tokens), Some(Presented::Bearer(token))) = (&self.tokens, &presented)
+            && let Ok(token) = std::str::from_utf8(token)
+            && tokens.claims(token)
+        {
+            return tokens.caller(token);
         }
-        let presented = Presented::read(headers)?;
+        if !self.is_configured() {
+            if self.everybody.is_some() {
+                return self.everybody.clone();
+            }
+            // Another door than the configured address may let strangers come as far as this.
+            let here = client.is_none_or(|client| client.to_canonical().is_loopback());
+            return here.then(|| Caller::new(TenantId::default(), Role::Admin));
+        }
+        let presented = presented?;
         let mut caller = None;
         // all are compared, whichever fits, so that the time tells nothing
         for (credential, owner) in &self.accepted {
@@ -213,7 +258,8 @@ const OPEN_PATHS: [&str; 2] = ["/-/healthy", "/-/ready"];
 ///
 /// For `axum::middleware::from_fn_with_state(auth, authenticate)`, around the routers of every door.
 pub async fn authenticate(State(auth): State<Arc<Auth>>, mut request: Request, next: Next) -> Response {
-    match auth.caller(request.headers()) {
+    let client = request.extensions().get::<ClientAddress>().map(|client| client.0);
+    match auth.caller(request.headers(), client) {
         Some(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -245,7 +291,7 @@ mod tests {
     use super::*;
 
     fn auth() -> Auth {
-        let caller = |tenant: &str, role| Caller { tenant: TenantId::new(tenant).expect("a tenant"), role };
+        let caller = |tenant: &str, role| Caller::new(TenantId::new(tenant).expect("a tenant"), role);
         Auth::new(vec![
             (Credential::Bearer("t0ken".into()), caller("a", Role::Read)),
             (Credential::Basic { user: "ann".into(), password: "p:w".into() }, caller("b", Role::Admin)),
@@ -272,10 +318,10 @@ mod tests {
         for (header, expected) in cases {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::from_static(header));
-            let caller = auth().caller(&headers);
+            let caller = auth().caller(&headers, None);
             assert_eq!(caller.as_ref().map(|c| c.tenant.as_str()), expected, "{header}");
         }
-        assert_eq!(auth().caller(&HeaderMap::new()), None);
+        assert_eq!(auth().caller(&HeaderMap::new(), None), None);
     }
 
     #[test]
@@ -298,9 +344,49 @@ mod tests {
     }
 
     #[test]
-    fn without_credentials_everybody_is_administrator() {
-        let caller = Auth::default().caller(&HeaderMap::new());
-        assert_eq!(caller, Some(Caller { tenant: TenantId::default(), role: Role::Admin }));
+    fn without_credentials_everybody_on_this_machine_is_administrator() {
+        for (client, known) in [
+            (None, true),
+            (Some("127.0.0.1"), true),
+            (Some("::1"), true),
+            (Some("::ffff:127.0.0.1"), true),
+            (Some("10.0.0.1"), false),
+            (Some("fd00::1"), false),
+        ] {
+            let client = client.map(|client| client.parse().expect("an address"));
+            let caller = Auth::default().caller(&HeaderMap::new(), client);
+            let administrator = Caller::new(TenantId::default(), Role::Admin);
+            assert_eq!(caller, known.then_some(administrator), "{client:?}");
+        }
+    }
+
+    struct One;
+
+    impl Tokens for One {
+        fn caller(&self, token: &str) -> Option<Caller> {
+            (token == "ours_good").then(|| Caller::new(TenantId::default(), Role::Read))
+        }
+
+        fn claims(&self, token: &str) -> bool {
+            token.starts_with("ours_")
+        }
+    }
+
+    #[test]
+    fn tokens_count_beside_the_configuration_and_a_bad_one_is_never_administrator() {
+        for (token, configured, open) in [
+            ("ours_good", Some(Role::Read), Some(Role::Read)),
+            ("ours_revoked", None, None),
+            ("t0ken", Some(Role::Read), Some(Role::Admin)),
+            ("unknown", None, Some(Role::Admin)),
+        ] {
+            let value = HeaderValue::try_from(format!("Bearer {token}")).expect("a value");
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+            for (auth, role) in [(auth(), configured), (Auth::default(), open)] {
+                let caller = auth.with_tokens(Arc::new(One)).caller(&headers, None);
+                assert_eq!(caller.map(|caller| caller.role), role, "{token}");
+            }
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(crate) async fn federate(
     let format = Format::negotiate(&accept.join(","));
     let end_ms = app.state.clock.now_ms();
     let start_ms = end_ms.saturating_sub(app.state.engine.options().lookback_ms);
-    let (store, external) = (app.state.store.clone(), app.state.external_labels.clone());
+    let (store, external) = (caller.view(&app.state.store), app.state.external_labels.clone());
     let run = move |patience: &Patience| {
         let samples = latest(&*store, &caller.tenant, start_ms..=end_ms, &form, patience)?;
         Ok(written(&samples, &external, format))

@@ -69,7 +69,8 @@ fn refused(app: &App, caller: &Caller, headers: &HeaderMap) -> Option<Response> 
     if !app.state.options.enable_lifecycle {
         return Some((StatusCode::FORBIDDEN, "Lifecycle API is not enabled.").into_response());
     }
-    caller.require(Role::Admin).err().map(|error| (StatusCode::FORBIDDEN, error.message).into_response())
+    let allowed = caller.require(Role::Admin).and_then(|()| caller.require_sight("/-/"));
+    allowed.err().map(|error| (StatusCode::FORBIDDEN, error.message).into_response())
 }
 
 async fn reload(State(app): State<App>, caller: Caller, headers: HeaderMap) -> Response {

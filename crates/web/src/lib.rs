@@ -22,6 +22,7 @@ mod process;
 mod query_log;
 mod read;
 mod reply;
+mod scope;
 pub mod state;
 mod stream;
 mod table;
@@ -35,7 +36,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 
 pub use active::ActiveQueries;
-pub use auth::{Auth, Caller, Credential, Role};
+pub use auth::{Auth, Caller, Credential, Role, Tokens};
 pub use metrics::WebMetrics;
 pub use notifications::{Notice, Notification, Notifications};
 pub use query_log::{ClientAddress, QueryLog};

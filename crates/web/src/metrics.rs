@@ -96,7 +96,8 @@ impl Drop for Outcome {
 
 /// `/metrics`: OpenMetrics for those who ask for it, the classic text format for all others.
 pub(crate) async fn expose(State(app): State<App>, caller: Caller, headers: HeaderMap) -> Response {
-    if let Err(error) = caller.require(Role::Read) {
+    let allowed = caller.require(Role::Read).and_then(|()| caller.require_sight("/metrics"));
+    if let Err(error) = allowed {
         return error.into_response();
     }
     let wants_openmetrics = headers

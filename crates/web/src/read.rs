@@ -3,6 +3,7 @@
 //!
 //! Source: Prometheus `storage/remote/read_handler.go`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -25,7 +26,7 @@ use crate::auth::Caller;
 use crate::form::read_body;
 use crate::reply::ApiError;
 use crate::stream::{self, Piece};
-use crate::work::Patience;
+use crate::work::{Patience, Work};
 
 /// Most bytes a request may have, packed and unpacked. Source: Prometheus `decodeReadLimit`.
 const REQUEST_BYTES_MAX: usize = 32 << 20;
@@ -77,15 +78,15 @@ async fn answer(app: App, caller: Caller, request: Request) -> Result<Response, 
     let request = app.work.search(decode).await?;
     drop(memory);
     let form = request.response_type().map_err(ApiError::bad_data)?;
+    let store = caller.view(&app.state.store);
     let asked = Asked { request, tenant: caller.tenant, external, limits };
     match form {
         ResponseType::Samples => {
-            let store = app.state.store.clone();
             let body = app.work.read(move |patience| samples(&*store, &asked, patience)).await?;
             let headers = [(header::CONTENT_TYPE, SAMPLES_TYPE), (header::CONTENT_ENCODING, "snappy")];
             Ok((headers, body).into_response())
         }
-        ResponseType::StreamedXorChunks => streamed(app, asked).await,
+        ResponseType::StreamedXorChunks => streamed(app.work, store, asked).await,
     }
 }
 
@@ -167,9 +168,8 @@ fn samples(store: &dyn Queryable, asked: &Asked, patience: &Patience) -> Result<
 }
 
 /// Starts the stream; an error before its first piece is an answer of its own.
-async fn streamed(app: App, asked: Asked) -> Result<Response, ApiError> {
+async fn streamed(work: Work, store: Arc<dyn Queryable>, asked: Asked) -> Result<Response, ApiError> {
     let (sender, mut pieces) = mpsc::channel(PIECES_WAITING);
-    let (work, store) = (app.work.clone(), app.state.store.clone());
     tokio::spawn(async move {
         let failing = sender.clone();
         let run = move |patience: &Patience| {

@@ -32,3 +32,6 @@ mod about;
 
 #[path = "api/query_log.rs"]
 mod query_log;
+
+#[path = "api/sight.rs"]
+mod sight;

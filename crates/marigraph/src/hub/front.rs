@@ -116,10 +116,8 @@ pub(crate) enum Plaintext {
     #[default]
     Loopback,
     /// Everybody.
-    #[allow(dead_code, reason = "said by a configuration once a hub has an identity")]
     Everywhere,
     /// Nobody.
-    #[allow(dead_code, reason = "said by a configuration once a hub has an identity")]
     Never,
 }
 
@@ -177,7 +175,6 @@ impl Front {
     }
 
     /// Speaks TLS from the next connection on, and plaintext only to those it is for.
-    #[allow(dead_code, reason = "called once a hub has an identity")]
     pub(crate) fn secure(&self, tls: Arc<ServerConfig>, plaintext: Plaintext) {
         let acceptor = TlsAcceptor::from(tls);
         self.shared.secure.store(Some(Arc::new(Secure { acceptor, plaintext })));
@@ -185,7 +182,6 @@ impl Front {
 
     /// Closes the connections of those for whom `which` holds, now; gives how many there were. Tunnels
     /// are no connections of the front any more: `tunnel::Agents` closes those.
-    #[allow(dead_code, reason = "called once a hub has an identity")]
     pub(crate) fn close(&self, which: impl Fn(&PeerIdentity) -> bool) -> usize {
         let live = self.shared.live.lock();
         live.values().filter(|(peer, _)| which(peer)).map(|(_, connection)| connection.cancel()).count()

@@ -64,7 +64,7 @@ pub(super) struct Readers(pub(super) Arc<Auth>);
 
 impl proxy::Readers for Readers {
     fn reader(&self, headers: &HeaderMap) -> Result<proxy::Caller, ReaderError> {
-        reader(&self.0.caller(headers).ok_or(ReaderError::Unknown)?, headers)
+        reader(&self.0.caller(headers, None).ok_or(ReaderError::Unknown)?, headers)
     }
 }
 
@@ -76,7 +76,11 @@ fn reader(caller: &web::Caller, headers: &HeaderMap) -> Result<proxy::Caller, Re
     let mut hasher = DefaultHasher::new();
     headers.get(AUTHORIZATION).hash(&mut hasher);
     let key = format!("{}/{:016x}", caller.tenant, hasher.finish()).into();
-    Ok(proxy::Caller { tenant: caller.tenant.clone(), clusters: Clusters::All, key })
+    let clusters = match &*caller.clusters {
+        [] => Clusters::All,
+        some => Clusters::Only(some.iter().cloned().collect()),
+    };
+    Ok(proxy::Caller { tenant: caller.tenant.clone(), clusters, key })
 }
 
 /// The fleet of a hub without agents.

@@ -5,6 +5,7 @@ mod backup;
 mod crash;
 mod damage;
 mod hostile;
+mod identity;
 mod proxy;
 mod pull;
 mod push;

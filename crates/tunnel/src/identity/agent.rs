@@ -178,6 +178,12 @@ impl AgentIdentity {
         }) || given.is_some_and(|given| redeemed != Some(&given))
     }
 
+    /// The roots that hubs are believed by; `None` before it enrolled, and with the user's own.
+    pub fn bundle(&self) -> Option<Bundle> {
+        let held = self.held.lock();
+        Bundle::from_pem(&held.file.enrolled.as_ref()?.bundle).ok()
+    }
+
     /// TLS towards hubs; certificate and roots in it follow this identity.
     pub fn tls(&self) -> &AgentTls {
         &self.tls

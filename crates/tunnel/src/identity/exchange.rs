@@ -133,6 +133,29 @@ pub enum ExchangeError {
     Token(#[from] tenancy::BadToken),
 }
 
+impl Reach for crate::Connector {
+    fn reach<'a>(&'a self, hub: &'a str, tls: Arc<ClientConfig>) -> Reaching<'a> {
+        Box::pin(async move {
+            let hub = crate::HubUrl::parse(hub).map_err(|error| error.to_string())?;
+            let stream = self.connect(&hub, tls).await.map_err(|error| error.to_string())?;
+            Ok(Box::new(stream) as Box<dyn TlsStream>)
+        })
+    }
+}
+
+/// Asks `hub` (`https://host:port`) to admit another.
+///
+/// # Errors
+/// See [`ExchangeError`].
+pub async fn join_at(
+    reach: &dyn Reach,
+    hub: &str,
+    tls: Arc<ClientConfig>,
+    message: &JoinRequest,
+) -> Result<JoinAnswer, ExchangeError> {
+    post(reach, hub, tls, JOIN_PATH, message).await
+}
+
 /// Posts `message` to `path` of `hub` and reads the answer.
 pub(super) async fn post<A: DeserializeOwned>(
     reach: &dyn Reach,
@@ -145,7 +168,7 @@ pub(super) async fn post<A: DeserializeOwned>(
     let body = serde_json::to_vec(message).map_err(|error| unreachable(error.to_string()))?;
     let exchange = async {
         let stream = reach.reach(hub, tls).await?;
-        send(stream, hub, path, body).await.map_err(|error| error.to_string())
+        send(stream, hub, path, body).await.map_err(|error| crate::dial::chain(&*error))
     };
     let answered = tokio::time::timeout(PATIENCE, exchange).await;
     let (status, body) = answered

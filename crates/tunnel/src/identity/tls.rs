@@ -27,7 +27,7 @@ use super::server_trust::{HubVerifier, ServerTrust};
 
 /// An agent offers this too, and the hub never takes it: it tells a hub that has a certificate of the
 /// user's for other callers that this one wants the fleet's.
-const FLEET_PROTOCOL: &[u8] = b"marigraph";
+pub(super) const FLEET_PROTOCOL: &[u8] = b"marigraph";
 
 /// Whether an agent or hub has been revoked; asked in every handshake.
 pub type IsRevoked = Arc<dyn Fn(&PeerIdentity) -> bool + Send + Sync>;
@@ -377,6 +377,6 @@ fn at_ms(ms: i64) -> UnixTime {
 }
 
 /// The one provider of cryptography.
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }

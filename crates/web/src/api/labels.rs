@@ -62,7 +62,7 @@ async fn list(
     form: Form,
     find: impl Fn(&dyn storage::Queryable, &Select) -> Result<ListedLabels, QueryError> + Send + 'static,
 ) -> ApiResult {
-    let store = app.state.store.clone();
+    let store = caller.view(&app.state.store);
     let run = move |patience: &Patience| {
         let mut sets = language::selectors(&form, patience, |why| ApiError::bad_data(why))?;
         if sets.is_empty() {
@@ -102,7 +102,7 @@ pub(super) async fn series(State(app): State<App>, caller: Caller, form: Form) -
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
     let bounds = Bounds::read(&form)?;
-    let store = app.state.store.clone();
+    let store = caller.view(&app.state.store);
     let run = move |patience: &Patience| {
         let sets = language::selectors(&form, patience, |why| ApiError::parameter("match[]", why))?;
         let many = sets.len() > 1;

@@ -15,7 +15,7 @@ pub(super) async fn by_metric(State(app): State<App>, caller: Caller, form: Form
     let per_metric =
         optional_count(&form, "limit_per_metric")?.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
     let metric = Some(form.get("metric").to_owned()).filter(|metric| !metric.is_empty());
-    let store = app.state.store.clone();
+    let store = caller.view(&app.state.store);
     let run = move || {
         let found = store.metadata(&caller.tenant, metric.as_deref())?;
         Ok(Reply::new(|out| {

@@ -46,7 +46,7 @@ pub(super) async fn instant(State(app): State<App>, caller: Caller, origin: Orig
     let limit = form.limit()?;
     let at_ms = form.time_or("time", app.state.clock.now_ms())?;
     let asked = Asked::read(&form, limit, Span { start_ms: at_ms, end_ms: at_ms, step_ms: 0 }, origin)?;
-    let (engine, store) = (app.state.engine.clone(), app.state.store.clone());
+    let (engine, store) = (app.state.engine.clone(), caller.view(&app.state.store));
     let evaluate = move |query: &str, options: &QueryOptions| {
         engine.instant(&*store, &caller.tenant, query, at_ms, options)
     };
@@ -63,7 +63,7 @@ pub(super) async fn range(State(app): State<App>, caller: Caller, origin: Origin
     }
     let step_ms = step_ms(&form, end_ms.saturating_sub(start_ms))?;
     let asked = Asked::read(&form, limit, Span { start_ms, end_ms, step_ms }, origin)?;
-    let (engine, store) = (app.state.engine.clone(), app.state.store.clone());
+    let (engine, store) = (app.state.engine.clone(), caller.view(&app.state.store));
     let evaluate = move |query: &str, options: &QueryOptions| {
         engine.range(&*store, &caller.tenant, query, start_ms, end_ms, step_ms, options)
     };
@@ -265,7 +265,7 @@ pub(super) async fn exemplars(
     if end_ms < start_ms {
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
-    let (shared, store) = (app.clone(), app.state.store.clone());
+    let (shared, store) = (app.clone(), caller.view(&app.state.store));
     let run = move || {
         let expr = language::expression(&shared, form.get("query")).map_err(ApiError::bad_data)?;
         let selectors = language::selectors_of(&expr);

@@ -90,7 +90,10 @@ impl StoreAdmin for Program {
         Ok("20260102T030405Z-00000000000000ff".into())
     }
 
-    fn tsdb_status(&self, _: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError> {
+    fn tsdb_status(&self, tenant: &TenantId, limit: usize) -> Result<TsdbStatus, StoreError> {
+        if *tenant != TenantId::default() {
+            return Ok(TsdbStatus::default());
+        }
         Ok(TsdbStatus {
             series: 5,
             label_pairs: 7,
@@ -105,7 +108,10 @@ impl StoreAdmin for Program {
         })
     }
 
-    fn blocks(&self, _: &TenantId) -> Result<Vec<BlockInfo>, StoreError> {
+    fn blocks(&self, tenant: &TenantId) -> Result<Vec<BlockInfo>, StoreError> {
+        if *tenant != TenantId::default() {
+            return Ok(Vec::new());
+        }
         let block = BlockInfo {
             ulid: "01HF0000000000000000000000".into(),
             min_ms: 1_000,
@@ -118,7 +124,10 @@ impl StoreAdmin for Program {
         Ok(vec![block.clone(), BlockInfo { histograms: 0, level: 2, ..block }])
     }
 
-    fn series_usage(&self, _: &TenantId, limit: usize) -> SeriesUsage {
+    fn series_usage(&self, tenant: &TenantId, limit: usize) -> SeriesUsage {
+        if *tenant != TenantId::default() {
+            return SeriesUsage::default();
+        }
         let maker = |job: &str, series, refused| SeriesMaker {
             labels: Labels::from_pairs([("job", job)]),
             series,
@@ -137,9 +146,12 @@ impl StoreAdmin for Program {
 }
 
 impl TargetStatus for Program {
-    fn active(&self, _: &TenantId) -> Vec<ActiveTarget> {
+    fn active(&self, tenant: &TenantId) -> Vec<ActiveTarget> {
+        if *tenant != TenantId::default() {
+            return Vec::new();
+        }
         let target = |job: &str, last_scrape_ms, health, last_error: &str| ActiveTarget {
-            id: model::SourceId::default(),
+            id: SourceId(1),
             scrape_pool: job.into(),
             discovered_labels: Labels::from_pairs([("__address__", "10.0.0.1:80"), ("job", job)]),
             labels: Labels::from_pairs([("instance", "10.0.0.1:80"), ("job", job)]),
@@ -157,19 +169,31 @@ impl TargetStatus for Program {
         ]
     }
 
-    fn dropped(&self, _: &TenantId) -> Vec<DroppedTarget> {
+    fn dropped(&self, tenant: &TenantId) -> Vec<DroppedTarget> {
+        if *tenant != TenantId::default() {
+            return Vec::new();
+        }
         vec![DroppedTarget { scrape_pool: "b".into(), discovered_labels: Labels::from_pairs([("job", "b")]) }]
     }
 
-    fn dropped_counts(&self, _: &TenantId) -> BTreeMap<String, usize> {
+    fn dropped_counts(&self, tenant: &TenantId) -> BTreeMap<String, usize> {
+        if *tenant != TenantId::default() {
+            return BTreeMap::new();
+        }
         BTreeMap::from([("a".into(), 0), ("b".into(), 1)])
     }
 
-    fn scrape_pools(&self, _: &TenantId) -> Vec<String> {
+    fn scrape_pools(&self, tenant: &TenantId) -> Vec<String> {
+        if *tenant != TenantId::default() {
+            return Vec::new();
+        }
         vec!["a".into(), "b".into()]
     }
 
-    fn pool_config(&self, _: &TenantId, pool: &str) -> Option<PoolConfig> {
+    fn pool_config(&self, tenant: &TenantId, pool: &str) -> Option<PoolConfig> {
+        if *tenant != TenantId::default() {
+            return None;
+        }
         let rule = |spec| Rule::new(spec, NameScheme::Utf8).expect("a rule");
         let relabel = vec![
             rule(RuleSpec {
@@ -190,7 +214,10 @@ impl TargetStatus for Program {
         (pool == "a").then(|| PoolConfig { yaml: "job_name: a\n".into(), relabel })
     }
 
-    fn metadata(&self, _: &TenantId, metric: Option<&str>) -> Vec<TargetMetadata> {
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Vec<TargetMetadata> {
+        if *tenant != TenantId::default() {
+            return Vec::new();
+        }
         let entry = |job: &str, metric: &str| TargetMetadata {
             target: Labels::from_pairs([("job", job)]),
             metric: metric.into(),

@@ -65,7 +65,7 @@ async fn reload_and_quit() {
 
 #[tokio::test]
 async fn only_known_callers_get_answers() {
-    let caller = |role| Caller { tenant: TenantId::default(), role };
+    let caller = |role| Caller::new(TenantId::default(), role);
     let fixture = Fixture::with(Setup {
         admin: true,
         lifecycle: true,
@@ -143,10 +143,8 @@ async fn other_doors_stand_behind_the_same_gate() {
         "/api/v1/write",
         post(async |Extension(caller): Extension<Caller>| format!("{:?}", caller.role)),
     );
-    let auth = Auth::new(vec![(
-        Credential::Bearer("writer".into()),
-        Caller { tenant: TenantId::default(), role: Role::Write },
-    )]);
+    let auth =
+        Auth::new(vec![(Credential::Bearer("writer".into()), Caller::new(TenantId::default(), Role::Write))]);
     let fixture = Fixture::with_doors(Setup { auth, ..Setup::default() }, door);
     assert_eq!(fixture.ask("POST /api/v1/write").await.status.as_u16(), 401);
     let request = Request::post("/api/v1/write").header("authorization", "Bearer writer");

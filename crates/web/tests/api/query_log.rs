@@ -1,20 +1,39 @@
 //! What the query log says of requests.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use http::Request;
-use web::{ClientAddress, QueryLog};
+use model::TenantId;
+use web::{Auth, Caller, ClientAddress, QueryLog, Role, Tokens};
 
-use super::fixture::Fixture;
+use super::fixture::{Fixture, Setup};
+
+/// Knows one token.
+struct Elsewhere;
+
+impl Tokens for Elsewhere {
+    fn caller(&self, _: &str) -> Option<Caller> {
+        Some(Caller::new(TenantId::default(), Role::Read))
+    }
+
+    fn claims(&self, token: &str) -> bool {
+        token == "elsewhere"
+    }
+}
 
 #[tokio::test]
 async fn every_evaluated_query_has_a_line() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("query.log");
-    let fixture = Fixture::new();
+    // From elsewhere nobody is let in without a credential.
+    let auth = Auth::default().with_tokens(Arc::new(Elsewhere));
+    let fixture = Fixture::with(Setup { auth, ..Setup::default() });
     fixture.ask("/api/v1/query?query=before").await;
     fixture.query_log.install(Some(QueryLog::open(&path).expect("open")));
-    let request =
-        Request::get("/api/v1/query?query=up&time=1000").extension(ClientAddress([10, 0, 0, 7].into()));
+    let request = Request::get("/api/v1/query?query=up&time=1000")
+        .header("authorization", "Bearer elsewhere")
+        .extension(ClientAddress([10, 0, 0, 7].into()));
     fixture.send(request.body(Body::empty()).expect("a request")).await;
     fixture.ask("POST /api/v1/query_range query=up%2B1&start=0&end=60&step=15").await;
     fixture.ask("/api/v1/query?query=up%7B").await;

@@ -16,7 +16,7 @@ fn example(endpoint: &Endpoint) -> String {
 }
 
 fn guarded() -> Fixture {
-    let caller = |role| Caller { tenant: TenantId::default(), role };
+    let caller = |role| Caller::new(TenantId::default(), role);
     Fixture::with(Setup {
         admin: true,
         lifecycle: true,
