@@ -59,8 +59,22 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("bench", &["model", "testkit", "tsdb"]),
     (
         "fuzz",
-        &["blocks", "discovery", "marigraph", "model", "promql", "re2", "stdx", "storage", "tsdb", "wire"],
+        &[
+            "blocks",
+            "discovery",
+            "marigraph",
+            "model",
+            "promql",
+            "queue",
+            "re2",
+            "remote",
+            "stdx",
+            "storage",
+            "tsdb",
+            "wire",
+        ],
     ),
+    ("sim", &["model", "queue", "remote", "stdx", "storage", "tsdb"]),
     ("xtask", &[]),
 ];
 

@@ -8,6 +8,7 @@
 
 mod block;
 mod chaos;
+mod fleet;
 mod language;
 mod store;
 mod text;
@@ -67,4 +68,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "tsdb-part", run: store::part, seeds: store::part_seeds },
     Target { name: "block-chunk", run: block::chunk, seeds: block::chunk_seeds },
     Target { name: "block-index", run: block::index, seeds: block::index_seeds },
+    Target { name: "ship", run: fleet::ship, seeds: fleet::ship_seeds },
+    Target { name: "queue-files", run: fleet::queue_files, seeds: fleet::queue_seeds },
 ];

@@ -103,7 +103,7 @@ impl ReaderState {
         self.done.entry(lost.incarnation).or_default().insert(lost.first, lost.last);
         let alike = |last: &&mut Lost| last.incarnation == lost.incarnation && last.reason == lost.reason;
         match self.lost.last_mut().filter(alike) {
-            Some(last) if last.last + 1 == lost.first => last.join(&lost),
+            Some(last) if last.last.checked_add(1) == Some(lost.first) => last.join(&lost),
             _ => self.lost.push(lost),
         }
         if self.lost.len() > LOST_MAX {

@@ -117,6 +117,19 @@ impl Encoder {
         config: EncoderConfig,
         metrics: EncoderMetrics,
     ) -> Arc<Encoder> {
+        let encoder = Encoder::without_thread(writer, clock, config, metrics);
+        start_ticker(&encoder);
+        encoder
+    }
+
+    /// An encoder that closes old blocks only when [`Encoder::close_due`] is called: for simulations with a clock
+    /// of their own.
+    pub fn without_thread(
+        writer: Writer,
+        clock: Arc<dyn Clock>,
+        config: EncoderConfig,
+        metrics: EncoderMetrics,
+    ) -> Arc<Encoder> {
         let now_ms = clock.now_ms();
         let inner = Inner {
             block: BlockWriter::new(&config.cluster),
@@ -134,9 +147,7 @@ impl Encoder {
         };
         let queue = inner.writer.queue().clone();
         let (inner, durable, ticker) = (Mutex::new(inner), AtomicU64::new(0), Arc::<Ticker>::default());
-        let encoder = Arc::new(Encoder { inner, queue, clock, config, metrics, durable, ticker });
-        start_ticker(&encoder);
-        encoder
+        Arc::new(Encoder { inner, queue, clock, config, metrics, durable, ticker })
     }
 
     /// Writes the open block if it is old enough. The encoder's own thread does so; simulations with a

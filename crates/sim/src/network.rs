@@ -6,20 +6,30 @@ use remote::ship::{Peer, Request};
 
 use crate::Dice;
 
+/// A request or an answer.
 #[derive(Debug, Clone)]
-pub(crate) struct Packet {
-    pub(crate) agent: usize,
-    pub(crate) hub: usize,
+pub struct Packet {
+    /// Number of the agent.
+    pub agent: usize,
+    /// Number of the hub.
+    pub hub: usize,
     /// Which life of the agent.
-    pub(crate) epoch: u64,
-    pub(crate) peer: Peer,
-    pub(crate) id: u64,
-    pub(crate) request: Request,
-    pub(crate) is_answer: bool,
-    pub(crate) body: Vec<u8>,
+    pub epoch: u64,
+    /// Who the agent is.
+    pub peer: Peer,
+    /// The sender's number of the request.
+    pub id: u64,
+    /// Which request.
+    pub request: Request,
+    /// On its way back.
+    pub is_answer: bool,
+    /// Its body.
+    pub body: Vec<u8>,
 }
 
-pub(crate) struct Network {
+/// Packets under way.
+#[derive(Debug)]
+pub struct Network {
     /// Of a hundred packets, about so many get hurt.
     faults: u64,
     under_way: BTreeMap<(i64, u64), Packet>,
@@ -28,25 +38,30 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn new(faults: u64) -> Network {
+    /// A network that hurts about `faults` of a hundred packets.
+    pub fn new(faults: u64) -> Network {
         Network { faults, under_way: BTreeMap::new(), sequence: 0, cut_until: BTreeMap::new() }
     }
 
-    pub(crate) fn cut(&mut self, hub: usize, until_ms: i64) {
+    /// Nothing passes to or from the hub until then.
+    pub fn cut(&mut self, hub: usize, until_ms: i64) {
         self.cut_until.insert(hub, until_ms);
     }
 
-    pub(crate) fn heal(&mut self) {
+    /// Nothing is hurt any more.
+    pub fn heal(&mut self) {
         self.faults = 0;
         self.cut_until.clear();
     }
 
-    pub(crate) fn forget_agent(&mut self, agent: usize) {
-        // Requests that are on their way may still arrive, answers find nobody.
+    /// Answers to the agent find nobody: it has died.
+    pub fn forget_agent(&mut self, agent: usize) {
+        // Requests that are on their way may still arrive.
         self.under_way.retain(|_, packet| packet.agent != agent || !packet.is_answer);
     }
 
-    pub(crate) fn send(&mut self, mut packet: Packet, now_ms: i64, dice: &mut Dice) {
+    /// Sends a packet, or not.
+    pub fn send(&mut self, mut packet: Packet, now_ms: i64, dice: &mut Dice) {
         if self.cut_until.get(&packet.hub).is_some_and(|until| *until > now_ms) {
             return;
         }
@@ -76,7 +91,8 @@ impl Network {
         self.under_way.insert((at_ms, self.sequence), packet);
     }
 
-    pub(crate) fn next(&mut self, now_ms: i64) -> Option<Packet> {
+    /// The next packet that has arrived.
+    pub fn next(&mut self, now_ms: i64) -> Option<Packet> {
         let entry = self.under_way.first_entry().filter(|entry| entry.key().0 <= now_ms)?;
         Some(entry.remove())
     }

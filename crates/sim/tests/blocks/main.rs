@@ -8,7 +8,6 @@
 
 mod agent;
 mod hub;
-mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,27 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use agent::Agent;
 use hub::Hub;
-use network::{Network, Packet};
+use sim::{Dice, Network, Packet};
 use remote::ship::Request;
 use remote::ship::message::Answer;
 
 pub(crate) type Key = (u128, u64);
-
-/// Random numbers that are the same for a seed everywhere.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % n.max(1)
-    }
-
-    pub(crate) fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// What was ever written, and what of it must arrive.
 #[derive(Default)]
@@ -60,8 +43,7 @@ struct World {
 
 impl World {
     fn new(seed: u64, trace: bool) -> World {
-        let mut dice = Dice(seed.wrapping_mul(2).wrapping_add(0x5eed_5eed_5eed_5eed) | 1);
-        dice.below(2);
+        let mut dice = Dice::new(seed);
         let hubs: Vec<Hub> = (0..1 + dice.below(2)).map(|_| Hub::new()).collect();
         let ids = Arc::new(AtomicU64::new(1));
         let ground = Ground { lost: vec![BTreeSet::new(); hubs.len()], ..Ground::default() };
@@ -273,23 +255,5 @@ fn run(seed: u64, trace: bool) -> usize {
 
 #[test]
 fn every_synced_block_is_stored_exactly_once_at_every_hub() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let one = number("MARIGRAPH_SIM_SEED");
-    let first = number("MARIGRAPH_SIM_FIRST").unwrap_or(0);
-    let seeds = match one {
-        Some(seed) => seed..seed + 1,
-        None => first..first + number("MARIGRAPH_SIM_SEEDS").unwrap_or(50),
-    };
-    let mut required = 0;
-    for seed in seeds {
-        match std::panic::catch_unwind(|| run(seed, one.is_some())) {
-            Ok(blocks) => required += blocks,
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().cloned();
-                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-                panic!("seed {seed}: {}", text.unwrap_or_default());
-            }
-        }
-    }
-    assert!(required > 0, "blocks had to arrive");
+    assert!(sim::run_seeds(60, run) > 0, "blocks had to arrive");
 }

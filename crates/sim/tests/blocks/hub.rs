@@ -10,7 +10,9 @@ use remote::ship::message::{Answer, Batch};
 use remote::ship::{Door, Intake, IntakeError, Peer, Refusal, Request, SegmentKey, SentBlock, Verdict};
 use stdx::disk::{AppendFile, Disk, FakeDisk, Survivors};
 
-use crate::{Dice, Key};
+use sim::Dice;
+
+use crate::Key;
 
 const LOG: &str = "/hub/log";
 

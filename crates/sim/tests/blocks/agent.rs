@@ -11,7 +11,9 @@ use remote::ship::{Outgoing, Peer, Sender, SenderOptions, SenderStats};
 use stdx::clock::FakeClock;
 use stdx::disk::{FakeDisk, Survivors};
 
-use crate::{Dice, Ground, Key};
+use sim::Dice;
+
+use crate::{Ground, Key};
 
 const DIR: &str = "/agent/queue";
 /// A request without an answer for so long has failed.
