@@ -79,4 +79,6 @@ targets! {
     tsdb_part = "tsdb-part",
     block_chunk = "block-chunk",
     block_index = "block-index",
+    ship = "ship",
+    queue_files = "queue-files",
 }

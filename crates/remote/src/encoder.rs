@@ -318,14 +318,12 @@ impl Appender for Encoder {
     }
 
     fn wait_durable(&self, position: CommitPosition) -> Result<(), StoreError> {
-        if self.durable.load(Ordering::Acquire) >= position.0 {
-            return Ok(());
-        }
         let closed = {
             let mut inner = self.inner.lock();
             if inner.closed < position.0 {
                 self.close_block(&mut inner);
             }
+            // A later block may be durable when this one is lost.
             if inner.lost.contains(&position.0.saturating_sub(1)) {
                 let attempt = format!("write to queue {}", self.queue.dir().display());
                 return Err(StoreError::Io {
@@ -335,6 +333,9 @@ impl Appender for Encoder {
             }
             inner.closed
         };
+        if self.durable.load(Ordering::Acquire) >= position.0 {
+            return Ok(());
+        }
         self.queue.sync().map_err(|error| StoreError::ReadOnly { reason: error.to_string() })?;
         self.durable.fetch_max(closed, Ordering::AcqRel);
         Ok(())

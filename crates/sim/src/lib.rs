@@ -41,7 +41,10 @@ impl Dice {
 ///
 /// # Panics
 /// When a seed does; the message names it.
-pub fn run_seeds(usual: u64, run: impl Fn(u64, bool) -> usize + UnwindSafe + std::panic::RefUnwindSafe) -> usize {
+pub fn run_seeds(
+    usual: u64,
+    run: impl Fn(u64, bool) -> usize + UnwindSafe + std::panic::RefUnwindSafe,
+) -> usize {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let one = number("MARIGRAPH_SIM_SEED");
     let first = number("MARIGRAPH_SIM_FIRST").unwrap_or(0);

@@ -148,8 +148,14 @@ impl Segment {
         is_asked_for: bool,
         is_done: bool,
     ) -> Result<Verdict, No> {
+        let index = block.header().index;
+        // Requests come twice, and copies of a volume send the same: what has been read stays read.
+        let has_read = self.position().is_some_and(|(from, next)| (from..next).contains(&index));
+        if is_asked_for && has_read {
+            return Ok(Verdict::Context);
+        }
         self.pending = None;
-        let follows = self.position().is_none_or(|(_, next)| next == block.header().index);
+        let follows = self.position().is_none_or(|(_, next)| next == index);
         if is_asked_for || follows {
             self.decoder.read_context(block, &mut self.defined)?;
         }
@@ -166,7 +172,13 @@ impl Segment {
         let mut collected = match self.pending.take() {
             Some((of, collected)) if of == index => collected,
             _ => {
-                self.decoder.check_ready(block.header())?;
+                if let Err(error) = self.decoder.check_ready(block.header()) {
+                    // Context that lies behind would be taken for read.
+                    if self.position().is_some_and(|(_, next)| next > index) {
+                        self.decoder.forget_rows();
+                    }
+                    return Err(error.into());
+                }
                 let mut collected = Collected::default();
                 let mut collector = Collector { sources: &self.defined.sources, out: &mut collected };
                 self.decoder.read(block, &mut collector)?;

@@ -1,6 +1,6 @@
 //! The agent's end: what to send to one hub next, and what its answers mean for the queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use queue::{Block, Lane, Lost, QueueError, Reader};
 
@@ -9,8 +9,12 @@ use super::message::{
     SentBlock, Verdict,
 };
 
-/// After so many requests for context the hub will not understand a block.
-const CONTEXT_TRIES: u32 = 4;
+/// After so many requests for context that cannot be read any more, the hub will not understand a block.
+const DAMAGED_TRIES: u32 = 2;
+/// After so many although all context was sent; copies of a volume may disturb each other for a while.
+const CONTEXT_TRIES: u32 = 100;
+/// Each further request for the same context waits for so much longer, milliseconds.
+const CONTEXT_WAIT_MS: i64 = 50;
 
 /// How a sender behaves.
 #[derive(Debug, Clone)]
@@ -97,6 +101,8 @@ pub struct Sender {
     positions: BTreeMap<(u128, u64), (u64, u64)>,
     /// How often the hub asked for context of a block since it was last out of reach.
     tries: BTreeMap<(u128, u64), u32>,
+    /// Segments with damaged blocks that were wanted as context.
+    damaged: BTreeSet<(u128, u64)>,
     /// Bytes that the backlog lane may send, and when that was reckoned.
     allowance: (u64, i64),
     /// When the hub was last heard of.
@@ -140,6 +146,7 @@ impl Sender {
             backlog: LaneState::default(),
             positions: BTreeMap::new(),
             tries: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             allowance: (0, now_ms),
             heard_ms: Some(now_ms),
             attempts: 0,
@@ -305,9 +312,12 @@ impl Sender {
         };
         while next < block && parcel.fits(self.options.batch_bytes, 0) {
             // A context block that is damaged is left out; the hub will say whether it could do without.
-            if let Some(context) = self.reader.read(first.key.incarnation, next)? {
-                self.stats.context_blocks += 1;
-                parcel.push(context, true);
+            match self.reader.read(first.key.incarnation, next)? {
+                Some(context) => {
+                    self.stats.context_blocks += 1;
+                    parcel.push(context, true);
+                }
+                None => drop(self.damaged.insert(key)),
             }
             next += 1;
         }
@@ -388,8 +398,12 @@ impl Sender {
                     let from = from.max(flight.key.1);
                     self.positions.insert(flight.key, (from, from));
                     // It may be a context block that lacks context: the block behind it counts.
-                    let wanted = open.range(first..).next().map(|(block, rows)| (*block, *rows));
-                    self.count_try(incarnation, wanted, &mut open);
+                    if let Some((block, rows)) =
+                        open.range(first..).next().map(|(block, rows)| (*block, *rows))
+                    {
+                        let wait_ms = self.count_try(flight.key, (block, rows), &mut open);
+                        self.lane_mut(lane).not_before_ms = now_ms.saturating_add(wait_ms);
+                    }
                 }
                 Verdict::Later { after_ms } => {
                     let wait_ms = i64::try_from(after_ms).unwrap_or(i64::MAX).min(self.options.retry_max_ms);
@@ -408,14 +422,22 @@ impl Sender {
         }
     }
 
-    fn count_try(&mut self, incarnation: u128, wanted: Option<(u64, u32)>, open: &mut BTreeMap<u64, u32>) {
-        let Some((block, rows)) = wanted else { return };
-        let tries = self.tries.entry((incarnation, block)).or_default();
+    /// Counts a request for context of a block; how long to wait before it is sent again.
+    fn count_try(
+        &mut self,
+        key: (u128, u64),
+        (block, rows): (u64, u32),
+        open: &mut BTreeMap<u64, u32>,
+    ) -> i64 {
+        let tries_max = if self.damaged.contains(&key) { DAMAGED_TRIES } else { CONTEXT_TRIES };
+        let tries = self.tries.entry((key.0, block)).or_default();
         *tries += 1;
-        if *tries >= CONTEXT_TRIES {
+        let wait_ms = i64::from(*tries - 1) * CONTEXT_WAIT_MS;
+        if *tries >= tries_max {
             open.remove(&block);
-            self.refuse(incarnation, block, rows, Refusal::ContextLost);
+            self.refuse(key.0, block, rows, Refusal::ContextLost);
         }
+        wait_ms
     }
 
     fn refuse(&mut self, incarnation: u128, block: u64, rows: u32, refusal: Refusal) {

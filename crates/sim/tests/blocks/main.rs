@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use agent::Agent;
 use hub::Hub;
-use sim::{Dice, Network, Packet};
 use remote::ship::Request;
 use remote::ship::message::Answer;
+use sim::{Dice, Network, Packet};
 
 pub(crate) type Key = (u128, u64);
 
@@ -255,5 +255,5 @@ fn run(seed: u64, trace: bool) -> usize {
 
 #[test]
 fn every_synced_block_is_stored_exactly_once_at_every_hub() {
-    assert!(sim::run_seeds(60, run) > 0, "blocks had to arrive");
+    assert!(sim::run_seeds(30, run) > 0, "blocks had to arrive");
 }

@@ -38,8 +38,7 @@ fn open(disk: &FakeDisk, time: &Arc<FakeClock>) -> (Arc<Db>, Door<StoreIntake>) 
         retention_ms: None,
         on_lost: None,
     };
-    let intake =
-        StoreIntake::new(db.clone(), disk.shared(), time.clone(), config, IntakeMetrics::default());
+    let intake = StoreIntake::new(db.clone(), disk.shared(), time.clone(), config, IntakeMetrics::default());
     (db, Door::new(intake))
 }
 
