@@ -282,8 +282,8 @@ impl Queue {
     /// be written.
     pub fn reader(&self, name: &str, start: Start) -> Result<Reader, QueueError> {
         check_name(name)?;
-        if start == Start::Now && !self.0.state().readers.contains_key(name) {
-            // A power cut may not bring back what "now" leaves behind.
+        if !self.0.state().readers.contains_key(name) {
+            // A power cut may not bring back what went before its start.
             self.0.forget_removed()?;
         }
         let new = {
