@@ -39,5 +39,9 @@ fn needed_files(config: &Config) -> Result<()> {
         }
     }
     hub::pushprox_doors(&config.proxy)?;
+    for remote in &config.remote_writes {
+        HttpClient::new(&remote.client, Arc::new(TcpConnector), Arc::clone(&tls))
+            .map_err(|problem| anyhow!("remote_write {}: {problem}", remote.send.name))?;
+    }
     hub::auth(&config.web_auth).map(drop)
 }

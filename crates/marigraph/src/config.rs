@@ -11,6 +11,7 @@ mod error;
 mod glob;
 mod global;
 mod proxy;
+mod remote_write;
 mod sections;
 mod yaml;
 
@@ -28,6 +29,7 @@ pub use discovery::{Discovery, DnsRecord};
 pub use error::{ConfigError, ConfigWarning};
 pub use global::{Global, GlobalText};
 pub use proxy::{DoorConfig, ProxyConfig, ProxyText, PushProxDoorText, PushProxText};
+pub use remote_write::{MetadataText, QueueText, RemoteWrite, RemoteWriteText};
 pub use sections::{
     ExemplarsText, LimitsText, MachineConfig, MachineText, PasswordText, RetentionText, StorageConfig,
     StorageText, TsdbText, WebAuth, WebAuthText, WebText,
@@ -67,6 +69,8 @@ pub struct Config {
     pub global: Global,
     /// The scrape jobs, in the order of the file, those of `scrape_config_files` last. No name twice.
     pub jobs: Vec<Job>,
+    /// Other systems that are sent what comes in. No name twice.
+    pub remote_writes: Vec<RemoteWrite>,
     /// Globs of files with rules; paths are relative to the working directory.
     pub rule_files: Vec<PathBuf>,
     /// Settings of the store.
@@ -139,6 +143,7 @@ impl Config {
             name: "empty configuration".to_owned(),
             global: Global::default(),
             jobs: Vec::new(),
+            remote_writes: Vec::new(),
             rule_files: Vec::new(),
             storage: StorageConfig::default(),
             limits: SeriesLimits::default(),
@@ -283,6 +288,7 @@ impl<'a> Reader<'a> {
                 "machine" => config.machine = Some(self.machine(node)?),
                 "proxy" => config.proxy = self.proxy(node)?,
                 "web" => config.web_auth = self.web(node)?,
+                "remote_write" => config.remote_writes = self.remote_writes(node, &config.global)?,
                 "rule_files" => config.rule_files = self.rule_files(node)?,
                 other if SECTIONS.contains(&other) => self.without_effect(other, node)?,
                 other => {
@@ -460,6 +466,18 @@ impl<'a> Reader<'a> {
         written.validate(&self.dir).map_err(|e| place(node, &e))
     }
 
+    fn remote_writes(&mut self, node: &Node, global: &Global) -> Result<Vec<RemoteWrite>, yaml::Error> {
+        if matches!(node.value, Value::Null) {
+            return Ok(Vec::new());
+        }
+        let names = global.scrape.names.scheme();
+        let found = remote_write::read(node, names, &global.external_labels, &self.dir)?;
+        for (entry, remote) in node.items()?.iter().zip(&found) {
+            self.notice(entry, remote.notices.clone());
+        }
+        Ok(found)
+    }
+
     fn rule_files(&mut self, node: &Node) -> Result<Vec<PathBuf>, yaml::Error> {
         let patterns: Vec<String> = node.read()?;
         if !patterns.is_empty() {
@@ -495,10 +513,6 @@ impl<'a> Reader<'a> {
             "otlp" => {
                 node.read::<sections::OtlpText>()?;
                 "the OTLP receiver is not available yet"
-            }
-            "remote_write" => {
-                Self::entries_with_url(node)?;
-                "nothing is written to other systems yet"
             }
             _ => {
                 Self::entries_with_url(node)?;

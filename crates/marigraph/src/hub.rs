@@ -19,7 +19,7 @@ use promql::engine::{Engine, EngineOptions};
 use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
 use scrape::config::ConfigDuration;
 use stdx::clock::{Clock, SystemClock};
-use storage::{Appender, Queryable};
+use storage::Queryable;
 use tokio::task::JoinHandle;
 use tsdb::Db;
 use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
@@ -28,6 +28,7 @@ use crate::cli::{HubArgs, PlaintextFor};
 use crate::config::{Config, ProxyConfig, StorageConfig, WebAuth};
 use crate::program::{ConfigSource, Program, Reloads, build_info};
 use crate::pull::{Pull, PullParts};
+use crate::remote_writes::RemoteWrites;
 use ::proxy::{Proxy, ProxyMetrics};
 pub(crate) use enrol::FLEET_DIRECTORY;
 use enrol::Identity;
@@ -50,6 +51,7 @@ pub struct Hub {
 struct Stages {
     front: Front,
     pull: Arc<Pull>,
+    remote_writes: RemoteWrites,
     store: Arc<Db>,
     /// What the store was opened with.
     storage: StorageConfig,
@@ -100,7 +102,9 @@ impl Hub {
         receive_metrics.register(&mut registry);
         let web_metrics = WebMetrics::register(&mut registry);
         let tenant = TenantId::default();
-        let appender: Arc<dyn Appender> = store.clone();
+        let remote_writes =
+            RemoteWrites::new(&args.data, args.commit_interval, Arc::clone(&clock), &mut registry);
+        let appender = remote_writes.beside(store.clone());
         let scraping = PullParts {
             appender: Arc::clone(&appender),
             tenant,
@@ -154,6 +158,7 @@ impl Hub {
         let stages = Arc::new(Stages {
             front,
             pull,
+            remote_writes,
             store,
             storage,
             program,
@@ -164,6 +169,8 @@ impl Hub {
             proxy_options,
             identity,
         });
+        // Before the first row comes in.
+        stages.remote_writes.apply(&config.remote_writes)?;
         stages.apply(&config, auth)?;
         let plaintext = match args.plaintext {
             PlaintextFor::Loopback => Plaintext::Loopback,
@@ -206,7 +213,7 @@ impl Hub {
         self.stages.program.quit.notified().await;
     }
 
-    /// Stops in the order data flows: scraping, the doors, then the store, whose log is synced.
+    /// Stops in the order data flows: scraping, the doors, remote write, then the store, whose log is synced.
     ///
     /// # Errors
     /// The store could not be closed cleanly.
@@ -218,6 +225,7 @@ impl Hub {
         stages.pull.stop().await;
         stages.proxy.stop();
         stages.front.stop().await;
+        stages.remote_writes.stop().await;
         tokio::task::spawn_blocking(move || stages.store.close()).await?.context("close the store")
     }
 }
@@ -230,7 +238,9 @@ impl Stages {
         });
         let query_log = query_log.transpose()?;
         let pushprox = pushprox_doors(&config.proxy)?;
+        self.remote_writes.clients(&config.remote_writes)?;
         self.pull.apply(config)?;
+        self.remote_writes.apply(&config.remote_writes)?;
         self.web.query_log.install(query_log);
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
         let doors = doors::router(self.receive.clone(), machine)

@@ -16,6 +16,7 @@ mod program;
 pub mod progress;
 mod pull;
 pub mod query;
+mod remote_writes;
 pub mod tsdb_verbs;
 
 /// An error and its causes on one line. Some errors of ours name their cause already; nothing is said

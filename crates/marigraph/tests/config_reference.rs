@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use marigraph::config::{
-    Config, ExemplarsText, GlobalText, LimitsText, MachineText, PasswordText, ProxyText, PushProxDoorText,
-    PushProxText, RetentionText, StorageText, TsdbText, WebAuthText, WebText,
+    Config, ExemplarsText, GlobalText, LimitsText, MachineText, MetadataText, PasswordText, ProxyText,
+    PushProxDoorText, PushProxText, QueueText, RemoteWriteText, RetentionText, StorageText, TsdbText,
+    WebAuthText, WebText,
 };
 use scrape::config::{
     AuthorizationText, BasicAuthText, HTTP_CLIENT_FIELDS, HeaderText, HttpClientText, OAuth2Text,
@@ -15,7 +16,7 @@ use scrape::config::{
 use serde::de::DeserializeOwned;
 
 /// Where the fields of each struct are explained.
-const SECTIONS: [(&str, &str); 29] = [
+const SECTIONS: [(&str, &str); 32] = [
     ("GlobalText", "`global`"),
     ("ScrapeConfigText", "`scrape_configs`"),
     ("StaticText", "`static_configs`"),
@@ -29,6 +30,9 @@ const SECTIONS: [(&str, &str); 29] = [
     ("TlsText", "HTTP client options"),
     ("OAuth2Text", "HTTP client options"),
     ("RelabelText", "`relabel_configs`, `metric_relabel_configs`"),
+    ("RemoteWriteText", "`remote_write`"),
+    ("QueueText", "`remote_write`"),
+    ("MetadataText", "`remote_write`"),
     ("StorageText", "`storage`"),
     ("TsdbText", "`storage`"),
     ("RetentionText", "`storage`"),
@@ -176,6 +180,9 @@ fn fields_are_found_as_serde_knows_them() {
         ("TlsText", fields_by_serde::<TlsText>()),
         ("OAuth2Text", fields_by_serde::<OAuth2Text>()),
         ("RelabelText", fields_by_serde::<RelabelText>()),
+        ("RemoteWriteText", fields_by_serde::<RemoteWriteText>()),
+        ("QueueText", fields_by_serde::<QueueText>()),
+        ("MetadataText", fields_by_serde::<MetadataText>()),
         ("StorageText", fields_by_serde::<StorageText>()),
         ("TsdbText", fields_by_serde::<TsdbText>()),
         ("RetentionText", fields_by_serde::<RetentionText>()),

@@ -234,6 +234,13 @@ pub struct Rule {
     shortcut: Shortcut,
 }
 
+/// Rules that say the same are the same.
+impl PartialEq for Rule {
+    fn eq(&self, other: &Rule) -> bool {
+        (&self.spec, self.names) == (&other.spec, other.names)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shortcut {
     /// Match and expand.

@@ -2,7 +2,8 @@
 //!
 //! [`FanOut`] hands out the references of its first appender, and keeps for each *branch* what they are
 //! called there. A branch that fails or refuses costs only itself: the first appender's word is what the
-//! writer hears, and [`Branch::lost`] counts the rest. Between the two appends lies no sync: a process that
+//! writer hears, and [`Branch::lost`] counts the rest. A branch may be off, and switched on later: then writers
+//! hear [`RejectReason::UnknownSeries`] once, and resolve their series again. Between the two appends lies no sync: a process that
 //! dies just there has a batch in the first store that a branch never got.
 
 use std::collections::HashMap;
@@ -26,7 +27,6 @@ pub struct FanOut {
 
 /// A further receiver of a [`FanOut`]'s rows.
 pub struct Branch {
-    appender: Arc<dyn Appender>,
     /// Whose rows it gets; all where missing.
     tenant: Option<TenantId>,
     state: Mutex<State>,
@@ -35,6 +35,8 @@ pub struct Branch {
 
 #[derive(Default)]
 struct State {
+    /// Missing while the branch is off.
+    appender: Option<Arc<dyn Appender>>,
     sources: HashMap<SourceRef, Source>,
     /// Grows with each [`Branch::forget_idle`].
     epoch: u32,
@@ -83,9 +85,18 @@ impl fmt::Debug for Branch {
 }
 
 impl Branch {
-    /// A branch that gets the rows of one tenant, or of all.
-    pub fn new(appender: Arc<dyn Appender>, tenant: Option<TenantId>) -> Arc<Branch> {
-        Arc::new(Branch { appender, tenant, state: Mutex::default(), lost: AtomicU64::new(0) })
+    /// A branch that gets the rows of one tenant, or of all, once it is switched on.
+    pub fn new(tenant: Option<TenantId>) -> Arc<Branch> {
+        Arc::new(Branch { tenant, state: Mutex::default(), lost: AtomicU64::new(0) })
+    }
+
+    /// From now on rows go to `appender`, or nowhere.
+    pub fn switch(&self, appender: Option<Arc<dyn Appender>>) {
+        let state = &mut *self.state.lock();
+        state.appender = appender;
+        for source in state.sources.values_mut() {
+            (source.theirs, source.series, source.last) = (None, HashMap::new(), None);
+        }
     }
 
     /// Samples and histograms that the first appender took and the branch did not.
@@ -128,13 +139,16 @@ impl Branch {
                 last: None,
                 epoch,
             });
-            source.theirs = source.theirs.or_else(|| self.appender.open_source(desc).ok());
+            if let Some(appender) = &state.appender {
+                source.theirs = source.theirs.or_else(|| appender.open_source(desc).ok());
+            }
         }
     }
 
     fn resolved(&self, source: SourceRef, labels: &[Labels], ours: &[Option<SeriesRef>]) {
         let state = &mut *self.state.lock();
         let epoch = state.epoch;
+        let Some(appender) = state.appender.clone() else { return };
         let Some(source) = state.sources.get_mut(&source) else { return };
         source.last = None;
         source.epoch = epoch;
@@ -145,14 +159,15 @@ impl Branch {
             }
         }
         let wanted: Vec<SeriesRef> = ours.iter().flatten().copied().collect();
-        source.resolve(self.appender.as_ref(), &wanted);
+        source.resolve(appender.as_ref(), &wanted);
     }
 
     /// Appends what was taken of a batch. Series that the branch no longer remembers come back as rejections.
     fn append(&self, batch: &Batch<'_>, taken: &Appended, forgotten: &mut Vec<Rejection>) {
         let state = &mut *self.state.lock();
+        let Some(appender) = state.appender.clone() else { return };
         // Twice, when the branch has forgotten a series that it is then told of again.
-        let mut rows = state.translate(self.appender.as_ref(), batch, &taken.rejected, forgotten);
+        let mut rows = state.translate(appender.as_ref(), batch, &taken.rejected, forgotten);
         for attempt in 0..2 {
             let points = rows.iter().map(Translated::points).sum::<usize>() as u64;
             let views: Vec<Row<'_>> = rows.iter().map(Translated::row).collect();
@@ -161,7 +176,7 @@ impl Branch {
             if views.is_empty() && metadata.is_empty() && accounts.is_empty() {
                 return;
             }
-            let appended = match self.appender.append(&theirs) {
+            let appended = match appender.append(&theirs) {
                 Ok(appended) => appended,
                 Err(_) => {
                     self.lost.fetch_add(points, Ordering::Relaxed);
@@ -190,7 +205,7 @@ impl Branch {
                 }
             }
             // What was taken the first time is taken again as an exact repeat.
-            rows = state.translate(self.appender.as_ref(), batch, &taken.rejected, forgotten);
+            rows = state.translate(appender.as_ref(), batch, &taken.rejected, forgotten);
         }
     }
 }

@@ -9,6 +9,7 @@ mod identity;
 mod proxy;
 mod pull;
 mod push;
+mod remote_write;
 mod soak;
 mod terminal;
 mod tools;

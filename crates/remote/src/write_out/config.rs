@@ -42,7 +42,7 @@ impl Protocol {
 }
 
 /// A receiver: what it is sent, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WriteOutConfig {
     /// Its name, in metrics and logs, and that of its cursor.
     pub name: String,

@@ -44,7 +44,8 @@ impl Bench {
         let other = second.open_source(&desc(&TenantId::new("other").expect("a name"))).expect("a source");
         second.resolve(other, &[labels("x"), labels("y")]).expect("series");
         let tenant = only.map(|name| TenantId::new(name).expect("a name"));
-        let branch = Branch::new(second.clone(), tenant);
+        let branch = Branch::new(tenant);
+        branch.switch(Some(second.clone()));
         let fan_out = FanOut::new(first.clone(), vec![branch.clone()]);
         Bench { first, second, branch, fan_out, tenant: TenantId::default() }
     }
@@ -138,4 +139,19 @@ fn idle_series_are_forgotten_and_come_back_by_resolving() {
     // A source that nobody writes to is emptied.
     (0..4).for_each(|_| bench.branch.forget_idle());
     assert!(bench.branch.state.lock().sources[&source].series.is_empty());
+}
+
+#[test]
+fn a_branch_that_is_off_gets_nothing_and_switched_on_it_gets_all() {
+    let bench = Bench::new(None);
+    bench.branch.switch(None);
+    let (source, series) = bench.series(&["a"]);
+    assert_eq!(bench.put(source, 1000, &series, &[1.0]).rejected, []);
+    bench.branch.switch(Some(bench.second.clone()));
+    let appended = bench.put(source, 2000, &series, &[2.0]);
+    assert_eq!(appended.rejected.len(), 1, "the writer is to resolve again");
+    let (source, series) = bench.series(&["a"]);
+    assert_eq!(bench.put(source, 2000, &series, &[2.0]).rejected, []);
+    assert_eq!(all(&bench.second, &bench.tenant), [("a".to_owned(), 2000, 2.0)]);
+    assert_eq!(bench.branch.lost(), 0);
 }
