@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use storage::SeriesRef;
 
 use super::tile::{Block, Body, COLUMNS_MAX, ROWS_MAX, Tile};
@@ -18,10 +19,10 @@ pub(crate) struct Lane {
     /// The source, as its tenant's head numbers it.
     pub(crate) source: u32,
     /// All columns it ever had; a column that moved away stays, dead, until the lane is gone.
-    pub(crate) columns: Vec<SeriesRef>,
+    pub(crate) columns: SmallVec<[SeriesRef; 2]>,
     /// Columns that moved away or were removed.
     pub(crate) dead: usize,
-    pub(crate) tiles: Vec<LaneTile>,
+    pub(crate) tiles: SmallVec<[LaneTile; 1]>,
     /// Times of the open rows, ascending.
     pub(crate) times: Vec<i64>,
     /// The newest row ever.
@@ -127,14 +128,14 @@ impl Lane {
     pub(crate) fn has_shape(&self, series: &[SeriesRef]) -> bool {
         match &self.shape {
             Some(shape) => shape.series == series,
-            None => self.dead == 0 && self.columns == series,
+            None => self.dead == 0 && *self.columns == *series,
         }
     }
 
     /// Remembers the shape of a row that went to this lane alone.
     pub(crate) fn remember(&mut self, series: &[SeriesRef], columns: Vec<u32>) {
         self.log.segment = 0;
-        let all = self.dead == 0 && self.columns == series;
+        let all = self.dead == 0 && *self.columns == *series;
         self.shape = (!all).then(|| Box::new(Shape { series: series.to_vec(), columns }));
     }
 
@@ -161,8 +162,7 @@ impl Lane {
 
     /// Appends a row of the remembered shape, newer than all others.
     pub(crate) fn push(&mut self, timestamp_ms: i64, values: &[f64]) {
-        self.times.push(timestamp_ms);
-        self.last_ms = timestamp_ms;
+        self.push_time(timestamp_ms);
         let Some(shape) = &self.shape else {
             for (tile, values) in self.tiles.iter_mut().zip(values.chunks(COLUMNS_MAX)) {
                 Arc::make_mut(&mut tile.open).push_full(values);
@@ -184,11 +184,18 @@ impl Lane {
 
     /// Appends a row without samples, newer than all others.
     pub(crate) fn push_absent(&mut self, timestamp_ms: i64) {
-        self.times.push(timestamp_ms);
-        self.last_ms = timestamp_ms;
+        self.push_time(timestamp_ms);
         for tile in &mut self.tiles {
             Arc::make_mut(&mut tile.open).push_absent();
         }
+    }
+
+    fn push_time(&mut self, timestamp_ms: i64) {
+        if self.times.capacity() == self.times.len() {
+            self.times.reserve_exact(4); // most lanes may have one column
+        }
+        self.times.push(timestamp_ms);
+        self.last_ms = timestamp_ms;
     }
 
     /// Removes the newest row again; `last_ms` is what it was before.

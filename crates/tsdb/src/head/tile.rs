@@ -17,6 +17,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::codec::{CodecError, decode_values, encode_values};
 
 /// Most columns of a tile.
@@ -27,23 +29,23 @@ pub(crate) const ROWS_MAX: usize = 32;
 const NOT_MATERIALISED: u16 = u16::MAX;
 
 /// An open tile. Row times belong to the lane.
+///
+/// Lists by column are inline for a column or two: a series that is pushed alone has a tile of its own.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tile {
     /// Bit patterns; without meaning for a column without samples.
-    base: Vec<u64>,
+    base: SmallVec<[u64; 2]>,
     /// Where a column's cell is in its row.
-    index: Vec<u16>,
+    index: SmallVec<[u16; 4]>,
     /// Columns materialised so far.
     materialised: u16,
     cells: Vec<u64>,
     /// Where each row's cells end.
-    row_ends: Vec<u32>,
+    row_ends: Vec<u16>,
     /// Rows in which every column has a sample.
     full: u32,
     /// Further rows, by column; empty while `full` says it all.
-    present: Vec<u32>,
-    /// Columns that have a sample in some row, so that their base means something.
-    seen: [u64; COLUMNS_MAX / 64],
+    present: SmallVec<[u32; 4]>,
 }
 
 impl Tile {
@@ -81,8 +83,9 @@ impl Tile {
         self.full | self.present.get(column).copied().unwrap_or(0)
     }
 
+    /// Whether a column has a sample in some row, so that its base means something.
     fn is_seen(&self, column: usize) -> bool {
-        self.seen[column / 64] >> (column % 64) & 1 == 1
+        self.presence(column) != 0
     }
 
     /// Appends a row in which every column has a sample.
@@ -99,25 +102,26 @@ impl Tile {
             }
         } else {
             let start = self.make_row();
-            for (column, value) in values.iter().enumerate() {
+            let columns = self.index.iter_mut().zip(&self.base);
+            for ((index, base), value) in columns.zip(values) {
                 let bits = value.to_bits();
-                match self.index[column] {
-                    NOT_MATERIALISED if bits == self.base[column] => {}
+                match *index {
+                    NOT_MATERIALISED if bits == *base => {}
                     NOT_MATERIALISED => {
-                        self.index[column] = self.materialised;
+                        *index = self.materialised;
                         self.materialised += 1;
                         self.cells.push(bits);
                     }
                     at => self.cells[start + usize::from(at)] = bits,
                 }
             }
-            self.row_ends[row] = self.cells.len() as u32;
+            self.row_ends[row] = self.cells.len() as u16;
         }
         self.full |= 1 << row;
     }
 
     fn all_seen(&self) -> bool {
-        self.seen.iter().map(|word| word.count_ones() as usize).sum::<usize>() == self.columns()
+        self.full != 0 || (0..self.columns()).all(|column| self.is_seen(column))
     }
 
     /// Appends a row without samples.
@@ -130,12 +134,16 @@ impl Tile {
 
     fn make_row(&mut self) -> usize {
         let (start, width) = (self.cells.len(), usize::from(self.materialised));
+        // Room for a few more rows, not for twice as many as there are.
+        let rows = (ROWS_MAX - self.rows()).min(if self.columns() > 8 { 8 } else { 4 });
         if self.cells.capacity() - start < width {
-            // Room for a few more rows, not for twice as many as there are.
-            self.cells.reserve_exact((width + 8).saturating_mul((ROWS_MAX - self.rows()).min(8)));
+            self.cells.reserve_exact((width + 8).min(self.columns()) * rows);
+        }
+        if self.row_ends.capacity() == self.row_ends.len() {
+            self.row_ends.reserve_exact(rows);
         }
         self.cells.resize(start + width, 0);
-        self.row_ends.push(self.cells.len() as u32);
+        self.row_ends.push(self.cells.len() as u16);
         start
     }
 
@@ -162,7 +170,6 @@ impl Tile {
     }
 
     fn mark(&mut self, row: usize, column: usize) {
-        self.seen[column / 64] |= 1 << (column % 64);
         if self.full >> row & 1 == 0 {
             self.present.resize(self.columns(), 0);
             self.present[column] |= 1 << row;
@@ -205,7 +212,7 @@ impl Tile {
                 }
             }
             if let Some(end) = self.row_ends.last_mut() {
-                *end = self.cells.len() as u32;
+                *end = self.cells.len() as u16;
             }
         }
     }
@@ -290,7 +297,7 @@ impl Tile {
             + self.columns() * 10
             + self.present.len() * 4
             + self.cells.capacity() * 8
-            + self.rows() * 4
+            + self.rows() * 2
     }
 
     /// The tile in its small, unchangeable form.
