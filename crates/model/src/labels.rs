@@ -69,6 +69,23 @@ impl Labels {
         Labels(room.as_slice().into())
     }
 
+    /// The set whose [`Labels::as_bytes`] are `bytes`; `None` when no set has these.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Labels> {
+        // Nearly all labels are ASCII, and that is quickly told of all of them at once.
+        let is_text = |text: &[u8], all: bool| all || std::str::from_utf8(text).is_ok();
+        let all = bytes.is_ascii();
+        let (mut rest, mut last): (&[u8], Option<&[u8]>) = (bytes, None);
+        while !rest.is_empty() {
+            let (name, value) = (take_text(&mut rest)?, take_text(&mut rest)?);
+            let sorted = last.is_none_or(|last| last < name);
+            if value.is_empty() || !sorted || !is_text(name, all) || !is_text(value, all) {
+                return None;
+            }
+            last = Some(name);
+        }
+        Some(Labels(bytes.into()))
+    }
+
     /// The pairs, sorted by name.
     pub fn iter(&self) -> Iter<'_> {
         Iter { rest: &self.0 }
@@ -165,6 +182,25 @@ fn read_len(bytes: &[u8]) -> (usize, usize) {
         shift += 7;
     }
     (len, bytes.len())
+}
+
+/// Takes the text at the start of `rest`, its length in as few bytes as [`push_str`] takes.
+fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (mut len, mut head) = (0, 0);
+    loop {
+        let byte = *rest.get(head).filter(|_| head < 5)?;
+        len |= usize::from(byte & 0x7f) << (7 * head);
+        head += 1;
+        if byte < 0x80 {
+            if byte == 0 && head > 1 {
+                return None;
+            }
+            break;
+        }
+    }
+    let (text, after) = rest[head..].split_at_checked(len)?;
+    *rest = after;
+    Some(text)
 }
 
 impl PartialOrd for Labels {
@@ -361,6 +397,29 @@ impl LabelsBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_a_set_or_they_are_not() {
+        let long = "v".repeat(300);
+        for pairs in
+            [vec![], vec![("__name__", "up"), ("job", "node")], vec![("a", long.as_str()), ("b", "Köln 潮")]]
+        {
+            let labels = Labels::from_pairs(pairs);
+            assert_eq!(Labels::from_bytes(labels.as_bytes()), Some(labels));
+        }
+        for bytes in [
+            &b"\x01a"[..],                                             // no value
+            b"\x01a\x00",                                              // an empty one
+            b"\x01a\x02x",                                             // one cut off
+            b"\x01b\x01x\x01a\x01x",                                   // out of order
+            b"\x01a\x01x\x01a\x01y",                                   // a name twice
+            b"\x81\x00a\x01x",                                         // a length in more bytes than it takes
+            b"\x01a\x01\xff",                                          // no text
+            b"\x01a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01x", // a length beyond everything
+        ] {
+            assert_eq!(Labels::from_bytes(bytes), None, "{bytes:?}");
+        }
+    }
 
     #[test]
     fn quoting_shows_what_go_shows() {

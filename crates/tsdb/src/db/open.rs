@@ -20,6 +20,7 @@ use super::refused::LogFile;
 use super::{Inner, Sources, Tenant};
 use crate::config::Config;
 use crate::filenames;
+use crate::head::Lanes;
 use crate::head::index::{generation_of, slot_of};
 use crate::head::rows::{Appending, FloatRow, HistogramSample};
 use crate::manifest::ManifestError;
@@ -235,6 +236,12 @@ pub(crate) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<(u32, u32), Op
     }
 }
 
+/// So many bytes of log are kept from the first reading to the second.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// Column sets known to be whole; more are forgotten.
+const WHOLE_MAX: usize = 1 << 16;
+
 /// What the definitions in the log say.
 #[derive(Default)]
 struct Replay {
@@ -242,8 +249,32 @@ struct Replay {
     aliases: HashMap<u64, SeriesRef, foldhash::fast::RandomState>,
     /// Series that the log does not know under their present reference.
     undefined: Vec<(TenantId, SeriesRef, Labels)>,
+    /// Columns of rows, by address, that have been found in the head under these very references.
+    whole: HashMap<usize, Arc<[SeriesRef]>, foldhash::fast::RandomState>,
     rows_lost: usize,
     samples_unknown: usize,
+}
+
+impl Replay {
+    /// Whether the head has all of these columns, under the references that the log gives them.
+    fn is_whole(&mut self, series: &Arc<[SeriesRef]>, lanes: &Lanes) -> bool {
+        if !self.aliases.is_empty() {
+            return false;
+        }
+        // Rows of a lane share their columns, and what is remembered here keeps its address.
+        let address = series.as_ptr() as usize;
+        if self.whole.contains_key(&address) {
+            return true;
+        }
+        let whole = series.iter().all(|series| lanes.home(*series).is_some());
+        if whole {
+            if self.whole.len() >= WHOLE_MAX {
+                self.whole.clear();
+            }
+            self.whole.insert(address, series.clone());
+        }
+        whole
+    }
 }
 
 impl Inner {
@@ -283,6 +314,7 @@ impl Inner {
         let files = self.log_files().map_err(|source| OpenError::Io { attempt, source })?;
         let mut replay = Replay::default();
         let (mut end, mut retained) = (self.known_position(), 0);
+        let (mut kept, mut kept_bytes) = (HashMap::new(), 0);
         let last = files.iter().filter(|file| file.only.is_none()).map(|file| file.number).max();
         for file in &files {
             let is_last = Some(file.number) == last;
@@ -295,9 +327,17 @@ impl Inner {
                 retained += segment.good_len;
             }
             self.restore_definitions(&segment, file, &mut replay);
+            if kept_bytes + segment.bytes.len() <= KEPT_BYTES_MAX {
+                kept_bytes += segment.bytes.len();
+                kept.insert(file.path.as_path(), segment);
+            }
         }
         for file in &files {
-            if let Some(segment) = self.read_segment(&file.path, Some(file.number) == last, false)? {
+            let segment = match kept.remove(file.path.as_path()) {
+                Some(segment) => Some(segment),
+                None => self.read_segment(&file.path, Some(file.number) == last, false)?,
+            };
+            if let Some(segment) = segment {
                 self.replay(&segment, file, &mut replay);
             }
         }
@@ -442,7 +482,8 @@ impl Inner {
                     if let Some(tenant) = self.replayed(file, &batch.tenant, batch.key.as_ref()) {
                         self.replay_batch(&tenant, &batch, position, *end_position, replay);
                     } else {
-                        let series = batch.rows.iter().flat_map(|row| row.series.iter()).copied();
+                        let series =
+                            batch.rows.iter().flat_map(|row| row.series.iter()).map(|series| series.0);
                         let sources = batch.rows.iter().map(|row| row.source);
                         self.reserve(
                             sources.chain(batch.histograms.iter().map(|sample| sample.source)),
@@ -523,24 +564,28 @@ impl Inner {
         for row in batch.rows.iter().filter(|row| !row.late || end_position > spilled) {
             let Some(source) = self.replayed_source(row.source) else {
                 replay.samples_unknown += row.series.len();
-                row.series.iter().for_each(|series| self.never_use(SeriesRef(*series)));
+                row.series.iter().for_each(|series| self.never_use(*series));
                 continue;
             };
-            series.clear();
-            values.clear();
-            for (number, value) in row.series.iter().zip(&row.values) {
-                let number = replay.aliases.get(number).copied().unwrap_or(SeriesRef(*number));
-                if lanes.home(number).is_some() {
-                    series.push(number);
-                    values.push(*value);
-                } else {
-                    self.never_use(number);
-                    replay.samples_unknown += 1;
+            let (mut of_row, mut values_of_row) = (&*row.series, &*row.values);
+            if !replay.is_whole(&row.series, &lanes) {
+                series.clear();
+                values.clear();
+                for (number, value) in row.series.iter().zip(&row.values) {
+                    let number = replay.aliases.get(&number.0).copied().unwrap_or(*number);
+                    if lanes.home(number).is_some() {
+                        series.push(number);
+                        values.push(*value);
+                    } else {
+                        self.never_use(number);
+                        replay.samples_unknown += 1;
+                    }
                 }
+                (of_row, values_of_row) = (&series, &values);
             }
             let mut at = replaying(row.replace, position, &mut unused);
             let (timestamp_ms, number) = (row.timestamp_ms, 0);
-            let row_at = FloatRow { number, source, timestamp_ms, series: &series, values: &values };
+            let row_at = FloatRow { number, source, timestamp_ms, series: of_row, values: values_of_row };
             if row.late {
                 lanes.replay_late(&row_at, &mut at);
             } else {

@@ -86,6 +86,13 @@ impl Symbols {
     }
 }
 
+/// Adds `slot`, which mostly is the largest.
+fn add_slot(slots: &mut RoaringBitmap, slot: u32) {
+    if slots.try_push(slot).is_err() {
+        slots.insert(slot);
+    }
+}
+
 /// The series that have a pair. Most pairs of a large fleet (pods, containers, ids) have few.
 #[derive(Debug)]
 enum Postings {
@@ -108,9 +115,7 @@ impl Postings {
                 many.insert(slot);
                 *self = Postings::Many(Box::new(many));
             }
-            Postings::Many(many) => {
-                many.insert(slot);
-            }
+            Postings::Many(many) => add_slot(many, slot),
         }
     }
 
@@ -214,6 +219,8 @@ pub(crate) struct Index {
     free_series: RoaringBitmap,
     table: HashTable<u32>,
     live: RoaringBitmap,
+    /// The pairs of the series added last: those of the next one mostly are the same.
+    recent: SmallVec<[u32; 32]>,
     /// Counts the series that came and went.
     revision: u64,
     order: Mutex<Order>,
@@ -269,9 +276,16 @@ impl Index {
     fn insert_at(&mut self, labels: &Labels, slot: u32, generation: u32) -> SeriesRef {
         self.free_series.remove(slot);
         let hash = xxh3_64(labels.as_bytes());
+        let recent = std::mem::take(&mut self.recent);
+        let mut recent = recent.iter().copied().peekable();
         let mut pairs: SmallVec<[u32; 32]> = SmallVec::new();
         for (name, value) in labels {
-            let pair = self.pair(name, value);
+            while recent.next_if(|pair| self.name_of(*pair) < name).is_some() {}
+            let same = recent.next_if(|pair| {
+                let Pair { name: of, value: is, .. } = self.pairs[*pair as usize];
+                self.symbols.text(is) == value && self.symbols.text(of) == name
+            });
+            let pair = same.unwrap_or_else(|| self.pair(name, value));
             self.pairs[pair as usize].postings.insert(slot);
             pairs.push(pair);
         }
@@ -284,9 +298,14 @@ impl Index {
         }
         let series = &self.series;
         self.table.insert_unique(hash, slot, |slot| series[*slot as usize].hash);
-        self.live.insert(slot);
+        add_slot(&mut self.live, slot);
         self.revision += 1;
+        self.recent = pairs;
         reference(slot, generation)
+    }
+
+    fn name_of(&self, pair: u32) -> &str {
+        self.symbols.text(self.pairs[pair as usize].name)
     }
 
     fn pair(&mut self, name: &str, value: &str) -> u32 {
@@ -326,6 +345,7 @@ impl Index {
     pub(crate) fn remove(&mut self, slots: &RoaringBitmap) {
         let mut emptied: Vec<u32> = Vec::new();
         self.revision += 1;
+        self.recent.clear();
         for slot in slots {
             if !self.live.remove(slot) {
                 continue;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use model::histogram::Histogram;
 use model::{Exemplar, Labels, MatchOp, Matcher, Metadata, MetricType};
-use storage::BlockKey;
+use storage::{BlockKey, SeriesRef};
 
 use super::bytes::{Cursor, Malformed, put_bytes, put_varint, put_zigzag};
 use super::values::{decode_changes, encode_changes};
@@ -188,6 +188,7 @@ impl BatchEncoder {
             log.segment = segment;
             log.rows = 0;
             log.previous.clear();
+            log.previous.reserve_exact(row.values.len());
             log.previous.resize(row.values.len(), 0);
         }
         log.rows += 1;
@@ -314,7 +315,7 @@ pub struct RowToLog<'a> {
     /// Whether the values replace others at this time.
     pub replace: bool,
     /// The columns.
-    pub series: &'a [storage::SeriesRef],
+    pub series: &'a [SeriesRef],
     /// Their values.
     pub values: &'a [f64],
 }
@@ -460,8 +461,8 @@ pub struct LoggedRow {
     pub replace: bool,
     /// Whether it is of a late lane ([`LATE_LANES`]).
     pub late: bool,
-    /// The columns.
-    pub series: Arc<[u64]>,
+    /// The columns; rows of a lane share them.
+    pub series: Arc<[SeriesRef]>,
     /// Their values.
     pub values: Vec<f64>,
 }
@@ -553,16 +554,7 @@ fn read_series_definitions(section: &[u8], out: &mut Vec<(u64, Labels)>) -> Resu
 }
 
 fn read_labels(bytes: &[u8]) -> Result<Labels, Malformed> {
-    let mut cursor = Cursor::new(bytes);
-    let mut pairs: Vec<(&str, &str)> = Vec::new();
-    while !cursor.is_empty() {
-        let pair = (cursor.string()?, cursor.string()?);
-        if pair.1.is_empty() || pairs.last().is_some_and(|(name, _)| *name >= pair.0) {
-            return Err(Malformed);
-        }
-        pairs.push(pair);
-    }
-    Ok(Labels::from_sorted(pairs.into_iter()))
+    Labels::from_bytes(bytes).ok_or(Malformed)
 }
 
 /// Reads the records of one segment in turn, remembering what rows are differences to.
@@ -574,7 +566,7 @@ pub struct Decoder {
 
 #[derive(Debug)]
 struct DecodedLane {
-    series: Arc<[u64]>,
+    series: Arc<[SeriesRef]>,
     values: Vec<u64>,
 }
 
@@ -655,8 +647,8 @@ impl Decoder {
             if flags & ROW_FULL != 0 {
                 let count = cursor.count()?;
                 let mut last = 0;
-                let series: Result<Arc<[u64]>, Malformed> =
-                    (0..count).map(|_| read_series(cursor, &mut last)).collect();
+                let series: Result<Arc<[SeriesRef]>, Malformed> =
+                    (0..count).map(|_| read_series(cursor, &mut last).map(SeriesRef)).collect();
                 self.lanes.insert((source, lane), DecodedLane { series: series?, values: vec![0; count] });
             }
             let late = (u64::from(LATE_LANES)..u64::from(NO_LANE)).contains(&lane);
