@@ -8,8 +8,8 @@ use model::{Labels, Matcher, SourceId, TenantId};
 use stdx::clock::FakeClock;
 use stdx::disk::FakeDisk;
 use storage::{
-    Appender, Batch, Column, Policy, QueryError, Queryable, Row, Select, SeriesRef, SourceDesc, SourceRef,
-    StoreError,
+    Appender, Batch, Column, Policy, QueryError, Queryable, Row, Select, SeriesRef, SeriesSet, SourceDesc,
+    SourceRef, StoreError,
 };
 use tsdb::{Config, Db};
 
@@ -99,6 +99,11 @@ fn select(db: &Db, start_ms: i64, end_ms: i64) -> (Result<Vec<Column>, QueryErro
 fn times(db: &Db) -> Vec<Vec<i64>> {
     let (columns, warnings) = select(db, i64::MIN, i64::MAX);
     assert_eq!(warnings, Vec::<String>::new());
+    let matchers = vec![Matcher::equal("__name__", "m")];
+    let all = Select { tenant: TenantId::default(), start_ms: i64::MIN, end_ms: i64::MAX, matchers };
+    let labels = |set: Box<dyn SeriesSet>| (0..set.len()).map(|at| set.labels(at).clone()).collect();
+    let listed: Vec<Labels> = labels(db.series(&all).expect("list"));
+    assert_eq!(listed, labels(db.select(&all).expect("select")), "labels alone are the same");
     columns.expect("load").iter().map(|column| column.times.to_vec()).collect()
 }
 

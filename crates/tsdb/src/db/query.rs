@@ -35,12 +35,11 @@ pub struct StoredExemplar {
 
 impl Queryable for Db {
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
-        let Some(tenant) = self.inner.tenant_with_data(&select.tenant)? else {
-            return Ok(Box::new(Selection::default()));
-        };
-        let start_ms = select.start_ms.max(self.inner.retention_start_ms());
-        let problems = self.inner.problems.clone();
-        Ok(Box::new(Selection::new(&tenant, problems, &select.matchers, start_ms, select.end_ms)?))
+        self.inner.selection(select, Wanted::Samples)
+    }
+
+    fn series(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
+        self.inner.selection(select, Wanted::Labels)
     }
 
     fn label_names(&self, select: &Select) -> Result<ListedLabels, QueryError> {
@@ -131,6 +130,15 @@ impl Db {
 }
 
 impl Inner {
+    fn selection(&self, select: &Select, wanted: Wanted) -> Result<Box<dyn SeriesSet>, QueryError> {
+        let Some(tenant) = self.tenant_with_data(&select.tenant)? else {
+            return Ok(Box::new(Selection::default()));
+        };
+        let start_ms = select.start_ms.max(self.retention_start_ms());
+        let select = Select { start_ms, ..select.clone() };
+        Ok(Box::new(Selection::new(&tenant, self.problems.clone(), &select, wanted)?))
+    }
+
     fn list(
         &self,
         select: &Select,
@@ -160,6 +168,14 @@ impl Inner {
         listed.warnings.dedup();
         Ok(listed)
     }
+}
+
+/// What a selection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Samples,
+    /// Nothing of the head's rows is pinned: whoever appends next need not copy it.
+    Labels,
 }
 
 /// A series of a selection. Which parts have it is kept with the parts: most series are in few of many.
@@ -224,10 +240,10 @@ impl Selection {
     fn new(
         tenant: &Tenant,
         problems: Arc<Problems>,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
+        select: &Select,
+        wanted: Wanted,
     ) -> Result<Selection, QueryError> {
+        let Select { start_ms, end_ms, ref matchers, .. } = *select;
         // Labels first, then tiles, then the version: what a flush moves meanwhile shows in the latter.
         let (series, references) = {
             let index = tenant.index.read();
@@ -235,12 +251,16 @@ impl Selection {
             let mut series = Vec::with_capacity(slots.len() as usize);
             let mut references = Vec::with_capacity(slots.len() as usize);
             for (number, (slot, labels)) in (0u32..).zip(index.labelled(&slots)) {
-                series.push(Selected { labels, head: number });
+                let head = if wanted == Wanted::Samples { number } else { NOWHERE };
+                series.push(Selected { labels, head });
                 references.push(reference(slot, index.generation(slot)));
             }
             (series, references)
         };
-        let head = tenant.lanes.read().pin(&references, start_ms, end_ms);
+        let head = match wanted {
+            Wanted::Samples => tenant.lanes.read().pin(&references, start_ms, end_ms),
+            Wanted::Labels => HeadSnapshot::default(),
+        };
         let version = tenant.version.load();
         let warnings = version.unreadable.to_vec();
         let mut selection =
@@ -250,7 +270,7 @@ impl Selection {
             selection.version.clone().parts.iter().filter(|e| e.part.info().overlaps(start_ms, end_ms))
         {
             // One damaged part does not take the others away.
-            if let Err(error) = selection.add_part(entry, matchers) {
+            if let Err(error) = selection.add_part(entry, matchers, wanted) {
                 selection.warnings.push(problems.met(&error));
             }
         }
@@ -259,7 +279,12 @@ impl Selection {
     }
 
     /// Adds the series of a part. After an error all is as before.
-    fn add_part(&mut self, entry: &Arc<PartEntry>, matchers: &[Matcher]) -> Result<(), PartError> {
+    fn add_part(
+        &mut self,
+        entry: &Arc<PartEntry>,
+        matchers: &[Matcher],
+        wanted: Wanted,
+    ) -> Result<(), PartError> {
         let numbers: Vec<u32> = entry.part.select(matchers)?.iter().collect();
         let deleted = entry.deleted(&self.version.tombstones)?;
         let mut members = Vec::with_capacity(numbers.len());
@@ -279,9 +304,11 @@ impl Selection {
                 members.push((at as u32, *number));
             }
         }
-        // A part's order is not quite that of labels.
-        members.sort_unstable();
-        self.parts.push(SelectedPart { entry: entry.clone(), deleted, members });
+        if wanted == Wanted::Samples {
+            // A part's order is not quite that of labels.
+            members.sort_unstable();
+            self.parts.push(SelectedPart { entry: entry.clone(), deleted, members });
+        }
         if !fresh.is_empty() {
             self.series.reserve_exact(fresh.len());
             self.series.append(&mut fresh);
