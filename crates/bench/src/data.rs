@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use model::Labels;
 use testkit::push::Push;
-use testkit::recorded::{Recorded, SERIES};
+use testkit::recorded::Recorded;
 
 /// Rows between the starts of two neighbouring targets.
 pub(crate) const ROW_STRIDE: usize = 131;
@@ -18,6 +18,8 @@ pub(crate) const BODY_SAMPLES: usize = 2000;
 pub(crate) struct Series {
     pub(crate) recorded: Recorded,
     pub(crate) labels: Vec<Labels>,
+    /// Series of a target.
+    width: usize,
 }
 
 /// When rows are.
@@ -46,6 +48,15 @@ impl Series {
     /// `count` series: the recording's, with `job`, once for each of as many targets as it takes.
     pub(crate) fn new(count: usize, job: &str) -> Result<Series> {
         let recorded = testkit::recorded::load()?.context("the recording is not there")?;
+        Ok(Series::of(recorded, job, |_| count))
+    }
+
+    /// As many targets as asked for of a recording.
+    pub(crate) fn of_targets(recorded: Recorded, targets: usize, job: &str) -> Series {
+        Series::of(recorded, job, |width| targets * width)
+    }
+
+    fn of(recorded: Recorded, job: &str, count: impl Fn(usize) -> usize) -> Series {
         let series: Vec<(&str, &str)> = recorded
             .exposition
             .lines()
@@ -55,7 +66,8 @@ impl Series {
                 series.split_once('{').map_or((series, ""), |(name, rest)| (name, rest.trim_end_matches('}')))
             })
             .collect();
-        let labels = (0..count)
+        let width = series.len();
+        let labels = (0..count(width))
             .map(|at| {
                 let target = at / series.len();
                 let (name, pairs) = series[at % series.len()];
@@ -69,13 +81,13 @@ impl Series {
                 Labels::from_pairs(all)
             })
             .collect();
-        Ok(Series { recorded, labels })
+        Series { recorded, labels, width }
     }
 
     /// Gives every series labels of its target until it has `count`.
     pub(crate) fn padded(mut self, count: usize) -> Series {
         for (at, labels) in self.labels.iter_mut().enumerate() {
-            let target = at / SERIES;
+            let target = at / self.width;
             let of_target = [
                 ("availability_zone", format!("eu-north-1{}", ["a", "b", "c"][target % 3])),
                 ("environment", "production".to_owned()),
@@ -101,7 +113,7 @@ impl Series {
 
     pub(crate) fn value(&self, series: usize, row: usize) -> f64 {
         let rows = &self.recorded.rows;
-        rows[(row + series / SERIES * ROW_STRIDE) % rows.len()][series % SERIES]
+        rows[(row + series / self.width * ROW_STRIDE) % rows.len()][series % self.width]
     }
 
     /// A remote-write body with `rows` of `series`.
@@ -115,7 +127,7 @@ impl Series {
         let mut samples = Vec::with_capacity(rows.len());
         for at in series {
             samples.clear();
-            samples.extend(rows.clone().map(|row| (timeline.at(at / SERIES, row), self.value(at, row))));
+            samples.extend(rows.clone().map(|row| (timeline.at(at / self.width, row), self.value(at, row))));
             request.floats(&self.labels[at], &samples);
         }
         request.body()

@@ -1,11 +1,10 @@
 //! Bytes a sample on disk: back-dated rows by remote write, then flush and merge.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use testkit::http as client;
-use testkit::recorded::SERIES;
 
 use crate::data::{Series, Timeline};
 use crate::process::{self, directory_bytes};
@@ -21,20 +20,31 @@ const INTERVAL_MS: i64 = 15_000;
 const SETTLE: Duration = Duration::from_secs(15);
 
 /// Sizes of the workload.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Workload {
     pub(crate) targets: usize,
+    /// At most as many as the recording has, where one is given.
     pub(crate) rows: usize,
     pub(crate) jitter_ms: i64,
+    /// A directory of scrapes to be used in place of the recording.
+    pub(crate) recording: Option<PathBuf>,
 }
 
 /// Loads each system in turn, and prints what remains on disk.
 pub(crate) async fn run(workload: Workload, verdicts: &mut Verdicts) -> Result<()> {
-    let Workload { targets, rows, jitter_ms } = workload;
-    let data = Series::new(targets * SERIES, "bench")?;
+    let Workload { targets, mut rows, jitter_ms, recording } = workload;
+    let data = match recording {
+        None => Series::new(targets * testkit::recorded::SERIES, "bench")?,
+        Some(directory) => {
+            let recorded = crate::recording::read(&directory)?;
+            rows = rows.min(recorded.rows.len());
+            Series::of_targets(recorded, targets, "bench")
+        }
+    };
     let samples = (data.len() * rows) as f64;
     let timeline = Timeline { start_ms: START_MS, interval_ms: INTERVAL_MS, phases: false, jitter_ms };
-    println!("disk: {targets} targets x {SERIES} series x {rows} rows at 15 s, 0-{jitter_ms} ms of jitter");
+    let width = data.len() / targets;
+    println!("disk: {targets} targets x {width} series x {rows} rows at 15 s, 0-{jitter_ms} ms of jitter");
     println!("{:<18} {:>10} {:>14} {:>12}", "system", "MiB", "B/sample", "CPU s per M");
     let mut bytes = Vec::new();
     for system in System::ALL {

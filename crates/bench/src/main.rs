@@ -10,6 +10,7 @@ mod data;
 mod disk;
 mod process;
 mod queries;
+mod recording;
 mod report;
 mod scrape;
 mod sender;
@@ -102,6 +103,9 @@ struct DiskArgs {
     /// Most milliseconds that a row comes late; 0 aligns all
     #[arg(long, default_value_t = 5)]
     jitter: i64,
+    /// A directory of scrapes 15 s apart (`MILLISECONDS.gz`) in place of the recording
+    #[arg(long)]
+    recording: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -157,8 +161,8 @@ async fn main() -> anyhow::Result<()> {
         What::Write(WriteArgs { series, labels, rounds, runs }) => {
             write::run(write::Workload { series, labels, rounds, runs }, &mut verdicts).await?;
         }
-        What::Disk(DiskArgs { targets, rows, jitter }) => {
-            let workload = disk::Workload { targets, rows, jitter_ms: jitter };
+        What::Disk(DiskArgs { targets, rows, jitter, recording }) => {
+            let workload = disk::Workload { targets, rows, jitter_ms: jitter, recording };
             disk::run(workload, &mut verdicts).await?;
         }
         What::Queries(args) => queries::run(&args.into(), &mut verdicts).await?,
@@ -175,7 +179,7 @@ async fn all(verdicts: &mut Verdicts) -> anyhow::Result<()> {
     scrape::run(scrape, verdicts).await?;
     write::run(write::Workload { series: 100_639, labels: 0, rounds: 20, runs: 2 }, verdicts).await?;
     for jitter_ms in [5, 0] {
-        disk::run(disk::Workload { targets: 20, rows: 240, jitter_ms }, verdicts).await?;
+        disk::run(disk::Workload { targets: 20, rows: 240, jitter_ms, recording: None }, verdicts).await?;
     }
     let queries = queries::Workload { targets: 40, rows: 720, rounds: 5, keep: None, only: Vec::new() };
     queries::run(&queries, verdicts).await?;
