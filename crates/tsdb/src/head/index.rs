@@ -86,13 +86,6 @@ impl Symbols {
     }
 }
 
-/// Adds `slot`, which mostly is the largest.
-fn add_slot(slots: &mut RoaringBitmap, slot: u32) {
-    if slots.try_push(slot).is_err() {
-        slots.insert(slot);
-    }
-}
-
 /// The series that have a pair. Most pairs of a large fleet (pods, containers, ids) have few.
 #[derive(Debug)]
 enum Postings {
@@ -115,7 +108,9 @@ impl Postings {
                 many.insert(slot);
                 *self = Postings::Many(Box::new(many));
             }
-            Postings::Many(many) => add_slot(many, slot),
+            Postings::Many(many) => {
+                many.insert(slot);
+            }
         }
     }
 
@@ -298,7 +293,7 @@ impl Index {
         }
         let series = &self.series;
         self.table.insert_unique(hash, slot, |slot| series[*slot as usize].hash);
-        add_slot(&mut self.live, slot);
+        self.live.insert(slot);
         self.revision += 1;
         self.recent = pairs;
         reference(slot, generation)
