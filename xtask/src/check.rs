@@ -65,6 +65,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "marigraph",
             "model",
             "promql",
+            "proxy",
             "queue",
             "re2",
             "remote",

@@ -10,6 +10,7 @@ mod block;
 mod chaos;
 mod fleet;
 mod language;
+mod passing;
 mod store;
 mod text;
 mod wires;
@@ -61,6 +62,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "query-answer", run: text::answer, seeds: text::answer_seeds },
     Target { name: "discovery", run: text::discovery, seeds: text::discovery_seeds },
     Target { name: "relabel", run: text::relabel, seeds: text::relabel_seeds },
+    Target { name: "pushprox-push", run: passing::push, seeds: passing::push_seeds },
+    Target { name: "proxy-hosts", run: passing::hosts, seeds: passing::host_seeds },
     Target { name: "tsdb-codec", run: tsdb::codec::fuzz_decoders, seeds: store::codec_seeds },
     Target { name: "tsdb-record", run: store::record, seeds: store::record_seeds },
     Target { name: "tsdb-segment", run: store::segment, seeds: store::segment_seeds },

@@ -54,6 +54,8 @@ macro_rules! targets {
 }
 
 targets! {
+    hosts_of_targets = "proxy-hosts",
+    pushes_of_pushprox = "pushprox-push",
     exposition = "exposition",
     exposition_protobuf = "exposition-protobuf",
     remote_read = "remote-read",

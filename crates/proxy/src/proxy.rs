@@ -102,10 +102,19 @@ impl Proxy {
     }
 
     /// Whether [`Proxy::answer`] is for this request: one in absolute form, `CONNECT`, or one below a
-    /// PushProx door. A request over HTTP/2 always names its authority and is never a proxy's.
+    /// PushProx door. A request over HTTP/2 always names an authority; it is a proxy's when that is below
+    /// the suffix, or when it carries a proxy's credential.
     pub fn claims<B>(&self, request: &Request<B>) -> bool {
-        let absolute = request.version() < Version::HTTP_2 && request.uri().authority().is_some();
-        absolute || request.method() == Method::CONNECT || self.pushprox.claims(request.uri().path())
+        self.is_for_elsewhere(request)
+            || request.method() == Method::CONNECT
+            || self.pushprox.claims(request.uri().path())
+    }
+
+    fn is_for_elsewhere<B>(&self, request: &Request<B>) -> bool {
+        let Some(host) = request.uri().host() else { return false };
+        request.version() < Version::HTTP_2
+            || names::below(host, &self.options.host_suffix).is_some()
+            || request.headers().contains_key(PROXY_AUTHORIZATION)
     }
 
     /// Answers a request that [`Proxy::claims`]; callers prove who they are in it.
@@ -114,7 +123,7 @@ impl Proxy {
     }
 
     async fn answer_counted(&self, request: Request<Body>) -> Response<Body> {
-        if request.method() != Method::CONNECT && request.uri().authority().is_none() {
+        if request.method() != Method::CONNECT && !self.is_for_elsewhere(&request) {
             return self.pushprox.answer(request).await;
         }
         let begin = StdInstant::now();

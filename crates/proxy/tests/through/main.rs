@@ -5,4 +5,5 @@ mod discovery;
 mod fixture;
 mod prometheus;
 mod pushprox;
+mod speed;
 mod tunnel;

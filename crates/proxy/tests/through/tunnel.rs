@@ -116,6 +116,21 @@ async fn only_get_and_never_connect() {
 }
 
 #[tokio::test]
+async fn over_http_2_a_proxys_requests_are_told_from_the_hubs_own() {
+    let setup = north();
+    for (uri, header, claimed) in [
+        (URL, "accept", true),
+        ("http://node1:9100/metrics", "proxy-authorization", true),
+        ("https://hub:9190/api/v1/query", "accept", false),
+    ] {
+        let request =
+            Request::builder().version(http::Version::HTTP_2).uri(uri).header(header, "Bearer t-all");
+        let request = request.body(empty()).expect("a request");
+        assert_eq!(setup.proxy.claims(&request), claimed, "{uri}");
+    }
+}
+
+#[tokio::test]
 async fn what_goes_to_the_agent_and_what_comes_back() {
     let setup = north();
     let seen = Arc::new(parking_lot::Mutex::new(None));
