@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail};
+use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
 use model::{Labels, TenantId};
 use prometheus_client::registry::Registry;
@@ -27,6 +28,7 @@ use storage::Appender;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tunnel::identity::{AgentIdentity, Alpn, PeerIdentity};
+use tunnel::policy::{Gate, PolicyConfig};
 use tunnel::{Connector, DialConfig, Handler, Hello, HubUrl, Proxies, Tunnels};
 use web::{ActiveQueries, Auth, Caller, Endpoint, Role, WebMetrics, WebState, Work};
 
@@ -39,7 +41,7 @@ use crate::pull::{Pull, PullParts};
 use enrolment::Way;
 use home::Home;
 use nothing::Nothing;
-use reach::Reachable;
+use reach::Scraped;
 use stamp::Stamping;
 
 /// The queue, within the data directory.
@@ -71,6 +73,10 @@ struct Stages {
     reloading: tokio::sync::Mutex<()>,
     web: WebState,
     receive: ReceiveState,
+    /// Answers hubs, as far as the policy allows.
+    gate: Handler,
+    /// What is behind it.
+    pages: Arc<OnceLock<Handler>>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -135,6 +141,9 @@ impl Agent {
             config: ReceiveConfig::default(),
             metrics: receive_metrics,
         };
+        let pages: Arc<OnceLock<Handler>> = Arc::default();
+        let targets = Arc::new(Scraped(pull.scraper()));
+        let gate = Gate::handler(PolicyConfig::default(), targets, behind(&pages), &mut registry);
         let home = home::metrics(&mut registry);
         let web_metrics = WebMetrics::register(&mut registry);
         let web = WebState {
@@ -162,6 +171,8 @@ impl Agent {
             reloading: tokio::sync::Mutex::new(()),
             web,
             receive,
+            gate,
+            pages,
         });
         stages.apply(&config, auth)?;
 
@@ -252,17 +263,36 @@ impl Stages {
     ) -> Tunnels {
         let queue = self.encoder.queue().clone();
         let started_ms = clock.now_ms();
-        let status = move || status(&queue, started_ms);
-        let reachable = Reachable { scraper: self.pull.scraper(), status: Arc::new(status) };
+        let status = Arc::new(move || status(&queue, started_ms));
         // Hubs are readers here, whoever else may call.
         let reader = Caller::new(TenantId::default(), Role::Read);
         let api = web::router(WebState { auth: Arc::new(Auth::everybody(reader)), ..self.web.clone() });
-        let handler = Handler::new(TowerToHyperService::new(reach::router(reachable, api)));
+        let pages = reach::pages(self.pull.scraper(), status, api);
+        let own = Handler::new(TowerToHyperService::new(pages));
+        let handler = self.gate.clone();
+        // Set once: there is one agent.
+        let _ = self.pages.set(own);
         let mut config = DialConfig::new(hubs, follow(identity));
         config.connector = connector.clone();
         config.hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned(), started_ms };
         Tunnels::start(config, &handler, clock)
     }
+}
+
+/// The agent's own pages, once they are there.
+fn behind(pages: &Arc<OnceLock<Handler>>) -> Handler {
+    let pages = Arc::clone(pages);
+    Handler::from_fn(move |request| {
+        let pages = pages.get().cloned();
+        async move {
+            match pages {
+                Some(pages) => pages.call(request).await,
+                // Tunnels are dialled after the pages are there.
+                None => http::Response::default()
+                    .map(|()| http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()),
+            }
+        }
+    })
 }
 
 /// The TLS configuration of tunnels, again with each new certificate.

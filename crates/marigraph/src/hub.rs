@@ -3,6 +3,7 @@
 
 pub(crate) mod doors;
 mod enrol;
+mod fleet;
 pub(crate) mod front;
 mod proxy;
 mod store;
@@ -22,6 +23,7 @@ use stdx::clock::{Clock, SystemClock};
 use storage::Queryable;
 use tokio::task::JoinHandle;
 use tsdb::Db;
+use tunnel::identity::PeerIdentity;
 use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
 
 use crate::cli::{HubArgs, PlaintextFor};
@@ -32,6 +34,7 @@ use crate::remote_writes::RemoteWrites;
 use ::proxy::{Proxy, ProxyMetrics};
 pub(crate) use enrol::FLEET_DIRECTORY;
 use enrol::Identity;
+use fleet::{Fleet, FleetParts};
 use front::{Bound, Front, Plaintext};
 use store::Store;
 
@@ -64,6 +67,7 @@ struct Stages {
     /// What the proxy was made with.
     proxy_options: ::proxy::Options,
     identity: Arc<Identity>,
+    fleet: Fleet,
 }
 
 impl std::fmt::Debug for Hub {
@@ -105,6 +109,14 @@ impl Hub {
         let remote_writes =
             RemoteWrites::new(&args.data, args.commit_interval, Arc::clone(&clock), &mut registry);
         let appender = remote_writes.beside(store.clone());
+        let fleet = FleetParts {
+            appender: Arc::clone(&appender),
+            data: &args.data,
+            retention: retention.time,
+            on_lost: None,
+            clock: Arc::clone(&clock),
+        };
+        let fleet = Fleet::new(fleet, &mut registry);
         let scraping = PullParts {
             appender: Arc::clone(&appender),
             tenant,
@@ -120,7 +132,7 @@ impl Hub {
         let proxy_options = config.proxy.options.clone();
         let proxy = Proxy::new(
             proxy_options.clone(),
-            Arc::new(proxy::NoFleet),
+            Arc::new(fleet.clone()),
             Arc::new(proxy::Readers(Arc::default())),
             ProxyMetrics::register(&mut registry),
         );
@@ -168,6 +180,7 @@ impl Hub {
             proxy,
             proxy_options,
             identity,
+            fleet,
         });
         // Before the first row comes in.
         stages.remote_writes.apply(&config.remote_writes)?;
@@ -250,7 +263,7 @@ impl Stages {
         let auth = Arc::new(auth.with_tokens(self.identity.tokens()));
         self.proxy.install(Arc::new(proxy::Readers(Arc::clone(&auth))), pushprox);
         let web = WebState { auth, external_labels, ..self.web.clone() };
-        let router = web::router_with(web, doors).merge(self.identity.doors());
+        let router = web::router_with(web, doors).merge(self.identity.doors()).merge(self.fleet.doors());
         self.front.replace(proxy::in_front(Arc::clone(&self.proxy), router));
         self.program.in_force(config);
         Ok(())
@@ -289,7 +302,8 @@ impl Stages {
 async fn keep_identity(stages: Arc<Stages>) {
     let identity = &stages.identity;
     let close = || {
-        let closed = stages.front.close(|peer| identity.is_revoked(peer));
+        let revoked = |peer: &PeerIdentity| identity.is_revoked(peer);
+        let closed = stages.front.close(revoked) + stages.fleet.agents().close("revoked", revoked);
         tracing::info!(closed, "revocations changed: connections were closed");
     };
     tokio::join!(identity.keep_shown(), identity.on_revocation(close));

@@ -22,6 +22,9 @@ pub const PING_PATH: &str = "/tunnel/v1/ping";
 /// Where the hub asks an agent for a second connection; answered by the tunnel itself.
 pub const BULK_PATH: &str = "/tunnel/v1/bulk";
 
+/// Marks an answer that is the agent's own, and not that of the target that was asked for.
+pub const AGENT_SAYS: HeaderName = HeaderName::from_static("marigraph-agent-says");
+
 /// The sender's wall clock, milliseconds since the epoch.
 pub(crate) const TIME_MS: HeaderName = HeaderName::from_static("marigraph-time-ms");
 /// What the hub measured with its last ping: microseconds there and back.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Coalesced;
 use crate::protocol::{
-    Body, BoxError, HEADERS_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW, STREAMS_MAX, Timings,
+    AGENT_SAYS, Body, BoxError, HEADERS_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW, STREAMS_MAX, Timings,
 };
 
 /// An answer in the making.
@@ -77,6 +77,7 @@ pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body
     *response.status_mut() = status;
     let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    response.headers_mut().insert(AGENT_SAYS, http::HeaderValue::from_static("1"));
     response
 }
 

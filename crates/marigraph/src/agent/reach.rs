@@ -7,34 +7,26 @@
 //! | `GET /tunnel/v1/status` | how the agent does |
 //! | `/api/v1/*`, `/federate` | the agent's own API, for readers |
 //!
-//! Everything else is refused, and so is every other method than GET but where the API reads by POST.
+//! The gate before it ([`tunnel::policy`]) refuses everything else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, header};
+use http_body_util::BodyExt;
 use model::SourceId;
 use model::status::ActiveTarget;
 use scrape::client::FetchError;
 use scrape::{Manager, RelayError};
 use serde::{Deserialize, Serialize};
+use tunnel::policy::{ReachError, Reaching, Targets};
 
 /// Where a hub asks for the targets.
 pub(crate) const TARGETS_PATH: &str = "/tunnel/v1/targets";
-/// Where a hub asks for one target's page.
-pub(crate) const SCRAPE_PATH: &str = "/tunnel/v1/scrape/";
 /// Where a hub asks how the agent does.
 pub(crate) const STATUS_PATH: &str = "/tunnel/v1/status";
-
-/// The header in which Prometheus announces its patience.
-const PATIENCE: &str = "x-prometheus-scrape-timeout-seconds";
-/// The patience of those who announce none.
-const DEFAULT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Headers of a target's answer that are passed on.
 const PASSED_ON: [header::HeaderName; 4] =
@@ -88,70 +80,52 @@ impl From<ActiveTarget> for TargetLine {
     }
 }
 
-/// What a hub's requests work on.
-#[derive(Clone)]
-pub(super) struct Reachable {
-    /// Has the targets.
-    pub(super) scraper: Arc<Manager>,
-    /// Tells how the agent does.
-    pub(super) status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
-}
+/// The way to what is scraped here.
+pub(super) struct Scraped(pub(super) Arc<Manager>);
 
-/// The routes of a tunnel; `api` answers what is the agent's own API.
-pub(super) fn router(reachable: Reachable, api: Router) -> Router {
-    let own = Router::new()
-        .route(TARGETS_PATH, get(targets))
-        .route(&format!("{SCRAPE_PATH}{{id}}"), get(scrape))
-        .route(STATUS_PATH, get(|State(on): State<Reachable>| async move { Json((on.status)()) }))
-        .with_state(reachable);
-    own.merge(api).fallback(refused).method_not_allowed_fallback(refused)
-}
-
-async fn targets(State(on): State<Reachable>) -> Json<Vec<TargetLine>> {
-    Json(on.scraper.active_targets().into_iter().map(TargetLine::from).collect())
-}
-
-async fn scrape(State(on): State<Reachable>, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    let Some(id) = parse_id(&id) else {
-        let why = format!("{id:?} is no target's id: 32 hexadecimal digits\n");
-        return (StatusCode::BAD_REQUEST, why).into_response();
-    };
-    let announced = headers.get(PATIENCE).and_then(|value| value.to_str().ok()?.parse::<f64>().ok());
-    let patience = announced.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    match on.scraper.relay(id, &headers, patience.unwrap_or(DEFAULT_PATIENCE)).await {
-        Ok(answer) => {
+impl Targets for Scraped {
+    fn scrape<'a>(&'a self, id: &'a str, headers: &'a HeaderMap, timeout: Duration) -> Reaching<'a> {
+        Box::pin(async move {
+            let id = parse_id(id).ok_or(ReachError::Unknown)?;
+            let answer = self.0.relay(id, headers, timeout).await.map_err(|error| {
+                tracing::debug!(target_id = %id, %error, "a hub's request to a target failed");
+                reach_error(&error)
+            })?;
             let (head, body) = answer.into_parts();
-            let mut response = Response::new(Body::new(body));
+            let mut response = http::Response::new(body.map_err(Into::into).boxed_unsync());
             *response.status_mut() = head.status;
             for name in PASSED_ON {
                 if let Some(value) = head.headers.get(&name) {
                     response.headers_mut().insert(name, value.clone());
                 }
             }
-            response
-        }
-        Err(error) => {
-            tracing::debug!(target_id = %id, %error, "a hub's request to a target failed");
-            (status_of(&error), format!("{error}\n")).into_response()
-        }
+            Ok(response)
+        })
     }
 }
 
-fn status_of(error: &RelayError) -> StatusCode {
+fn reach_error(error: &RelayError) -> ReachError {
     match error {
-        RelayError::UnknownTarget(_) => StatusCode::NOT_FOUND,
-        RelayError::Fetch { source: FetchError::Deadline(_), .. } => StatusCode::GATEWAY_TIMEOUT,
-        RelayError::Fetch { .. } => StatusCode::BAD_GATEWAY,
+        RelayError::UnknownTarget(_) => ReachError::Unknown,
+        RelayError::Fetch { source: FetchError::Deadline(patience), .. } => ReachError::Late(*patience),
+        RelayError::Fetch { source: FetchError::Status(_), .. } => ReachError::Forbidden(error.to_string()),
+        RelayError::Fetch { .. } => ReachError::Failed(error.to_string()),
     }
+}
+
+/// Tells how the agent does.
+pub(super) type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// The agent's own pages for hubs; `api` answers what is its API.
+pub(super) fn pages(scraper: Arc<Manager>, status: Status, api: Router) -> Router {
+    let list = move || {
+        let targets: Vec<TargetLine> = scraper.active_targets().into_iter().map(TargetLine::from).collect();
+        std::future::ready(Json(targets))
+    };
+    let tell = move || std::future::ready(Json(status()));
+    Router::new().route(TARGETS_PATH, get(list)).route(STATUS_PATH, get(tell)).merge(api)
 }
 
 fn parse_id(text: &str) -> Option<SourceId> {
     (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok().map(SourceId)).flatten()
-}
-
-async fn refused(request: http::Request<Body>) -> Response {
-    let (method, path) = (request.method(), request.uri().path());
-    tracing::warn!(%method, path, "refused what a hub asked for: it is not among what may be reached");
-    let why = format!("{method} {path} is not among what may be reached through this tunnel\n");
-    (StatusCode::FORBIDDEN, why).into_response()
 }

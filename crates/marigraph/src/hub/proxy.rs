@@ -12,10 +12,7 @@ use axum::routing::get;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Uri};
 use http_body_util::BodyExt;
-use model::TenantId;
-use proxy::{
-    BoxFuture, ClusterState, Clusters, FetchRequest, Fleet, FleetError, FleetTarget, Proxy, ReaderError,
-};
+use proxy::{Clusters, Proxy, ReaderError};
 use tower::ServiceExt;
 use web::{Auth, Role};
 
@@ -81,25 +78,4 @@ fn reader(caller: &web::Caller, headers: &HeaderMap) -> Result<proxy::Caller, Re
         some => Clusters::Only(some.iter().cloned().collect()),
     };
     Ok(proxy::Caller { tenant: caller.tenant.clone(), clusters, key })
-}
-
-/// The fleet of a hub without agents.
-pub(super) struct NoFleet;
-
-impl Fleet for NoFleet {
-    fn clusters(&self, _: &TenantId) -> Vec<ClusterState> {
-        Vec::new()
-    }
-
-    fn targets<'a>(
-        &'a self,
-        _: &'a TenantId,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<FleetTarget>, FleetError>> {
-        Box::pin(std::future::ready(Err(FleetError::UnknownCluster)))
-    }
-
-    fn fetch(&self, _: FetchRequest) -> BoxFuture<'_, Result<http::Response<proxy::Body>, FleetError>> {
-        Box::pin(std::future::ready(Err(FleetError::UnknownCluster)))
-    }
 }

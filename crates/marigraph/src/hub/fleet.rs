@@ -1,0 +1,300 @@
+//! The fleet at this hub: agents' tunnels, the door for their rows, and the way through the tunnels for
+//! whoever asks.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use model::status::{ActiveTarget, TargetHealth};
+use model::{Labels, SourceId, TenantId};
+use prometheus_client::registry::Registry;
+use proxy::{BoxFuture, ClusterState, FetchRequest, FleetError, FleetTarget};
+use remote::ship::{Door, DoorError, Peer};
+use remote::{IntakeConfig, IntakeMetrics, OnLost, StoreIntake};
+use stdx::clock::Clock;
+use stdx::disk::RealDisk;
+use storage::Appender;
+use tokio::time::Instant;
+use tunnel::identity::{PeerIdentity, PeerKind, Standing};
+use tunnel::{AGENT_SAYS, Agents, Ask, RequestError, TUNNEL_PATH, Timings, To};
+
+use tunnel::policy::SCRAPE_PATH;
+
+use crate::agent::reach::{TARGETS_PATH, TargetLine};
+
+/// Where agents begin to send rows.
+const HELLO_PATH: &str = "/fleet/v1/rows/hello";
+/// Where agents send rows.
+const BLOCKS_PATH: &str = "/fleet/v1/rows/blocks";
+/// Dictionaries of agents' segments, within the data directory.
+const DICTIONARIES: &str = "fleet/dictionaries";
+/// What says which cluster a series comes from.
+const CLUSTER_LABEL: &str = "cluster";
+/// How often the intake lets go of what nobody uses.
+const UPKEEP_EVERY: Duration = Duration::from_secs(60);
+/// How long an agent has to list its targets.
+const LIST_PATIENCE: Duration = Duration::from_secs(10);
+/// The largest list of targets.
+const LIST_BYTES_MAX: usize = 256 << 20;
+
+/// The fleet of a hub. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Fleet {
+    agents: Agents,
+    door: Arc<Door<StoreIntake>>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a fleet works with.
+pub(super) struct FleetParts<'a> {
+    /// Takes agents' rows.
+    pub(super) appender: Arc<dyn Appender>,
+    /// The hub's data directory.
+    pub(super) data: &'a Path,
+    /// How long samples are kept.
+    pub(super) retention: Option<Duration>,
+    /// Hears of rows that never come.
+    pub(super) on_lost: Option<OnLost>,
+    /// Wall time.
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Fleet {
+    /// Nobody is connected yet. To be called on a runtime.
+    pub(super) fn new(parts: FleetParts<'_>, registry: &mut Registry) -> Fleet {
+        let agents = Agents::new(Timings::default(), Arc::clone(&parts.clock), registry);
+        let metrics = IntakeMetrics::default();
+        metrics.register(registry);
+        let config = IntakeConfig {
+            dir: parts.data.join(DICTIONARIES),
+            cluster_label: CLUSTER_LABEL.to_owned(),
+            retention_ms: parts.retention.and_then(|kept| i64::try_from(kept.as_millis()).ok()),
+            on_lost: parts.on_lost,
+        };
+        let clock = Arc::clone(&parts.clock);
+        let intake = StoreIntake::new(parts.appender, RealDisk::shared(), parts.clock, config, metrics);
+        let door = Arc::new(Door::new(intake));
+        tokio::spawn(keep_up(Arc::downgrade(&door)));
+        Fleet { agents, door, clock }
+    }
+
+    /// Who is connected.
+    pub(super) fn agents(&self) -> &Agents {
+        &self.agents
+    }
+
+    /// The doors of agents. They know their callers by certificate; nobody else gets in.
+    pub(super) fn doors(&self) -> Router {
+        let rows = Router::new()
+            .route(HELLO_PATH, post(hello))
+            .route(BLOCKS_PATH, post(blocks))
+            .layer(DefaultBodyLimit::max(remote::ship::message::BATCH_BYTES_MAX));
+        Router::new().route(TUNNEL_PATH, get(tunnel)).merge(rows).with_state(self.clone())
+    }
+
+    /// The agent that calls, if its certificate is good for more than a renewal.
+    fn agent(&self, peer: Option<Extension<PeerIdentity>>) -> Result<PeerIdentity, Response> {
+        let refused = |why: &'static str| (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
+        let Some(Extension(peer)) = peer else {
+            return Err(refused("this door is for agents, which show their certificate"));
+        };
+        if peer.kind != PeerKind::Agent {
+            return Err(refused("this door is for agents"));
+        }
+        if peer.standing(self.clock.now_ms()) != Standing::Current {
+            return Err(refused("the certificate has expired and is good for renewal only"));
+        }
+        Ok(peer)
+    }
+
+    /// Runs what syncs disks off the runtime's threads.
+    async fn at_the_door(
+        self,
+        peer: PeerIdentity,
+        body: Bytes,
+        serve: fn(&Door<StoreIntake>, &Peer, &[u8]) -> Result<Vec<u8>, DoorError>,
+    ) -> Response {
+        let sender = Peer { tenant: peer.tenant, cluster: peer.cluster };
+        let done = tokio::task::spawn_blocking(move || serve(&self.door, &sender, &body)).await;
+        match done {
+            Ok(Ok(answer)) => ([(header::CONTENT_TYPE, "application/octet-stream")], answer).into_response(),
+            Ok(Err(error @ DoorError::Message(_))) => {
+                tracing::warn!(agent = peer.agent_id, %error, "an agent's message cannot be read");
+                (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response()
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(agent = peer.agent_id, %error, "an agent's rows cannot be taken now");
+                (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+            }
+            Err(panic) => {
+                tracing::error!(agent = peer.agent_id, %panic, "an agent's message caused a panic");
+                (StatusCode::INTERNAL_SERVER_ERROR, "the hub's log has more\n").into_response()
+            }
+        }
+    }
+
+    fn cluster(tenant: &TenantId, cluster: &str) -> To {
+        To::Cluster { tenant: tenant.as_str().into(), cluster: cluster.into() }
+    }
+
+    /// Asks any agent of a cluster, and reads the whole answer.
+    async fn get(&self, to: &To, path: &str) -> Result<Bytes, FleetError> {
+        let request = http::Request::builder().method(Method::GET).uri(path).body(Bytes::new());
+        let request = request.map_err(|error| FleetError::Failed(error.to_string()))?;
+        let answer = self.agents.request(to, request, Ask::control(LIST_PATIENCE)).await.map_err(told)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), LIST_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| FleetError::Failed(error.to_string()))?.to_bytes();
+        if !status.is_success() {
+            let said = String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned();
+            return Err(FleetError::Failed(format!("the agent answers {status}: {said}")));
+        }
+        Ok(body)
+    }
+}
+
+async fn keep_up(door: std::sync::Weak<Door<StoreIntake>>) {
+    loop {
+        tokio::time::sleep(UPKEEP_EVERY).await;
+        let Some(door) = door.upgrade() else { return };
+        if let Err(panic) = tokio::task::spawn_blocking(move || door.intake().upkeep()).await {
+            tracing::error!(%panic, "the intake's upkeep panicked");
+        }
+    }
+}
+
+async fn tunnel(
+    State(fleet): State<Fleet>,
+    peer: Option<Extension<PeerIdentity>>,
+    ConnectInfo(remote): ConnectInfo<SocketAddr>,
+    mut request: Request,
+) -> Response {
+    match fleet.agent(peer) {
+        Ok(peer) => fleet.agents.accept(&mut request, &peer, remote).map(Body::from),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn hello(State(fleet): State<Fleet>, peer: Option<Extension<PeerIdentity>>, body: Bytes) -> Response {
+    match fleet.agent(peer) {
+        Ok(peer) => fleet.at_the_door(peer, body, Door::hello).await,
+        Err(refusal) => refusal,
+    }
+}
+
+async fn blocks(State(fleet): State<Fleet>, peer: Option<Extension<PeerIdentity>>, body: Bytes) -> Response {
+    match fleet.agent(peer) {
+        Ok(peer) => fleet.at_the_door(peer, body, Door::blocks).await,
+        Err(refusal) => refusal,
+    }
+}
+
+fn told(error: RequestError) -> FleetError {
+    match error {
+        RequestError::NotConnected(_) => FleetError::NotConnected,
+        RequestError::Busy { .. } => FleetError::Busy(error.to_string()),
+        RequestError::Deadline { .. } => FleetError::Timeout,
+        RequestError::Lost { .. } => FleetError::Failed(error.to_string()),
+    }
+}
+
+impl proxy::Fleet for Fleet {
+    fn clusters(&self, tenant: &TenantId) -> Vec<ClusterState> {
+        let mut clusters: Vec<ClusterState> = Vec::new();
+        for agent in self.agents.list() {
+            if *agent.key.tenant != *tenant.as_str() {
+                continue;
+            }
+            let connected = agent.connections > 0;
+            // The list is sorted by key: agents of a cluster are neighbours.
+            match clusters.last_mut().filter(|last| *last.name == *agent.key.cluster) {
+                Some(last) => last.connected |= connected,
+                None => clusters.push(ClusterState { name: agent.key.cluster.to_string(), connected }),
+            }
+        }
+        clusters
+    }
+
+    fn targets<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        cluster: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<FleetTarget>, FleetError>> {
+        Box::pin(async move {
+            let body = self.get(&Fleet::cluster(tenant, cluster), TARGETS_PATH).await?;
+            let lines: Vec<TargetLine> = serde_json::from_slice(&body)
+                .map_err(|error| FleetError::Failed(format!("the agent's list of targets: {error}")))?;
+            Ok(lines.into_iter().map(fleet_target).collect())
+        })
+    }
+
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<http::Response<proxy::Body>, FleetError>> {
+        Box::pin(async move {
+            let to = Fleet::cluster(&request.tenant, &request.cluster);
+            let asked = scrape_request(&request.target, request.headers)?;
+            let patience = request.deadline.saturating_duration_since(Instant::now());
+            let answer = self.agents.request(&to, asked, Ask::scrape(patience)).await.map_err(told)?;
+            if answer.headers().contains_key(AGENT_SAYS) {
+                return Err(refusal_of(answer).await);
+            }
+            Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+        })
+    }
+}
+
+fn scrape_request(target: &str, headers: HeaderMap) -> Result<http::Request<Bytes>, FleetError> {
+    let request = http::Request::builder().method(Method::GET).uri(format!("{SCRAPE_PATH}{target}"));
+    let mut request = request.body(Bytes::new()).map_err(|_| FleetError::UnknownTarget)?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// What the agent itself says, as against the target.
+async fn refusal_of<B>(answer: http::Response<B>) -> FleetError
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), 4096).collect().await.map(|body| body.to_bytes());
+    let said = body.map(|body| String::from_utf8_lossy(&body).trim().to_owned()).unwrap_or_default();
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => FleetError::UnknownTarget,
+        StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED => FleetError::Refused(said),
+        StatusCode::GATEWAY_TIMEOUT => FleetError::Timeout,
+        _ => FleetError::Failed(said),
+    }
+}
+
+fn fleet_target(line: TargetLine) -> FleetTarget {
+    let health = match line.health.as_str() {
+        "up" => TargetHealth::Up,
+        "down" => TargetHealth::Down,
+        _ => TargetHealth::Unknown,
+    };
+    let id = u128::from_str_radix(&line.id, 16).map(SourceId).unwrap_or_default();
+    let state = ActiveTarget {
+        id,
+        scrape_pool: line.pool,
+        discovered_labels: Labels::from_pairs(line.discovered),
+        labels: Labels::from_pairs(line.labels),
+        scrape_url: line.url,
+        last_error: line.last_error,
+        last_scrape_ms: line.last_scrape_ms,
+        last_scrape_duration_seconds: line.last_scrape_seconds,
+        health,
+        scrape_interval_ms: line.interval_ms,
+        scrape_timeout_ms: line.timeout_ms,
+    };
+    FleetTarget { id: line.id, state }
+}
