@@ -38,6 +38,7 @@ use crate::hub::front::{Bound, Front};
 use crate::hub::{auth, doors, require_credential};
 use crate::program::{ConfigSource, Program, Reloads, build_info};
 use crate::pull::{Pull, PullParts};
+use crate::remote_writes::RemoteWrites;
 use enrolment::Way;
 use home::Home;
 use nothing::Nothing;
@@ -68,6 +69,7 @@ struct Stages {
     front: Front,
     pull: Arc<Pull>,
     encoder: Arc<Encoder>,
+    remote_writes: RemoteWrites,
     program: Arc<Program>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
@@ -118,6 +120,7 @@ impl Agent {
 
         let mut registry = Registry::default();
         let encoder = open_queue(&args, &clock, &mut registry).await?;
+        let remote_writes = RemoteWrites::over(encoder.queue().clone(), Arc::clone(&clock), &mut registry);
         let scraping = PullParts {
             appender: Arc::clone(&encoder) as Arc<dyn Appender>,
             tenant: TenantId::default(),
@@ -167,6 +170,7 @@ impl Agent {
             front,
             pull,
             encoder,
+            remote_writes,
             program,
             reloading: tokio::sync::Mutex::new(()),
             web,
@@ -174,6 +178,8 @@ impl Agent {
             gate,
             pages,
         });
+        // Before the first row comes in.
+        stages.remote_writes.apply(&config.remote_writes)?;
         stages.apply(&config, auth)?;
 
         let home = Home::start(home, &stages.encoder, &hubs, &connector, &identity, &clock)?;
@@ -215,6 +221,7 @@ impl Agent {
         stages.front.stop().await;
         let encoder = Arc::clone(&stages.encoder);
         let flushed = tokio::task::spawn_blocking(move || encoder.flush()).await?;
+        stages.remote_writes.stop().await;
         self.home.stop().await;
         self.tunnels.stop().await;
         flushed.context("write the last block to the queue")
@@ -224,7 +231,9 @@ impl Agent {
 impl Stages {
     /// Puts a checked configuration in force: scraping, then who may call and what answers.
     fn apply(&self, config: &Config, auth: Auth) -> Result<()> {
+        self.remote_writes.clients(&config.remote_writes)?;
         self.pull.apply(config)?;
+        self.remote_writes.apply(&config.remote_writes)?;
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
         let doors = doors::router(self.receive.clone(), machine);
         let web = WebState { auth: Arc::new(auth), ..self.web.clone() };

@@ -41,6 +41,8 @@ pub(crate) struct RemoteWrites {
     encoder_metrics: EncoderMetrics,
     tls: Arc<TlsConfigs>,
     branch: Arc<Branch>,
+    /// A queue that is there anyhow, and looked after.
+    given: Option<Queue>,
     state: Mutex<State>,
     stop: CancellationToken,
 }
@@ -84,6 +86,23 @@ impl RemoteWrites {
             tls: Arc::new(TlsConfigs::default()),
             // The rows of other tenants are theirs.
             branch: Branch::new(Some(TenantId::default())),
+            given: None,
+            state: Mutex::default(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// As [`RemoteWrites::new`], but what goes out comes from a queue that somebody else fills and looks after.
+    pub(crate) fn over(queue: Queue, clock: Arc<dyn Clock>, registry: &mut Registry) -> RemoteWrites {
+        RemoteWrites {
+            dir: queue.dir().to_owned(),
+            clock,
+            commit_interval: Duration::ZERO,
+            metrics: WriteOutMetrics::register(registry),
+            encoder_metrics: EncoderMetrics::default(),
+            tls: Arc::new(TlsConfigs::default()),
+            branch: Branch::new(Some(TenantId::default())),
+            given: Some(queue),
             state: Mutex::default(),
             stop: CancellationToken::new(),
         }
@@ -113,23 +132,24 @@ impl RemoteWrites {
     pub(crate) fn apply(&self, wanted: &[RemoteWrite]) -> Result<()> {
         let clients = self.clients(wanted)?;
         let state = &mut *self.state.lock();
-        if !wanted.is_empty() && state.opened.is_none() {
+        if !wanted.is_empty() && self.given.is_none() && state.opened.is_none() {
             state.opened = Some(self.open()?);
         }
-        let Some(opened) = &state.opened else { return Ok(()) };
+        let opened = state.opened.as_ref();
+        let Some(queue) = self.given.as_ref().or(opened.map(|opened| &opened.queue)) else { return Ok(()) };
         let mut before = std::mem::take(&mut state.running);
         for (remote, client) in wanted.iter().zip(clients) {
             let same = before.iter().position(|running| running.config.send.name == remote.send.name);
             let same = same.map(|at| before.swap_remove(at));
             let running = match same {
                 Some(running) if is_same(&running.config, remote) => running,
-                other => self.start(opened, remote, client, other),
+                other => self.start(queue, remote, client, other),
             };
             state.running.push(running);
         }
         for gone in before {
             gone.stop.cancel();
-            let (queue, reader) = (opened.queue.clone(), reader_name(&gone.config.send.name));
+            let (queue, reader) = (queue.clone(), reader_name(&gone.config.send.name));
             state.leaving.push(tokio::spawn(async move {
                 // Its cursor would keep rows for ever.
                 let _ = gone.task.await;
@@ -139,8 +159,8 @@ impl RemoteWrites {
             }));
         }
         state.leaving.retain(|task| !task.is_finished());
-        self.forget_strangers(&opened.queue, wanted);
-        let encoder = (!wanted.is_empty()).then(|| {
+        self.forget_strangers(queue, wanted);
+        let encoder = opened.filter(|_| !wanted.is_empty()).map(|opened| {
             // A row that the store has is in the queue when the writer hears of it.
             let door: Arc<dyn Appender> = Arc::new(Prompt(Arc::clone(&opened.encoder)));
             door
@@ -195,7 +215,7 @@ impl RemoteWrites {
 
     fn start(
         &self,
-        opened: &Opened,
+        queue: &Queue,
         remote: &RemoteWrite,
         client: HttpClient,
         before: Option<Running>,
@@ -207,7 +227,7 @@ impl RemoteWrites {
             slots: Mutex::default(),
             clock: Arc::clone(&self.clock),
         });
-        let (queue, clock, metrics) = (opened.queue.clone(), Arc::clone(&self.clock), self.metrics.clone());
+        let (queue, clock, metrics) = (queue.clone(), Arc::clone(&self.clock), self.metrics.clone());
         let (config, stopped) = (remote.send.clone(), stop.clone());
         // A receiver that is new gets what comes from now on; an old one goes on where it was.
         let reader = reader_name(&config.name);
