@@ -13,6 +13,9 @@ const TIME_MS_MAX: i64 = 1 << 52;
 /// Labels of a source, at most.
 const LABELS_MAX: u64 = 1 << 10;
 
+/// Ticks of a run: two years of seconds.
+pub(crate) const RUN_TICKS_MAX: u32 = 1 << 26;
+
 const SOURCE: u8 = 1;
 const BEGIN: u8 = 2;
 const TICK: u8 = 3;
@@ -137,7 +140,7 @@ impl Entry {
                 let (interval, count) = (from.u32()?, from.u32()?);
                 let (fact, late_ms, cells) = (fact(from)?, from.u32()?, from.u64()?);
                 let run = Run { start, interval, count, fact, late_ms, cells };
-                if count == 0 || (count > 1) != (interval > 0) {
+                if count == 0 || count > RUN_TICKS_MAX || (count > 1) != (interval > 0) {
                     return Err(Malformed);
                 }
                 in_range(i64::from(interval).checked_mul(i64::from(count)))?;

@@ -37,6 +37,8 @@ pub struct LedgerConfig {
     /// Names this start of the machine, so that a kill can be told from a power cut
     /// ([`LedgerConfig::boot_id`]). Empty where it is not known: then every restart counts as a power cut.
     pub boot: String,
+    /// Only reads what there is; what is told is kept in memory.
+    pub read_only: bool,
 }
 
 impl LedgerConfig {
@@ -47,6 +49,7 @@ impl LedgerConfig {
             retention: None,
             cluster_label: "cluster".to_owned(),
             boot: LedgerConfig::boot_id(),
+            read_only: false,
         }
     }
 
@@ -120,8 +123,10 @@ impl Ledger {
 
     fn read_tenants(&self) -> io::Result<()> {
         let directory = &self.config.directory;
-        self.disk.create_dir_all(directory)?;
-        directory.parent().map_or(Ok(()), |parent| self.disk.sync_dir(parent))?;
+        if !self.config.read_only {
+            self.disk.create_dir_all(directory)?;
+            directory.parent().map_or(Ok(()), |parent| self.disk.sync_dir(parent))?;
+        }
         for path in self.disk.read_dir(directory)? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if let Ok(tenant) = TenantId::new(name) {
@@ -132,7 +137,7 @@ impl Ledger {
     }
 
     fn read_tenant(&self, dir: &Path) -> io::Result<Tenant> {
-        Tenant::open(Arc::clone(&self.disk), dir, &self.config.boot, self.clock.now_ms())
+        Tenant::open(Arc::clone(&self.disk), dir, &self.config, self.clock.now_ms())
     }
 
     /// The label that names a source's cluster.
@@ -173,6 +178,11 @@ impl Ledger {
             })
         };
         all.iter().filter(touched).cloned().collect()
+    }
+
+    /// Whether [`Ledger::incomplete`] may find anything.
+    pub fn has_gaps(&self, tenant: &TenantId) -> bool {
+        !self.all_incomplete(tenant).is_empty()
     }
 
     fn all_incomplete(&self, tenant: &TenantId) -> Arc<Vec<Incomplete>> {
@@ -228,12 +238,18 @@ impl Ledger {
     /// The tenant's files cannot be written.
     pub fn settled(&self, tenant: &TenantId, cluster: &str, since_ms: i64) -> io::Result<()> {
         let accounts = self.tenant(tenant)?;
-        accounts.tell(0, self.clock.now_ms(), |telling| {
+        let now_ms = self.clock.now_ms();
+        accounts.tell(0, now_ms, |telling| {
             let gone: Vec<_> = telling
                 .inner()
                 .live()
                 .filter(|source| report::place(source, &self.config.cluster_label).0 == cluster)
                 .filter(|source| source.newest_ms() < since_ms && source.is_expected(since_ms))
+                // A source is begun with its first row, so that of a slow one may still come.
+                .filter(|source| {
+                    let schedule = source.schedule_at(since_ms);
+                    schedule.is_none_or(|schedule| now_ms - since_ms > 2 * schedule.interval_ms)
+                })
                 .map(|source| (source.id, source.labels.clone()))
                 .collect();
             for (id, labels) in gone {

@@ -184,6 +184,23 @@ pub(crate) fn read_snapshot(bytes: &[u8]) -> Result<Vec<Entry>, Malformed> {
     Ok(entries)
 }
 
+/// How many entries a log or snapshot holds; none when it is neither. Entries are also applied, as
+/// opening a ledger does.
+pub fn entries_in(bytes: &[u8]) -> Option<usize> {
+    let entries = if bytes.starts_with(LOG_MAGIC) {
+        let frames = read_log(bytes, "", 0, Path::new("log"), &mut Found::default());
+        frames.into_iter().flat_map(|frame| frame.entries).collect()
+    } else {
+        read_snapshot(bytes).ok()?
+    };
+    let count = entries.len();
+    let mut inner = crate::tenant::Inner::default();
+    entries.into_iter().for_each(|entry| inner.apply(entry));
+    // As a question for everything does.
+    crate::report::incomplete(&inner, 0, "cluster");
+    Some(count)
+}
+
 /// A frame as it was read.
 pub(crate) struct ReadFrame {
     /// Whether the machine has not been started anew since.

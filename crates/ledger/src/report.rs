@@ -13,6 +13,8 @@ use crate::tenant::Inner;
 pub struct Ask {
     /// Only this cluster (empty: the hub's own sources).
     pub cluster: Option<String>,
+    /// Only these clusters; all when empty.
+    pub clusters: Vec<String>,
     /// Only this job.
     pub job: Option<String>,
     /// Only this source.
@@ -64,6 +66,8 @@ pub struct Tally {
     pub cells_lost: u64,
     /// The longest time between two rows of a source, against its interval.
     pub worst: Option<Unevenness>,
+    /// The newest stored tick, milliseconds.
+    pub newest_ms: Option<i64>,
 }
 
 /// The longest time between two rows that follow each other.
@@ -169,6 +173,9 @@ impl Tally {
         self.expected += piece.count;
         self.cells_stored += piece.cells_stored;
         self.cells_lost += piece.cells_lost;
+        if piece.verdict.is_stored() {
+            self.newest_ms = self.newest_ms.max(Some(piece.last));
+        }
         match piece.verdict {
             Verdict::Stored => self.stored += piece.count,
             Verdict::Partial => {
@@ -195,6 +202,7 @@ impl Tally {
             *self.unknown.entry(*verdict).or_default() += rows;
         }
         self.worst = worse(self.worst, other.worst);
+        self.newest_ms = self.newest_ms.max(other.newest_ms);
     }
 }
 
@@ -389,6 +397,7 @@ pub(crate) fn place<'a>(source: &'a Source, cluster_label: &str) -> (&'a str, &'
 fn is_asked(source: &Source, ask: &Ask, cluster_label: &str) -> bool {
     let (cluster, job) = place(source, cluster_label);
     ask.cluster.as_deref().is_none_or(|asked| asked == cluster)
+        && (ask.clusters.is_empty() || ask.clusters.iter().any(|seen| seen == cluster))
         && ask.job.as_deref().is_none_or(|asked| asked == job)
         && ask.source.is_none_or(|asked| asked == source.id)
         && ask

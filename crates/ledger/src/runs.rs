@@ -4,6 +4,7 @@
 //! overlap. How ticks are cut into runs depends on the order in which they came; what is known of each
 //! tick does not.
 
+use crate::entry::RUN_TICKS_MAX;
 use crate::fact::Fact;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -85,7 +86,7 @@ impl Run {
             None => step > 0 && step <= GUESSED_INTERVAL_MS_MAX,
         };
         let fits = |run: &Run| run.count == 1 || i64::from(run.interval) == step;
-        let counted = self.count.checked_add(next.count).is_some();
+        let counted = self.count.checked_add(next.count).is_some_and(|count| count < RUN_TICKS_MAX);
         if !due || !fits(self) || !fits(next) || !counted || u32::try_from(step).is_err() {
             return false;
         }

@@ -12,6 +12,7 @@ use storage::StoreError;
 
 use crate::entry::Entry;
 use crate::fact::Fact;
+use crate::ledger::LedgerConfig;
 use crate::log::{self, Frame, Log};
 use crate::source::{Overlay, Said, Source};
 
@@ -74,7 +75,13 @@ impl Tenant {
     ///
     /// # Errors
     /// What is there cannot be read.
-    pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path, boot: &str, now_ms: i64) -> io::Result<Tenant> {
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: &LedgerConfig,
+        now_ms: i64,
+    ) -> io::Result<Tenant> {
+        let boot = config.boot.as_str();
         let found = log::recover(&*disk, dir, boot, now_ms)?;
         for damage in &found.damage {
             tracing::error!("ledger: {damage}");
@@ -94,6 +101,9 @@ impl Tenant {
             synced: Mutex::new(0),
             compacting: Mutex::new(()),
         };
+        if config.read_only {
+            return Ok(tenant);
+        }
         if let Err(error) = tenant.snapshot_as(found.next, now_ms, i64::MIN, |_| Ok(())) {
             let message = format!("write the ledger in {}: {error}", dir.display());
             tracing::error!("{message}");
@@ -256,11 +266,11 @@ impl Inner {
     }
 
     /// Takes in what a file holds.
-    fn apply(&mut self, entry: Entry) {
+    pub(crate) fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::Source { number, id, labels } => {
                 // A number is given out in order, or again; a damaged one does not make the list long.
-                if number as usize > self.sources.len() + (1 << 24) {
+                if number as usize > self.sources.len() + (1 << 20) {
                     return;
                 }
                 let place = number as usize;

@@ -15,6 +15,7 @@ use storage::{
 use crate::{Ask, By, Ledger, LedgerAppender, LedgerConfig, Loss, LossReport, Report, Tally};
 
 mod crashes;
+mod golden;
 mod model_based;
 
 const DIR: &str = "/data/ledger";

@@ -163,6 +163,7 @@ impl Agent {
             external_labels: Labels::empty(),
             query_log: Arc::default(),
             active_queries: Arc::new(ActiveQueries::default()),
+            completeness: None,
             notifications: Arc::clone(&program.notifications),
             options: Arc::new(web_options(&args, addr)),
         };

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::backup::{BackupArgs, RestoreArgs};
+use crate::fleet::FleetArgs;
 use crate::fleet_verbs::{AgentVerb, AgentsVerb, CaVerb, HubVerb, TokenVerb};
+use crate::ledger_verbs::{DrillVerb, LedgerVerb};
 use crate::query::QueryArgs;
 use crate::tsdb_verbs::TsdbVerb;
 
@@ -26,6 +28,7 @@ use crate::tsdb_verbs::TsdbVerb;
         marigraph check config prometheus.yml          errors with file, line and column, without starting\n  \
         marigraph tsdb import --data data /var/lib/prometheus    takes over what Prometheus has\n  \
         marigraph query instant http://127.0.0.1:9190 'up == 0'\n  \
+        marigraph fleet gaps --since 6h                what is missing, where, and why\n  \
         marigraph backup /backups --url http://127.0.0.1:9190 --keep 7\n  \
         marigraph restore /backups --data /var/lib/marigraph\n\n\
         Signals:\n  \
@@ -79,6 +82,20 @@ pub enum Command {
     },
     /// Ask a Prometheus-compatible server from the terminal
     Query(QueryArgs),
+    /// Show clusters and gaps: what was due, what is stored, what is missing and why
+    Fleet(Box<FleetArgs>),
+    /// Check what the ledger says
+    Ledger {
+        /// What to do.
+        #[command(subcommand)]
+        verb: LedgerVerb,
+    },
+    /// Break something on purpose, to see that it shows
+    Drill {
+        /// What to break.
+        #[command(subcommand)]
+        verb: DrillVerb,
+    },
     /// Copy the store, while the hub runs or not
     Backup(BackupArgs),
     /// Put a backup into a new data directory

@@ -5,6 +5,7 @@ pub(crate) mod doors;
 mod enrol;
 mod fleet;
 pub(crate) mod front;
+mod ledger;
 mod proxy;
 mod store;
 
@@ -26,11 +27,14 @@ use tsdb::Db;
 use tunnel::identity::PeerIdentity;
 use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
 
+use self::ledger::Accounts;
+pub(crate) use self::ledger::DIRECTORY as LEDGER_DIRECTORY;
 use crate::cli::{HubArgs, PlaintextFor};
 use crate::config::{Config, ProxyConfig, StorageConfig, WebAuth};
 use crate::program::{ConfigSource, Program, Reloads, build_info};
 use crate::pull::{Pull, PullParts};
 use crate::remote_writes::RemoteWrites;
+use ::ledger::{Ledger, LedgerAppender};
 use ::proxy::{Proxy, ProxyMetrics};
 pub(crate) use enrol::FLEET_DIRECTORY;
 use enrol::Identity;
@@ -48,6 +52,8 @@ pub struct Hub {
     reloader: JoinHandle<()>,
     /// Renews the hub's certificate.
     renewer: JoinHandle<()>,
+    /// Keeps the ledger going.
+    upkeep: JoinHandle<()>,
 }
 
 /// The stages, and what a reload makes the router of.
@@ -56,6 +62,8 @@ struct Stages {
     pull: Arc<Pull>,
     remote_writes: RemoteWrites,
     store: Arc<Db>,
+    /// The way to the store, past the ledger.
+    kept: Arc<LedgerAppender>,
     /// What the store was opened with.
     storage: StorageConfig,
     program: Arc<Program>,
@@ -106,9 +114,13 @@ impl Hub {
         receive_metrics.register(&mut registry);
         let web_metrics = WebMetrics::register(&mut registry);
         let tenant = TenantId::default();
+        let accounts = Arc::new(open_ledger(&args, &retention, &clock).await?);
+        accounts.register_metrics(&mut registry);
+        let kept = Arc::new(LedgerAppender::new(store.clone(), Arc::clone(&accounts)));
+        let upkeep = ledger::keep_up(Arc::clone(&kept), Arc::clone(&accounts), clock.now_ms());
         let remote_writes =
             RemoteWrites::new(&args.data, args.commit_interval, Arc::clone(&clock), &mut registry);
-        let appender = remote_writes.beside(store.clone());
+        let appender = remote_writes.beside(kept.clone());
         let fleet = FleetParts {
             appender: Arc::clone(&appender),
             data: &args.data,
@@ -158,6 +170,7 @@ impl Hub {
             external_labels: Labels::empty(),
             query_log: Arc::default(),
             active_queries: Arc::new(active_queries(&args)),
+            completeness: Some(Arc::new(Accounts(accounts))),
             notifications: Arc::clone(&program.notifications),
             options: Arc::new(web_options(&args, addr)),
         };
@@ -172,6 +185,7 @@ impl Hub {
             pull,
             remote_writes,
             store,
+            kept,
             storage,
             program,
             reloading,
@@ -193,7 +207,7 @@ impl Hub {
         stages.front.secure(stages.identity.tls().server_config(), plaintext);
         let renewer = tokio::spawn(keep_identity(Arc::clone(&stages)));
         let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
-        Ok(Hub { stages, reloader, renewer })
+        Ok(Hub { stages, reloader, renewer, upkeep })
     }
 
     /// Where it listens.
@@ -239,7 +253,14 @@ impl Hub {
         stages.proxy.stop();
         stages.front.stop().await;
         stages.remote_writes.stop().await;
-        tokio::task::spawn_blocking(move || stages.store.close()).await?.context("close the store")
+        self.upkeep.abort();
+        let close = move || {
+            if let Err(error) = stages.kept.commit() {
+                tracing::error!("close the ledger: {error}");
+            }
+            stages.store.close().context("close the store")
+        };
+        tokio::task::spawn_blocking(close).await?
     }
 }
 
@@ -356,6 +377,11 @@ async fn open_store(args: &HubArgs, retention: &Retention, storage: &StorageConf
     // The store's errors say what lies behind them themselves.
     let opened = tokio::task::spawn_blocking(move || Db::open(store)).await?;
     opened.map_err(|error| anyhow!("open the store in {directory}: {error}"))
+}
+
+async fn open_ledger(args: &HubArgs, retention: &Retention, clock: &Arc<dyn Clock>) -> Result<Ledger> {
+    let (data, time, clock) = (args.data.clone(), retention.time, Arc::clone(clock));
+    tokio::task::spawn_blocking(move || ledger::open(&data, time, clock)).await?
 }
 
 /// The file of the queries under way; what the process before this one left in it is told in the log.

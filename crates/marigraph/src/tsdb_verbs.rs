@@ -204,11 +204,11 @@ impl Damage {
     }
 }
 
-fn parse_selector(text: &str) -> Result<Selector, String> {
+pub(crate) fn parse_selector(text: &str) -> Result<Selector, String> {
     parser::parse_matchers(text).map(Selector).map_err(|error| error.to_string())
 }
 
-fn parse_tenant(text: &str) -> Result<TenantId, String> {
+pub(crate) fn parse_tenant(text: &str) -> Result<TenantId, String> {
     TenantId::new(text).map_err(|error| error.to_string())
 }
 
@@ -230,7 +230,7 @@ fn parse_span(text: &str) -> Result<i64, String> {
 }
 
 /// RFC 3339, or seconds since the epoch with a fraction; in milliseconds.
-fn parse_time(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_time(text: &str) -> Result<i64, String> {
     if let Ok(seconds) = text.parse::<f64>()
         && seconds.abs() < 9e15
     {

@@ -6,6 +6,7 @@
 //! Source: Prometheus `web/api/v1/api.go`.
 
 mod admin;
+mod completeness;
 mod features;
 mod labels;
 mod language;
@@ -56,6 +57,7 @@ pub(crate) fn table(app: &App) -> Table {
         .get("/api/v1/targets", targets::targets)
         .get("/api/v1/targets/metadata", metadata::by_target)
         .get("/api/v1/targets/relabel_steps", relabel::steps)
+        .get("/api/v1/completeness", completeness::completeness)
         .get("/api/v1/scrape_pools", targets::scrape_pools)
         .get("/api/v1/scrape_pools/config", relabel::config)
         .get("/api/v1/rules", rules::rules)

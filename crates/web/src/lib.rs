@@ -11,6 +11,7 @@
 mod active;
 mod api;
 pub mod auth;
+mod completeness;
 mod federate;
 mod form;
 mod health;
@@ -37,6 +38,10 @@ use tower_http::compression::CompressionLayer;
 
 pub use active::ActiveQueries;
 pub use auth::{Auth, Caller, Credential, Role, Tokens};
+pub use completeness::{
+    Completeness, CompletenessAsk, CompletenessBy, CompletenessReport, FleetAgent, IncompleteTime,
+    PushedTally, RowGap, RowTally, TallyOf,
+};
 pub use metrics::WebMetrics;
 pub use notifications::{Notice, Notification, Notifications};
 pub use query_log::{ClientAddress, QueryLog};

@@ -4,11 +4,14 @@
 //! Source: Prometheus `web/api/v1/api.go`, `Response`, `getDefaultErrorCode`.
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use promql::answer::{EvalError, capped};
 use storage::{QueryError, StoreError};
 
 use crate::json;
+
+/// Stands on answers to queries whose data has gaps, and says how large they are.
+const COMPLETENESS: HeaderName = HeaderName::from_static("x-marigraph-completeness");
 
 /// A request whose client has gone. Nobody reads the status; it shows in logs and metrics.
 pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -19,6 +22,8 @@ pub(crate) struct Reply {
     body: Vec<u8>,
     warnings: Vec<String>,
     infos: Vec<String>,
+    /// What the header says of gaps in the data.
+    incomplete: Option<String>,
 }
 
 impl Reply {
@@ -26,7 +31,13 @@ impl Reply {
     pub(crate) fn new(write: impl FnOnce(&mut Vec<u8>)) -> Reply {
         let mut body = b"{\"status\":\"success\",\"data\":".to_vec();
         write(&mut body);
-        Reply { body, warnings: Vec::new(), infos: Vec::new() }
+        Reply { body, warnings: Vec::new(), infos: Vec::new(), incomplete: None }
+    }
+
+    /// Marks an answer of data with gaps.
+    pub(crate) fn incomplete(mut self, header: Option<String>) -> Reply {
+        self.incomplete = header;
+        self
     }
 
     /// Adds what the user should know.
@@ -47,7 +58,11 @@ impl IntoResponse for Reply {
             }
         }
         body.push(b'}');
-        json_response(StatusCode::OK, body)
+        let mut response = json_response(StatusCode::OK, body);
+        if let Some(value) = self.incomplete.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            response.headers_mut().insert(COMPLETENESS, value);
+        }
+        response
     }
 }
 

@@ -24,7 +24,7 @@ const SUFFIXES: [&str; 8] = ["", "_bucket", "_sum", "_count", "_total", "_create
 enum Shows {
     /// Nothing of anybody.
     Nothing,
-    /// Series, which a caller's view of the store filters.
+    /// Series, which a caller's view of the store filters, or what is filtered in the same way.
     Series,
     /// What belongs to a tenant, its clusters together.
     Tenant,
@@ -39,9 +39,8 @@ fn shows(path: &str) -> Shows {
     match path {
         "parse_query" | "format_query" | "features" | "openapi.yaml" | "status/buildinfo"
         | "status/walreplay" => Shows::Nothing,
-        "query" | "query_range" | "query_exemplars" | "series" | "labels" | "metadata" | "read" => {
-            Shows::Series
-        }
+        "query" | "query_range" | "query_exemplars" | "series" | "labels" | "metadata" | "read"
+        | "completeness" => Shows::Series,
         label if label.starts_with("label/") && label.ends_with("/values") => Shows::Series,
         "targets"
         | "targets/metadata"

@@ -14,6 +14,7 @@ use storage::{Queryable, StoreError};
 
 use crate::active::ActiveQueries;
 use crate::auth::Auth;
+use crate::completeness::Completeness;
 use crate::metrics::WebMetrics;
 use crate::notifications::Notifications;
 use crate::query_log::QueryLog;
@@ -49,6 +50,8 @@ pub struct WebState {
     pub query_log: Arc<QueryLog>,
     /// Which queries are being evaluated, for the next start to know.
     pub active_queries: Arc<ActiveQueries>,
+    /// Who keeps account of what was expected; none where nobody does.
+    pub completeness: Option<Arc<dyn Completeness>>,
     /// What a person at the page should know.
     pub notifications: Arc<Notifications>,
     /// What is switched on, and what the status pages show.

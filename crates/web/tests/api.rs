@@ -35,3 +35,6 @@ mod query_log;
 
 #[path = "api/sight.rs"]
 mod sight;
+
+#[path = "api/completeness.rs"]
+mod completeness;

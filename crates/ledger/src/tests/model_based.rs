@@ -190,7 +190,7 @@ proptest! {
         bench.clock.set_ms(tick(TICKS * 3));
         let to = (from + len).min(TICKS);
         let mut tally = bench.tally(from, to);
-        (tally.sources, tally.worst) = (0, None);
+        (tally.sources, tally.worst, tally.newest_ms) = (0, None, None);
         prop_assert_eq!(tally, plain.tally(from, to));
     }
 }

@@ -46,6 +46,7 @@ async fn every_page_but_health_wants_the_credential() -> Result<()> {
         "/api/v1/status/config",
         "/api/v1/status/tsdb",
         "/api/v1/status/series",
+        "/api/v1/completeness",
         "/api/v1/metadata",
         "/api/v1/write",
         "/api/v1/nothing",

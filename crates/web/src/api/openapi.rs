@@ -46,6 +46,7 @@ const ABOUT: &[About] = &[
     about("/targets", "targets", "Targets, active and dropped", "state scrapePool"),
     about("/targets/metadata", "targets", "Metadata by target", "match_target metric limit"),
     about("/targets/relabel_steps", "targets", "How a pool relabels a target, rule by rule", "scrapePool* labels*"),
+    about("/completeness", "targets", "Rows expected, stored, missing and why", "cluster job source start end by limit"),
     about("/scrape_pools", "targets", "Names of the scrape pools", ""),
     about("/scrape_pools/config", "targets", "Configuration of a scrape pool", "scrapePool*"),
     about("/rules", "rules", "Rules", "type rule_name[] rule_group[] file[] match[] exclude_alerts group_limit group_next_token"),

@@ -11,11 +11,12 @@ use http::request::Parts;
 use model::number;
 use promql::answer::{Answer, EvalError, Stats, StepStats, Timings};
 use promql::engine::QueryOptions;
-use storage::SeriesExemplars;
+use storage::{Queryable, SeriesExemplars};
 
 use super::{ApiError, ApiResult, Reply, language, no_content, tree};
 use crate::App;
 use crate::auth::Caller;
+use crate::completeness::{self, IncompleteTime, Noting};
 use crate::form::{Form, TIME_MAX_MS, TIME_MIN_MS, go_quoted};
 use crate::json;
 use crate::query_log::{ClientAddress, Logged};
@@ -46,11 +47,11 @@ pub(super) async fn instant(State(app): State<App>, caller: Caller, origin: Orig
     let limit = form.limit()?;
     let at_ms = form.time_or("time", app.state.clock.now_ms())?;
     let asked = Asked::read(&form, limit, Span { start_ms: at_ms, end_ms: at_ms, step_ms: 0 }, origin)?;
-    let (engine, store) = (app.state.engine.clone(), caller.view(&app.state.store));
-    let evaluate = move |query: &str, options: &QueryOptions| {
-        engine.instant(&*store, &caller.tenant, query, at_ms, options)
+    let (engine, tenant) = (app.state.engine.clone(), caller.tenant.clone());
+    let evaluate = move |store: &dyn Queryable, query: &str, options: &QueryOptions| {
+        engine.instant(store, &tenant, query, at_ms, options)
     };
-    asked.answer(&app, evaluate).await
+    asked.answer(&app, caller, evaluate).await
 }
 
 /// `/query_range`
@@ -63,11 +64,11 @@ pub(super) async fn range(State(app): State<App>, caller: Caller, origin: Origin
     }
     let step_ms = step_ms(&form, end_ms.saturating_sub(start_ms))?;
     let asked = Asked::read(&form, limit, Span { start_ms, end_ms, step_ms }, origin)?;
-    let (engine, store) = (app.state.engine.clone(), caller.view(&app.state.store));
-    let evaluate = move |query: &str, options: &QueryOptions| {
-        engine.range(&*store, &caller.tenant, query, start_ms, end_ms, step_ms, options)
+    let (engine, tenant) = (app.state.engine.clone(), caller.tenant.clone());
+    let evaluate = move |store: &dyn Queryable, query: &str, options: &QueryOptions| {
+        engine.range(store, &tenant, query, start_ms, end_ms, step_ms, options)
     };
-    asked.answer(&app, evaluate).await
+    asked.answer(&app, caller, evaluate).await
 }
 
 /// The step of a range of `span_ms`, milliseconds, at least 1.
@@ -124,7 +125,8 @@ impl Asked {
     async fn answer(
         self,
         app: &App,
-        evaluate: impl FnOnce(&str, &QueryOptions) -> Result<Answer, EvalError> + Send + 'static,
+        caller: Caller,
+        evaluate: impl FnOnce(&dyn Queryable, &str, &QueryOptions) -> Result<Answer, EvalError> + Send + 'static,
     ) -> ApiResult {
         let state = app.state.clone();
         let timeout_max = app.state.engine.options().timeout;
@@ -138,13 +140,15 @@ impl Asked {
                 limit: self.limit,
             };
             let active = state.active_queries.begin(&self.query, state.clock.now_ms());
-            let outcome = evaluate(&self.query, &options);
+            let (outcome, touched) = noting(&state, &caller, |store| evaluate(store, &self.query, &options));
             drop(active);
             let queued = timeout.saturating_sub(left);
             self.log(&state, &outcome, queued);
             let mut answer = outcome?;
             answer.warnings.extend(stats_warning(&self.stats));
-            Ok(reply(answer, !self.stats.is_empty(), queued))
+            let (infos, header) = completeness::marks(&touched);
+            answer.infos.extend(infos);
+            Ok(reply(answer, !self.stats.is_empty(), queued).incomplete(header))
         };
         app.work.query(timeout, run).await
     }
@@ -170,6 +174,28 @@ impl Asked {
             path: &self.origin.path,
         });
     }
+}
+
+/// Evaluates what the caller may see, and finds the gaps that the selected data touches. Costs nothing
+/// while there are none.
+fn noting(
+    state: &WebState,
+    caller: &Caller,
+    evaluate: impl FnOnce(&dyn Queryable) -> Result<Answer, EvalError>,
+) -> (Result<Answer, EvalError>, Vec<IncompleteTime>) {
+    let view = caller.view(&state.store);
+    let tenant = &caller.tenant;
+    let Some(completeness) = state.completeness.as_ref().filter(|known| known.has_gaps(tenant)) else {
+        return (evaluate(&*view), Vec::new());
+    };
+    let store = Noting::new(&*view);
+    let outcome = evaluate(&store);
+    let mut touched = match outcome {
+        Ok(_) => completeness.touched(tenant, &store.selected()),
+        Err(_) => Vec::new(),
+    };
+    touched.retain(|one| caller.sees_cluster(&one.cluster));
+    (outcome, touched)
 }
 
 /// Source: Prometheus `web/api/v1/api.go`, `statsParamWarning`.

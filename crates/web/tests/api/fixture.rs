@@ -242,6 +242,7 @@ pub(crate) struct Setup {
     pub(crate) external_labels: Labels,
     /// 0 for the usual limit.
     pub(crate) read_sample_limit: u64,
+    pub(crate) completeness: Option<Arc<dyn web::Completeness>>,
 }
 
 pub(crate) struct Fixture {
@@ -313,6 +314,7 @@ impl Fixture {
             external_labels: setup.external_labels,
             query_log: query_log.clone(),
             active_queries: Arc::default(),
+            completeness: setup.completeness,
             notifications: notifications.clone(),
             options: Arc::new(options),
         };

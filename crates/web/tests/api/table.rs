@@ -97,6 +97,7 @@ const BAD_INPUT: &[(&str, &str, u16, &str)] = &[
     ("/api/v1/metadata", "limit=x", 400, "limit must be a number"),
     ("/api/v1/targets/metadata", "limit=x", 400, "limit must be a number"),
     ("/api/v1/targets/relabel_steps", "scrapePool=a&labels=x", 400, "error parsing labels"),
+    ("/api/v1/completeness", "by=x", 400, "is not cluster, job or source"),
     ("/api/v1/scrape_pools/config", "scrapePool=x", 400, "scrape pool \\\"x\\\" not found"),
     ("/api/v1/rules", "type=x", 400, "not supported value"),
     ("/api/v1/status/self_metrics", "metric_name_pattern=(", 400, "invalid metric_name_pattern"),
