@@ -11,6 +11,7 @@ mod chaos;
 mod fleet;
 mod language;
 mod passing;
+mod rows;
 mod store;
 mod text;
 mod wires;
@@ -69,6 +70,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "tsdb-segment", run: store::segment, seeds: store::segment_seeds },
     Target { name: "tsdb-manifest", run: store::manifest, seeds: store::manifest_seeds },
     Target { name: "tsdb-part", run: store::part, seeds: store::part_seeds },
+    Target { name: "rows-block", run: rows::block, seeds: rows::block_seeds },
     Target { name: "block-chunk", run: block::chunk, seeds: block::chunk_seeds },
     Target { name: "block-index", run: block::index, seeds: block::index_seeds },
     Target { name: "ship", run: fleet::ship, seeds: fleet::ship_seeds },

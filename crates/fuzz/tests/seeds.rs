@@ -56,6 +56,7 @@ macro_rules! targets {
 targets! {
     hosts_of_targets = "proxy-hosts",
     pushes_of_pushprox = "pushprox-push",
+    rows_block = "rows-block",
     exposition = "exposition",
     exposition_protobuf = "exposition-protobuf",
     remote_read = "remote-read",

@@ -119,7 +119,7 @@ impl Agent {
         tracing::info!(cluster = who.cluster, agent = who.agent_id, labels = %stamped, "this agent");
 
         let mut registry = Registry::default();
-        let encoder = open_queue(&args, &clock, &mut registry).await?;
+        let encoder = open_queue(&args, &who.cluster, &clock, &mut registry).await?;
         let remote_writes = RemoteWrites::over(encoder.queue().clone(), Arc::clone(&clock), &mut registry);
         let scraping = PullParts {
             appender: Arc::clone(&encoder) as Arc<dyn Appender>,
@@ -338,6 +338,7 @@ fn lock(data: &Path) -> Result<File> {
 
 async fn open_queue(
     args: &AgentArgs,
+    cluster: &str,
     clock: &Arc<dyn Clock>,
     registry: &mut Registry,
 ) -> Result<Arc<Encoder>> {
@@ -353,7 +354,8 @@ async fn open_queue(
         tokio::task::spawn_blocking(open).await?.with_context(|| format!("open the queue in {shown}"))?;
     let metrics = EncoderMetrics::default();
     metrics.register(registry);
-    Ok(Encoder::new(opened.writer, Arc::clone(clock), EncoderConfig::default(), metrics))
+    let config = EncoderConfig { cluster: cluster.to_owned(), ..EncoderConfig::default() };
+    Ok(Encoder::new(opened.writer, Arc::clone(clock), config, metrics))
 }
 
 fn status(queue: &Queue, started_ms: i64) -> serde_json::Value {

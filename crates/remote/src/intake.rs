@@ -159,17 +159,6 @@ impl StoreIntake {
         self.logs.remove_unused(now_ms, LOG_IDLE_MS);
     }
 
-    /// The agent holds only these segments of its queue (incarnation and first block): the logs of others
-    /// are of no use any more.
-    pub fn retain_segments(&self, peer: &Peer, queue_id: u128, held: &[(u128, u64)]) {
-        let agent = AgentKey { peer: peer.clone(), queue_id };
-        if let Some(agent) = self.agents.lock().get_mut(&agent) {
-            agent.segments.retain(|name, _| held.contains(name));
-            agent.done.retain(|incarnation, _| held.iter().any(|(other, _)| other == incarnation));
-        }
-        self.logs.retain(&agent, held);
-    }
-
     /// What is in memory of a segment, from its log if need be.
     fn segment(&self, peer: &Peer, key: &SegmentKey) -> Arc<Mutex<Segment>> {
         let now_ms = self.clock.now_ms();
@@ -348,6 +337,15 @@ impl Intake for StoreIntake {
             self.durable.fetch_max(position, Ordering::AcqRel);
         }
         Ok(())
+    }
+
+    fn held(&self, peer: &Peer, queue_id: u128, segments: &[(u128, u64)]) {
+        let agent = AgentKey { peer: peer.clone(), queue_id };
+        if let Some(agent) = self.agents.lock().get_mut(&agent) {
+            agent.segments.retain(|name, _| segments.contains(name));
+            agent.done.retain(|incarnation, _| segments.iter().any(|(other, _)| other == incarnation));
+        }
+        self.logs.retain(&agent, segments);
     }
 
     fn book_lost(&self, peer: &Peer, queue_id: u128, lost: &[Lost]) -> usize {

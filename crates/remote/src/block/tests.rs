@@ -11,7 +11,7 @@ use super::symbols::Symbols;
 use super::writer::{BlockWriter, RowColumns, RowParts, SourceWriter};
 use super::*;
 
-mod recorded;
+mod golden;
 
 /// What a decoder said, as text.
 #[derive(Debug, Default)]

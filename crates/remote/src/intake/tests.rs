@@ -551,8 +551,8 @@ fn what_nobody_uses_goes_away() {
     assert_eq!(hub.disk.files().len(), 1);
     assert_eq!(deliver(&hub.intake, &all, 1), Verdict::Stored);
     let key = &all[0].key;
-    hub.intake.retain_segments(&peer(), key.queue_id, &[(key.incarnation, 0)]);
+    hub.intake.held(&peer(), key.queue_id, &[(key.incarnation, 0)]);
     assert_eq!(hub.disk.files().len(), 1);
-    hub.intake.retain_segments(&peer(), key.queue_id, &[(key.incarnation, 5)]);
+    hub.intake.held(&peer(), key.queue_id, &[(key.incarnation, 5)]);
     assert_eq!(hub.disk.files(), []);
 }

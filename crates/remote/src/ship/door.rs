@@ -44,6 +44,10 @@ pub trait Intake: Send + Sync {
     /// Then nothing of it is acknowledged.
     fn sync(&self) -> Result<(), IntakeError>;
 
+    /// The agent holds these segments of its queue (incarnation and first block) and no others: what is
+    /// kept for the rest is of no use any more.
+    fn held(&self, _peer: &Peer, _queue_id: u128, _segments: &[(u128, u64)]) {}
+
     /// Books blocks that never come; records that have been booked before count once. How many of them
     /// are booked, durable with the next [`Intake::sync`].
     fn book_lost(&self, peer: &Peer, queue_id: u128, lost: &[Lost]) -> usize;
@@ -84,6 +88,8 @@ impl<I: Intake> Door<I> {
     pub fn hello(&self, peer: &Peer, body: &[u8]) -> Result<Vec<u8>, DoorError> {
         let hello = Hello::decode(body)?;
         let mut answer = HelloAnswer::default();
+        let held: Vec<(u128, u64)> = hello.segments.iter().map(|segment| (segment.0, segment.1)).collect();
+        self.intake.held(peer, hello.queue_id, &held);
         let incarnations: BTreeSet<u128> = hello.segments.iter().map(|segment| segment.0).collect();
         for incarnation in incarnations {
             let mut stored = Intervals::new();
