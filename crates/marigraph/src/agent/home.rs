@@ -97,6 +97,7 @@ impl Home {
     ) -> Result<Home> {
         let stop = CancellationToken::new();
         let queue = encoder.queue().clone();
+        forget_other_hubs(&queue, hubs);
         let (written, news) = watch::channel(());
         queue.on_write(move || _ = written.send(()));
         let mut senders = Vec::with_capacity(hubs.len());
@@ -143,12 +144,40 @@ impl Home {
     }
 }
 
-/// The name of a hub's cursor: what may stand in a file's name.
+/// What the names of hubs' cursors begin with; the queue has other readers, too.
+const CURSOR_PREFIX: &str = "hub-";
+/// The longest name that is kept as it is; the queue takes 64 bytes.
+const CURSOR_NAME_MAX: usize = 60;
+
+/// The name of a hub's cursor: what may stand in a file's name. A long one ends in its checksum.
 fn reader_name(hub: &HubUrl) -> String {
-    hub.authority().chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
+    cursor_name(&hub.authority())
 }
 
-/// Writes cursors down, and lets go of what every hub has.
+fn cursor_name(authority: &str) -> String {
+    let fits = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+    let name: String = CURSOR_PREFIX.chars().chain(authority.chars().map(fits)).collect();
+    if name.len() <= CURSOR_NAME_MAX {
+        return name;
+    }
+    format!("{}-{:08x}", &name[..CURSOR_NAME_MAX - 9], crc32c::crc32c(authority.as_bytes()))
+}
+
+/// Forgets the cursors of hubs that are no longer configured: no block waits for them.
+fn forget_other_hubs(queue: &Queue, hubs: &[HubUrl]) {
+    let names: Vec<String> = hubs.iter().map(reader_name).collect();
+    for name in queue.readers() {
+        if !name.starts_with(CURSOR_PREFIX) || names.contains(&name) {
+            continue;
+        }
+        match queue.remove_reader(&name) {
+            Ok(_) => tracing::info!(cursor = name, "forgot the cursor of a hub that is no longer configured"),
+            Err(error) => tracing::warn!(cursor = name, %error, "forget a hub's cursor"),
+        }
+    }
+}
+
+/// Makes blocks durable, writes cursors down, and lets go of what every hub has.
 async fn keep_up(queue: Queue, metrics: HomeMetrics, _clock: Arc<dyn Clock>, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -157,7 +186,8 @@ async fn keep_up(queue: Queue, metrics: HomeMetrics, _clock: Arc<dyn Clock>, sto
         }
         let stopping = stop.is_cancelled();
         let tidying = queue.clone();
-        match tokio::task::spawn_blocking(move || tidying.upkeep()).await {
+        // Rows wait here until every hub has them: not longer than this in memory only.
+        match tokio::task::spawn_blocking(move || tidying.sync().and(tidying.upkeep())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the queue could not be tidied"),
             Err(error) => tracing::error!(%error, "the queue's upkeep panicked"),
@@ -354,5 +384,23 @@ impl Line {
         });
         *open = Some(Open { sender: sender.clone(), certificate });
         Ok(sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_authority_has_a_name_of_its_own_that_the_queue_takes() {
+        let long = format!("{}.example.org:9090", "a".repeat(80));
+        let longer = format!("{}.example.org:9091", "a".repeat(80));
+        let all = ["hub.example.org:9090", "[::1]:9090", "127.0.0.1:9090", &long, &longer];
+        let names: std::collections::BTreeSet<String> = all.iter().map(|name| cursor_name(name)).collect();
+        assert_eq!(names.len(), all.len());
+        for name in names {
+            let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
+            assert!(name.len() <= 64 && name.starts_with("hub-") && name.bytes().all(fits), "{name}");
+        }
     }
 }
