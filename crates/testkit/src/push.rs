@@ -50,7 +50,7 @@ impl Push {
         let request = ::http::Request::post("/api/v1/write")
             .header("authorization", format!("Bearer {token}"))
             .header("content-type", CONTENT_TYPE)
-            .body(http_body_util::Full::new(bytes::Bytes::from(self.body()?)))?;
+            .body(http_body_util::Full::new(self.body()?))?;
         http::send(addr, request).await
     }
 }
