@@ -4,6 +4,7 @@ mod access;
 mod backup;
 mod crash;
 mod damage;
+mod fleet;
 mod hostile;
 mod identity;
 mod proxy;
