@@ -52,6 +52,8 @@ pub struct Hub {
     reloader: JoinHandle<()>,
     /// Renews the hub's certificate.
     renewer: JoinHandle<()>,
+    /// Tells the ledger who is connected.
+    presence: JoinHandle<()>,
     /// Keeps the ledger going.
     upkeep: JoinHandle<()>,
 }
@@ -121,14 +123,22 @@ impl Hub {
         let remote_writes =
             RemoteWrites::new(&args.data, args.commit_interval, Arc::clone(&clock), &mut registry);
         let appender = remote_writes.beside(kept.clone());
+        let identity = Identity::open(&args, addr, SystemClock::shared())?;
         let fleet = FleetParts {
+            registry: Arc::clone(identity.registry()),
             appender: Arc::clone(&appender),
             data: &args.data,
             retention: retention.time,
-            on_lost: None,
+            on_lost: Some(ledger::book_losses(Arc::clone(&accounts))),
             clock: Arc::clone(&clock),
         };
         let fleet = Fleet::new(fleet, &mut registry);
+        let presence = tokio::spawn(ledger::keep_presence(
+            Arc::clone(&accounts),
+            Arc::clone(identity.registry()),
+            fleet.agents().clone(),
+            Arc::clone(&clock),
+        ));
         let scraping = PullParts {
             appender: Arc::clone(&appender),
             tenant,
@@ -179,7 +189,6 @@ impl Hub {
         let reloading = tokio::sync::Mutex::new(());
         let storage = config.storage.clone();
         let proxy = Arc::new(proxy);
-        let identity = Identity::open(&args, addr, SystemClock::shared())?;
         let stages = Arc::new(Stages {
             front,
             pull,
@@ -207,7 +216,7 @@ impl Hub {
         stages.front.secure(stages.identity.tls().server_config(), plaintext);
         let renewer = tokio::spawn(keep_identity(Arc::clone(&stages)));
         let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
-        Ok(Hub { stages, reloader, renewer, upkeep })
+        Ok(Hub { stages, reloader, renewer, upkeep, presence })
     }
 
     /// Where it listens.
@@ -247,6 +256,7 @@ impl Hub {
     pub async fn stop(self) -> Result<()> {
         self.reloader.abort();
         self.renewer.abort();
+        self.presence.abort();
         let stages = self.stages;
         stages.program.stopping();
         stages.pull.stop().await;

@@ -1,6 +1,7 @@
 //! The fleet at this hub: agents' tunnels, the door for their rows, and the way through the tunnels for
 //! whoever asks.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,10 +54,13 @@ pub(super) struct Fleet {
     agents: Agents,
     door: Arc<Door<StoreIntake>>,
     clock: Arc<dyn Clock>,
+    registry: Arc<tenancy::Registry>,
 }
 
 /// What a fleet works with.
 pub(super) struct FleetParts<'a> {
+    /// Knows which agents are enrolled.
+    pub(super) registry: Arc<tenancy::Registry>,
     /// Takes agents' rows.
     pub(super) appender: Arc<dyn Appender>,
     /// The hub's data directory.
@@ -85,7 +89,7 @@ impl Fleet {
         let intake = StoreIntake::new(parts.appender, RealDisk::shared(), parts.clock, config, metrics);
         let door = Arc::new(Door::new(intake));
         tokio::spawn(keep_up(Arc::downgrade(&door)));
-        Fleet { agents, door, clock }
+        Fleet { agents, door, clock, registry: parts.registry }
     }
 
     /// Who is connected.
@@ -210,19 +214,18 @@ fn told(error: RequestError) -> FleetError {
 
 impl proxy::Fleet for Fleet {
     fn clusters(&self, tenant: &TenantId) -> Vec<ClusterState> {
-        let mut clusters: Vec<ClusterState> = Vec::new();
-        for agent in self.agents.list() {
-            if *agent.key.tenant != *tenant.as_str() {
-                continue;
-            }
-            let connected = agent.connections > 0;
-            // The list is sorted by key: agents of a cluster are neighbours.
-            match clusters.last_mut().filter(|last| *last.name == *agent.key.cluster) {
-                Some(last) => last.connected |= connected,
-                None => clusters.push(ClusterState { name: agent.key.cluster.to_string(), connected }),
+        let mut clusters: BTreeMap<String, bool> = BTreeMap::new();
+        for agent in self.registry.agents() {
+            if agent.tenant == tenant.as_str() && !self.registry.is_revoked(&agent.agent_id, &agent.serial) {
+                clusters.insert(agent.cluster, false);
             }
         }
-        clusters
+        for agent in self.agents.list() {
+            if *agent.key.tenant == *tenant.as_str() && agent.connections > 0 {
+                clusters.insert(agent.key.cluster.to_string(), true);
+            }
+        }
+        clusters.into_iter().map(|(name, connected)| ClusterState { name, connected }).collect()
     }
 
     fn targets<'a>(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ledger::{Ask, By, Ledger, LedgerAppender, LedgerConfig, Tally};
+use ledger::{Ask, By, Ledger, LedgerAppender, LedgerConfig, Loss, LossReport, Tally};
 use model::{SourceId, TenantId};
 use stdx::clock::Clock;
 use stdx::disk::RealDisk;
@@ -80,6 +80,71 @@ pub(crate) fn keep_up(appender: Arc<LedgerAppender>, ledger: Arc<Ledger>, start_
                 Ok(Err(_)) => {}
                 Err(error) => tracing::error!("keep the ledger: {error}"),
             }
+        }
+    })
+}
+
+/// How often the ledger hears who is connected: well within two intervals of most sources.
+const PRESENCE: Duration = Duration::from_secs(5);
+
+/// Tells the ledger which agents have leave to send and which are connected, until it is aborted.
+pub(crate) async fn keep_presence(
+    ledger: Arc<Ledger>,
+    registry: Arc<tenancy::Registry>,
+    agents: tunnel::Agents,
+    clock: Arc<dyn Clock>,
+) {
+    let mut changes = agents.changes();
+    loop {
+        for agent in registry.agents() {
+            let Ok(tenant) = TenantId::new(&agent.tenant) else { continue };
+            if registry.is_revoked(&agent.agent_id, &agent.serial) {
+                ledger.agent_gone(&tenant, &agent.cluster, &agent.agent_id);
+            } else {
+                ledger.agent_enrolled(&tenant, &agent.cluster, &agent.agent_id, agent.enrolled_ms);
+            }
+        }
+        let now_ms = clock.now_ms();
+        for agent in agents.list().iter().filter(|agent| agent.connections > 0) {
+            let Ok(tenant) = TenantId::new(&*agent.key.tenant) else { continue };
+            ledger.agent_seen(&tenant, &agent.key.cluster, &agent.key.agent, now_ms);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PRESENCE) => {}
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Books rows that agents say will never come.
+pub(crate) fn book_losses(ledger: Arc<Ledger>) -> remote::OnLost {
+    Arc::new(move |peer, queue_id, lost| {
+        let reason = match lost.reason {
+            queue::LostReason::Bytes => Loss::QueueFull,
+            queue::LostReason::Age => Loss::TooOld,
+            queue::LostReason::Damaged => Loss::Damaged,
+        };
+        let (cluster, rows) = (&peer.cluster, lost.rows);
+        tracing::warn!(
+            cluster,
+            rows,
+            queue_id = format!("{queue_id:032x}"),
+            reason = reason.as_str(),
+            "rows are lost"
+        );
+        if lost.oldest_ms > lost.newest_ms {
+            return; // nothing of them could be read
+        }
+        let report = LossReport {
+            cluster: cluster.clone(),
+            source: None,
+            from_ms: lost.oldest_ms,
+            to_ms: lost.newest_ms,
+            rows,
+            reason,
+        };
+        if let Err(error) = ledger.lost(&peer.tenant, report) {
+            tracing::error!(cluster, %error, "write down that rows are lost");
         }
     })
 }
