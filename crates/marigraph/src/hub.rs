@@ -294,7 +294,9 @@ impl Stages {
         let auth = Arc::new(auth.with_tokens(self.identity.tokens()));
         self.proxy.install(Arc::new(proxy::Readers(Arc::clone(&auth))), pushprox);
         let web = WebState { auth, external_labels, ..self.web.clone() };
-        let router = web::router_with(web, doors).merge(self.identity.doors()).merge(self.fleet.doors());
+        // What is nobody's door is web's, so that unknown paths want a credential too.
+        let fleet = self.identity.doors().merge(self.fleet.doors());
+        let router = fleet.fallback_service(web::router_with(web, doors));
         self.front.replace(proxy::in_front(Arc::clone(&self.proxy), router));
         self.program.in_force(config);
         Ok(())
