@@ -47,9 +47,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Scrape, receive, store and answer
-    Hub(HubCommand),
+    Hub(Box<HubCommand>),
     /// Scrape and receive in a cluster, queue on disk, send home to hubs
-    Agent(AgentCommand),
+    Agent(Box<AgentCommand>),
     /// Make, list and revoke tokens: of agents, of callers, of hubs
     Token {
         /// What to do.

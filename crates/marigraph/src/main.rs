@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use marigraph::agent::Agent;
-use marigraph::cli::{AgentArgs, AgentCommand, Check, Cli, Command, HubArgs, HubCommand};
+use marigraph::cli::{AgentArgs, Check, Cli, Command, HubArgs};
 use marigraph::hub::Hub;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,14 +23,14 @@ fn main() -> ExitCode {
         Command::Token { verb } => marigraph::fleet_verbs::token(&verb),
         Command::Agents { verb } => marigraph::fleet_verbs::agents(&verb),
         Command::Ca { verb } => marigraph::fleet_verbs::ca(&verb),
-        Command::Hub(HubCommand { verb: Some(verb), .. }) => marigraph::fleet_verbs::hub(&verb),
-        Command::Hub(HubCommand { run, .. }) => {
-            marigraph::logging::start(&cli.log).and_then(|()| run_hub(run))
-        }
-        Command::Agent(AgentCommand { verb: Some(verb), .. }) => marigraph::fleet_verbs::agent(&verb),
-        Command::Agent(AgentCommand { run, .. }) => {
-            marigraph::logging::start(&cli.log).and_then(|()| run_agent(run))
-        }
+        Command::Hub(hub) => match hub.verb {
+            Some(verb) => marigraph::fleet_verbs::hub(&verb),
+            None => marigraph::logging::start(&cli.log).and_then(|()| run_hub(hub.run)),
+        },
+        Command::Agent(agent) => match agent.verb {
+            Some(verb) => marigraph::fleet_verbs::agent(&verb),
+            None => marigraph::logging::start(&cli.log).and_then(|()| run_agent(agent.run)),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

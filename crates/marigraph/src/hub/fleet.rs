@@ -57,6 +57,9 @@ pub(super) struct Fleet {
     registry: Arc<tenancy::Registry>,
 }
 
+/// What the door does with a message.
+type Serve = fn(&Door<StoreIntake>, &Peer, &[u8]) -> Result<Vec<u8>, DoorError>;
+
 /// What a fleet works with.
 pub(super) struct FleetParts<'a> {
     /// Knows which agents are enrolled.
@@ -107,8 +110,9 @@ impl Fleet {
     }
 
     /// The agent that calls, if its certificate is good for more than a renewal.
-    fn agent(&self, peer: Option<Extension<PeerIdentity>>) -> Result<PeerIdentity, Response> {
-        let refused = |why: &'static str| (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
+    fn agent(&self, peer: Option<Extension<PeerIdentity>>) -> Result<PeerIdentity, Box<Response>> {
+        let refused =
+            |why: &'static str| Box::new((StatusCode::FORBIDDEN, format!("{why}\n")).into_response());
         let Some(Extension(peer)) = peer else {
             return Err(refused("this door is for agents, which show their certificate"));
         };
@@ -122,12 +126,7 @@ impl Fleet {
     }
 
     /// Runs what syncs disks off the runtime's threads.
-    async fn at_the_door(
-        self,
-        peer: PeerIdentity,
-        body: Bytes,
-        serve: fn(&Door<StoreIntake>, &Peer, &[u8]) -> Result<Vec<u8>, DoorError>,
-    ) -> Response {
+    async fn at_the_door(self, peer: PeerIdentity, body: Bytes, serve: Serve) -> Response {
         let sender = Peer { tenant: peer.tenant, cluster: peer.cluster };
         let done = tokio::task::spawn_blocking(move || serve(&self.door, &sender, &body)).await;
         match done {
@@ -185,21 +184,21 @@ async fn tunnel(
 ) -> Response {
     match fleet.agent(peer) {
         Ok(peer) => fleet.agents.accept(&mut request, &peer, remote).map(Body::from),
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
 async fn hello(State(fleet): State<Fleet>, peer: Option<Extension<PeerIdentity>>, body: Bytes) -> Response {
     match fleet.agent(peer) {
         Ok(peer) => fleet.at_the_door(peer, body, Door::hello).await,
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
 async fn blocks(State(fleet): State<Fleet>, peer: Option<Extension<PeerIdentity>>, body: Bytes) -> Response {
     match fleet.agent(peer) {
         Ok(peer) => fleet.at_the_door(peer, body, Door::blocks).await,
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 

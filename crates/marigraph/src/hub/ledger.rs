@@ -106,7 +106,7 @@ pub(crate) async fn keep_presence(
         }
         let now_ms = clock.now_ms();
         for agent in agents.list().iter().filter(|agent| agent.connections > 0) {
-            let Ok(tenant) = TenantId::new(&*agent.key.tenant) else { continue };
+            let Ok(tenant) = TenantId::new(&agent.key.tenant) else { continue };
             ledger.agent_seen(&tenant, &agent.key.cluster, &agent.key.agent, now_ms);
         }
         tokio::select! {
