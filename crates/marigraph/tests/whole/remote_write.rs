@@ -51,6 +51,8 @@ impl Receiver {
             "-loggerLevel=ERROR".to_owned(),
             "-search.latencyOffset=0s".to_owned(),
             "-retentionPeriod=1y".to_owned(),
+            // It keeps a sample as often as it comes, and what was under way at a kill comes again.
+            "-dedup.minScrapeInterval=1ms".to_owned(),
         ];
         let ready = "/health";
         Ok(Some(Receiver { name: "victoria-metrics", program, args, addr, ready, running: None }))
