@@ -1,5 +1,5 @@
 # A thin front for newcomers; the work is in cargo, cargo xtask and npm.
-.PHONY: run test check bench fuzz ui peers
+.PHONY: run test check bench fuzz ui peers demo-fleet
 
 CARGO ?= cargo
 LISTEN ?= 127.0.0.1:9190
@@ -9,6 +9,11 @@ DATA ?= ./data
 run: ui
 	$(CARGO) build --release --locked
 	./target/release/marigraph hub --data $(DATA) --listen $(LISTEN)
+
+# Two clusters and two hubs through kills and outages, with the ledger at the end; about a minute.
+demo-fleet:
+	$(CARGO) build --release --locked
+	./examples/demo-fleet.sh
 
 # Everything: unit, property, data-driven and whole-program tests, also those against real peers.
 test: ui peers
