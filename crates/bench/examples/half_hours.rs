@@ -5,7 +5,7 @@
 //! The samples are the recording's, 200 targets × 1,307 series at 10 s; it needs `shared/data` beside the
 //! workspace. CPU is that of all threads, the store's own included.
 //!
-//! `cargo run --release -p tsdb --example half_hours [-- TARGETS HALF_HOURS DIR]` (DIR stays)
+//! `cargo run --release -p bench --example half_hours [-- TARGETS HALF_HOURS DIR]` (DIR stays)
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
