@@ -56,7 +56,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("bench", &["model", "testkit", "tsdb"]),
+    ("bench", &["model", "stdx", "testkit", "tsdb", "tunnel"]),
     (
         "fuzz",
         &[

@@ -6,8 +6,10 @@
 
 #![allow(clippy::print_stdout)] // a program whose output is its result
 
+mod agents;
 mod data;
 mod disk;
+mod fleet;
 mod process;
 mod queries;
 mod recording;
@@ -43,6 +45,13 @@ enum What {
     Disk(DiskArgs),
     /// The query list on six hours of samples, and the time to ready with them on disk
     Queries(QueriesArgs),
+    /// Scrape and send home: our agent and hub beside vmagent and VictoriaMetrics; then a backlog
+    Agents(AgentsArgs),
+    /// Many agents at one hub, and how long until they are back when it restarts
+    Fleet {
+        #[arg(long, default_value_t = 1000)]
+        agents: usize,
+    },
     /// What rows of targets are not: a huge target, times of their own, single series, long intervals
     Shapes(ShapesArgs),
 }
@@ -127,6 +136,32 @@ struct QueriesArgs {
     only: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct AgentsArgs {
+    #[command(flatten)]
+    scrape: ScrapeArgs,
+    /// Series of the backlog
+    #[arg(long, default_value_t = 100_639)]
+    backlog_series: usize,
+    /// Rows of the backlog, 15 s apart; 0 leaves it out
+    #[arg(long, default_value_t = 100)]
+    backlog_rows: usize,
+}
+
+impl From<AgentsArgs> for agents::Workload {
+    fn from(args: AgentsArgs) -> Self {
+        let AgentsArgs { scrape, backlog_series, backlog_rows } = args;
+        agents::Workload {
+            targets: scrape.targets,
+            interval_seconds: scrape.interval,
+            warm_up_seconds: scrape.warm_up,
+            measured_seconds: scrape.seconds,
+            backlog_series,
+            backlog_rows,
+        }
+    }
+}
+
 impl From<ScrapeArgs> for scrape::Workload {
     fn from(args: ScrapeArgs) -> Self {
         scrape::Workload {
@@ -166,6 +201,8 @@ async fn main() -> anyhow::Result<()> {
             disk::run(workload, &mut verdicts).await?;
         }
         What::Queries(args) => queries::run(&args.into(), &mut verdicts).await?,
+        What::Agents(args) => agents::run(args.into(), &mut verdicts).await?,
+        What::Fleet { agents } => fleet::run(fleet::Workload { agents }, &mut verdicts).await?,
         What::Shapes(args) => shapes::run(&args.into(), &mut verdicts).await?,
     }
     println!("\n{verdicts}");

@@ -1,5 +1,6 @@
 //! The systems under comparison, started alike.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -34,7 +35,8 @@ impl System {
         }
     }
 
-    fn program(self) -> Result<PathBuf> {
+    /// Its program.
+    pub(crate) fn program(self) -> Result<PathBuf> {
         match self {
             System::Marigraph => {
                 let workspace =
@@ -50,17 +52,20 @@ impl System {
 
     /// Starts the system in `directory` (its data survive a restart there) with a scrape configuration.
     pub(crate) async fn start(self, directory: &Path, config: &str) -> Result<Running> {
-        let directory = directory.join(self.name());
+        self.start_at(&directory.join(self.name()), config, peers::free_addr()?).await
+    }
+
+    /// Starts the system in a directory of its own, listening at `addr` (Prometheus: anywhere).
+    pub(crate) async fn start_at(self, directory: &Path, config: &str, addr: SocketAddr) -> Result<Running> {
         let data = directory.join("data");
         std::fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
         let program = self.program()?;
         let file = directory.join("config.yml");
         std::fs::write(&file, config)?;
         let (config, store) = (file.display(), data.display());
-        let addr = peers::free_addr()?;
         let peer = match self {
             System::Prometheus => {
-                Peer::prometheus(&program, &directory, &std::fs::read_to_string(&file)?).await?
+                Peer::prometheus(&program, directory, &std::fs::read_to_string(&file)?).await?
             }
             System::Marigraph => {
                 let args = [
