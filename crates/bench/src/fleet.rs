@@ -114,7 +114,7 @@ async fn wait_for(hub: SocketAddr, agents: usize) -> Result<()> {
     loop {
         let page = client::get(hub, "/metrics").await?.text();
         let line =
-            page.lines().find(|line| line.starts_with("marigraph_tunnel_connections{kind=\"tunnel\"}"));
+            page.lines().find(|line| line.starts_with("marigraph_tunnel_connections{kind=\"control\"}"));
         let count = line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).unwrap_or_default();
         if count >= agents {
             return Ok(());
