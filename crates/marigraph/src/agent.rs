@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tunnel::identity::{AgentIdentity, Alpn, PeerIdentity};
 use tunnel::policy::{Gate, PolicyConfig};
-use tunnel::{Connector, DialConfig, Handler, Hello, HubUrl, Proxies, Tunnels};
+use tunnel::{Connector, DialConfig, DialMetrics, Handler, Hello, HubUrl, Proxies, Tunnels};
 use web::{ActiveQueries, Auth, Caller, Endpoint, Role, WebMetrics, WebState, Work};
 
 use crate::cli::AgentArgs;
@@ -148,6 +148,7 @@ impl Agent {
         let targets = Arc::new(Scraped(pull.scraper()));
         let gate = Gate::handler(PolicyConfig::default(), targets, behind(&pages), &mut registry);
         let home = home::metrics(&mut registry);
+        let tunnel_metrics = DialMetrics::register(&mut registry);
         let web_metrics = WebMetrics::register(&mut registry);
         let web = WebState {
             engine: Arc::new(Engine::new(EngineOptions::default())),
@@ -184,7 +185,7 @@ impl Agent {
         stages.apply(&config, auth)?;
 
         let home = Home::start(home, &stages.encoder, &hubs, &connector, &identity, &clock)?;
-        let tunnels = stages.dial(hubs, &connector, &identity, &clock);
+        let tunnels = stages.dial(hubs, &connector, &identity, tunnel_metrics);
         let hub_urls = args.hubs.clone();
         let renewing = Arc::clone(&identity);
         let keeping = vec![tokio::spawn(async move { renewing.keep_renewed(&way, &hub_urls).await })];
@@ -269,8 +270,9 @@ impl Stages {
         hubs: Vec<HubUrl>,
         connector: &Connector,
         identity: &Arc<AgentIdentity>,
-        clock: &Arc<dyn Clock>,
+        metrics: DialMetrics,
     ) -> Tunnels {
+        let clock = &self.web.clock;
         let queue = self.encoder.queue().clone();
         let started_ms = clock.now_ms();
         let status = Arc::new(move || status(&queue, started_ms));
@@ -284,6 +286,7 @@ impl Stages {
         let _ = self.pages.set(own);
         let mut config = DialConfig::new(hubs, follow(identity));
         config.connector = connector.clone();
+        config.metrics = metrics;
         config.hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned(), started_ms };
         Tunnels::start(config, &handler, clock)
     }

@@ -79,6 +79,19 @@ pub async fn get(addr: SocketAddr, path: &str) -> Result<Answer> {
     send(addr, request).await
 }
 
+/// `GET path` with a bearer token.
+///
+/// # Errors
+/// See [`send`].
+pub async fn get_as(addr: SocketAddr, token: &str, path: &str) -> Result<Answer> {
+    let request = Request::builder()
+        .uri(path)
+        .header("host", addr.to_string())
+        .header("authorization", format!("Bearer {token}"))
+        .body(Full::default())?;
+    send(addr, request).await
+}
+
 /// `POST path` with a body of `content_type`.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub const PROTOBUF: &str =
     "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
 
-/// An HTTP server on loopback that answers every request with one body. Ends when dropped.
+/// An HTTP server, on loopback unless told otherwise, that answers every request with one body. Ends when dropped.
 #[derive(Debug)]
 pub struct FakeTarget {
     /// Where it listens.
@@ -46,7 +46,15 @@ impl FakeTarget {
     /// # Errors
     /// No port could be had.
     pub async fn start(body: impl Into<Bytes>) -> Result<FakeTarget> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        FakeTarget::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), body).await
+    }
+
+    /// As [`FakeTarget::start`], at an address of choice.
+    ///
+    /// # Errors
+    /// The address cannot be had.
+    pub async fn start_at(listen: SocketAddr, body: impl Into<Bytes>) -> Result<FakeTarget> {
+        let listener = TcpListener::bind(listen).await?;
         let addr = listener.local_addr()?;
         let (page, current) =
             watch::channel(Page { status: 200, content_type: TEXT, body: body.into(), authorization: None });

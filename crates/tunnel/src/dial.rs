@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use session::DialError;
-pub use state::HubStatus;
+pub use state::{DialMetrics, HubStatus};
 
 use crate::connect::{Connector, HubUrl};
 use crate::protocol::{BULK_PATH, Body, Kind, PING_PATH, TIME_MS, Timings};
@@ -57,6 +57,8 @@ pub struct DialConfig {
     pub timings: Timings,
     /// Of the random numbers that spread reconnects.
     pub seed: u64,
+    /// Figures of the tunnels.
+    pub metrics: DialMetrics,
 }
 
 impl DialConfig {
@@ -69,6 +71,7 @@ impl DialConfig {
             hello: Hello::default(),
             timings: Timings::default(),
             seed: rand::random(),
+            metrics: DialMetrics::default(),
         }
     }
 }
@@ -113,7 +116,7 @@ impl Tunnels {
                 connector: config.connector.clone(),
                 hello: config.hello.clone(),
                 timings: config.timings,
-                state: State::new(hub, Arc::clone(clock)),
+                state: State::new(hub, Arc::clone(clock), &config.metrics),
                 handler: handler.clone(),
                 stop: CancellationToken::new(),
                 sessions: TaskTracker::new(),

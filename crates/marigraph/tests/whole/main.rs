@@ -7,6 +7,7 @@ mod damage;
 mod fleet;
 mod hostile;
 mod identity;
+mod namespaces;
 mod proxy;
 mod pull;
 mod push;

@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use stdx::clock::Clock;
 
 use crate::connect::HubUrl;
@@ -31,14 +36,42 @@ pub struct HubStatus {
     pub connections: u64,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfHub {
+    hub: String,
+}
+
+/// What an agent says of its tunnels. Cheap to clone; the default is registered nowhere.
+#[derive(Debug, Clone, Default)]
+pub struct DialMetrics {
+    up: Family<OfHub, Gauge>,
+    lost: Family<OfHub, Counter>,
+}
+
+impl DialMetrics {
+    /// Figures in `registry`, named `marigraph_tunnel_*`.
+    pub fn register(registry: &mut Registry) -> DialMetrics {
+        let metrics = DialMetrics::default();
+        let registry = registry.sub_registry_with_prefix("marigraph_tunnel");
+        registry.register("up", "Whether there is a tunnel to the hub", metrics.up.clone());
+        registry.register("lost", "Tunnels to the hub that were lost", metrics.lost.clone());
+        metrics
+    }
+}
+
 /// [`HubStatus`], kept.
 pub(super) struct State {
     clock: Arc<dyn Clock>,
+    up: Gauge,
+    lost: Counter,
     status: Mutex<(HubStatus, u64)>,
 }
 
 impl State {
-    pub(super) fn new(hub: &HubUrl, clock: Arc<dyn Clock>) -> State {
+    pub(super) fn new(hub: &HubUrl, clock: Arc<dyn Clock>, metrics: &DialMetrics) -> State {
+        let label = OfHub { hub: hub.to_string() };
+        let (up, lost) =
+            (metrics.up.get_or_create(&label).clone(), metrics.lost.get_or_create(&label).clone());
         let status = HubStatus {
             hub: hub.to_string(),
             connected_since_ms: None,
@@ -49,7 +82,7 @@ impl State {
             attempts: 0,
             connections: 0,
         };
-        State { clock, status: Mutex::new((status, 0)) }
+        State { clock, up, lost, status: Mutex::new((status, 0)) }
     }
 
     pub(super) fn now_ms(&self) -> i64 {
@@ -84,6 +117,7 @@ impl State {
         status.connected_since_ms = Some(now_ms);
         status.connections += 1;
         *newest += 1;
+        self.up.set(1);
         *newest
     }
 
@@ -93,6 +127,8 @@ impl State {
         let was_newest = *newest == number;
         if was_newest {
             status.connected_since_ms = None;
+            self.up.set(0);
+            self.lost.inc();
         }
         was_newest
     }

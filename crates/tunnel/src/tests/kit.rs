@@ -221,6 +221,7 @@ pub(crate) fn dial_as(
         hello: Hello { version: "1.2.3".to_owned(), started_ms: 7 },
         timings,
         seed,
+        metrics: crate::DialMetrics::default(),
     };
     let clock: Arc<dyn Clock> = SystemClock::shared();
     (Tunnels::start(config, handler, &clock), renew)
