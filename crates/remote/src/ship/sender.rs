@@ -9,6 +9,9 @@ use super::message::{
     SentBlock, Verdict,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// After so many requests for context that cannot be read any more, the hub will not understand a block.
 const DAMAGED_TRIES: u32 = 2;
 /// After so many although all context was sent; copies of a volume may disturb each other for a while.
@@ -107,6 +110,8 @@ pub struct Sender {
     allowance: (u64, i64),
     /// When the hub was last heard of.
     heard_ms: Option<i64>,
+    /// When [`Sender::poll`] last looked.
+    polled_ms: i64,
     attempts: u32,
     next_id: u64,
     random: u64,
@@ -149,6 +154,7 @@ impl Sender {
             damaged: BTreeSet::new(),
             allowance: (0, now_ms),
             heard_ms: Some(now_ms),
+            polled_ms: now_ms,
             attempts: 0,
             next_id: 1,
             random: options.seed | 1,
@@ -174,6 +180,7 @@ impl Sender {
     /// # Errors
     /// When the queue cannot be read. It is offline then for a while.
     pub fn poll(&mut self, now_ms: i64) -> Result<Option<Outgoing>, QueueError> {
+        self.polled_ms = now_ms;
         match &self.link {
             Link::Offline { retry_at_ms } if now_ms >= *retry_at_ms => return Ok(Some(self.greet())),
             Link::Offline { .. } | Link::Greeting { .. } => return Ok(None),
@@ -198,10 +205,10 @@ impl Sender {
             Link::Offline { retry_at_ms } => Some(*retry_at_ms),
             Link::Greeting { .. } => None,
             Link::Online => {
-                let idle = |lane: &&LaneState| lane.in_flight.is_none();
+                // A lane that need not wait had nothing to send: news or an answer will say when it has.
                 let waits =
-                    [&self.live, &self.backlog].into_iter().filter(idle).map(|lane| lane.not_before_ms);
-                waits.min()
+                    |lane: &&LaneState| lane.in_flight.is_none() && lane.not_before_ms > self.polled_ms;
+                [&self.live, &self.backlog].into_iter().filter(waits).map(|lane| lane.not_before_ms).min()
             }
         }
     }
