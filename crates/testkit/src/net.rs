@@ -8,7 +8,7 @@
 //!
 //! A site is a namespace with a runtime whose threads live in it: what runs there ([`Site::run`]) has its sockets
 //! there, and a process that is started there ([`Peer`]) stays there. Nothing of it can be seen from outside, so
-//! sites may have equal addresses of their own ([`Site::add_addresses`]), and tests run beside each other.
+//! sites may have equal addresses of their own ([`Site::add_network`]), and tests run beside each other.
 //!
 //! Who may not make namespaces is told so loudly ([`Net::new`]). With the last handle everything goes, also when a
 //! test fails; what a killed test process left behind goes with the next one's first network.

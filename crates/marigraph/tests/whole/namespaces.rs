@@ -1,6 +1,7 @@
 //! Hubs and agents as processes in network namespaces of their own, and what networks do to them.
 
 mod lines;
+mod prometheus;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -102,15 +103,33 @@ struct Plan<'a> {
     /// How many targets, at the same addresses in each cluster.
     targets: u8,
     interval: &'a str,
+    /// Further lines of the job, as they stand in the file.
+    job: &'a str,
     /// What target `number` answers.
     body: fn(&str, u8) -> String,
     /// The hub, as the agent reaches it.
     hub: SocketAddr,
 }
 
+impl Plan<'_> {
+    /// What scrapes the targets in place; `label` stands on them beside what tells them apart.
+    fn config(&self, label: &str) -> String {
+        let Plan { interval, job, .. } = self;
+        let mut out = format!(
+            "global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\nscrape_configs:\n\
+             - job_name: piers\n{job}  static_configs:\n"
+        );
+        for number in 1..=self.targets {
+            let (target, quay) = (address(number), number % 7);
+            out += &format!("  - {{targets: ['{target}'], labels: {{quay: q{quay}{label}}}}}\n");
+        }
+        out
+    }
+}
+
 impl Cluster {
     async fn start(directory: &Path, plan: &Plan<'_>, site: Site, token: &str) -> Result<Cluster> {
-        site.add_addresses((1..=plan.targets).map(|number| address(number).ip()))?;
+        site.add_network("10.96.0.0/24")?;
         let bodies: Vec<_> =
             (1..=plan.targets).map(|number| (address(number), (plan.body)(plan.name, number))).collect();
         let targets = site.run(async move {
@@ -122,7 +141,7 @@ impl Cluster {
         });
         let targets = targets.await?;
         let config = directory.join(format!("{}.yml", plan.name));
-        std::fs::write(&config, config_of(plan))?;
+        std::fs::write(&config, plan.config(""))?;
         let args = vec![
             "agent".to_owned(),
             format!("--hub=https://{}", plan.hub),
@@ -146,19 +165,6 @@ impl Cluster {
 /// Where target `number` stands, in every cluster.
 fn address(number: u8) -> SocketAddr {
     SocketAddr::from(([10, 96, 0, number], 9100))
-}
-
-fn config_of(plan: &Plan<'_>) -> String {
-    let interval = plan.interval;
-    let mut out = format!(
-        "global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\nscrape_configs:\n- job_name: piers\n  \
-         static_configs:\n"
-    );
-    for number in 1..=plan.targets {
-        let quay = number % 7;
-        out += &format!("  - {{targets: ['{}'], labels: {{quay: q{quay}}}}}\n", address(number));
-    }
-    out
 }
 
 /// Starts the program at `site`; back when it is ready.

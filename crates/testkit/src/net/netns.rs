@@ -94,15 +94,12 @@ impl Site {
         ran.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// Gives the namespace addresses that are seen nowhere else.
+    /// Makes all addresses of `network` (`10.96.0.0/24`) the site's own, seen nowhere else.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn add_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<()> {
-        for address in addresses {
-            ip(&["-n", self.name(), "addr", "add", &address.to_string(), "dev", "lo"])?;
-        }
-        Ok(())
+    pub fn add_network(&self, network: &str) -> Result<()> {
+        ip(&["-n", self.name(), "addr", "add", network, "dev", "lo"])
     }
 
     /// The local ports of TCP connections that are up and not on loopback; sorted, each once.

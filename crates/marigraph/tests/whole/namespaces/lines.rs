@@ -54,7 +54,7 @@ fn lines_that_fail_are_known_to_fail_and_cost_no_row() -> Result<()> {
         let mut clusters = Vec::new();
         for ((name, line), site) in LINES.into_iter().zip(all) {
             let reached = if line == Line::Slow { bent } else { hub.addr };
-            let plan = Plan { name, targets: TARGETS, interval: "2s", body, hub: reached };
+            let plan = Plan { name, targets: TARGETS, interval: "2s", job: "", body, hub: reached };
             if line == Line::Slow {
                 net.throttle(&site, 512)?;
             }
