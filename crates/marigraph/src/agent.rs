@@ -1,8 +1,10 @@
-//! The agent role, from first stage to last: who it is, the queue, discovery and scraping, the push
-//! doors, the tunnels.
+//! The agent role, from first stage to last: who it is, where rows are kept, discovery and scraping, the
+//! push doors, the tunnels.
 
 mod enrolment;
 mod home;
+mod keep;
+mod local;
 mod nothing;
 pub(crate) mod reach;
 mod stamp;
@@ -19,34 +21,27 @@ use hyper_util::service::TowerToHyperService;
 use model::{Labels, TenantId};
 use prometheus_client::registry::Registry;
 use promql::engine::{Engine, EngineOptions};
-use queue::Queue;
 use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
-use remote::{Encoder, EncoderConfig, EncoderMetrics, Prompt};
 use stdx::clock::{Clock, SystemClock};
-use stdx::disk::RealDisk;
-use storage::Appender;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tunnel::identity::{AgentIdentity, Alpn, PeerIdentity};
+use tunnel::identity::{AgentIdentity, Alpn};
 use tunnel::policy::{Gate, PolicyConfig};
 use tunnel::{Connector, DialConfig, DialMetrics, Handler, Hello, HubUrl, Proxies, Tunnels};
 use web::{ActiveQueries, Auth, Caller, Endpoint, Role, WebMetrics, WebState, Work};
 
 use crate::cli::AgentArgs;
-use crate::config::Config;
+use crate::config::{Config, StorageConfig};
 use crate::hub::front::{Bound, Front};
 use crate::hub::{auth, doors, require_credential};
 use crate::program::{ConfigSource, Program, Reloads, build_info};
 use crate::pull::{Pull, PullParts};
-use crate::remote_writes::RemoteWrites;
-use enrolment::Way;
-use home::Home;
-use nothing::Nothing;
+use enrolment::{Way, Who};
+use home::{Home, HomeMetrics};
+use keep::Keep;
 use reach::Scraped;
 use stamp::Stamping;
 
-/// The queue, within the data directory.
-const QUEUE: &str = "queue";
 /// Held as long as the agent runs, within the data directory.
 const LOCK: &str = "lock";
 /// Queries of the agent's own API that run at once.
@@ -55,21 +50,33 @@ const QUERIES_MAX: usize = 4;
 /// An agent at work.
 pub struct Agent {
     stages: Arc<Stages>,
-    tunnels: Tunnels,
-    home: Home,
-    /// Keeps the certificate renewed, and tells the tunnels.
-    keeping: Vec<JoinHandle<()>>,
+    outward: Outward,
     /// Carries out the reloads that are asked for over HTTP.
     reloader: JoinHandle<()>,
     _lock: File,
+}
+
+/// What goes out of the cluster: nothing, for an agent without a hub.
+struct Outward {
+    /// Where there is a queue.
+    home: Option<Home>,
+    tunnels: Option<Tunnels>,
+    /// Keeps the certificate renewed, and tells the tunnels.
+    keeping: Option<JoinHandle<()>>,
+}
+
+/// Its figures.
+struct OutwardMetrics {
+    home: HomeMetrics,
+    dial: DialMetrics,
 }
 
 /// The stages, and what a reload makes the router of.
 struct Stages {
     front: Front,
     pull: Arc<Pull>,
-    encoder: Arc<Encoder>,
-    remote_writes: RemoteWrites,
+    keep: Keep,
+    storage: StorageConfig,
     program: Arc<Program>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
@@ -96,7 +103,7 @@ impl Agent {
     /// process has the data directory, or its files cannot be read.
     pub async fn start(args: AgentArgs) -> Result<Agent> {
         let clock: Arc<dyn Clock> = SystemClock::shared();
-        let hubs = args.hubs.iter().map(|url| HubUrl::parse(url)).collect::<Result<Vec<HubUrl>, _>>()?;
+        args.hubs.iter().try_for_each(|url| HubUrl::parse(url).map(drop))?;
         let bound = Bound::to(&args.listen).await?;
         let addr = bound.addr;
         let source = match &args.config {
@@ -113,33 +120,25 @@ impl Agent {
             Some(url) => Proxies::configured(url, ""),
             None => Proxies::from_environment(),
         });
-        let way = Way(connector.clone());
-        let (identity, who) = enrolment::identity(&args, &way, Arc::clone(&clock)).await?;
-        let stamped = stamped(&who);
-        tracing::info!(cluster = who.cluster, agent = who.agent_id, labels = %stamped, "this agent");
+        let way = Way(connector);
+        let who = Who::of(&args, &way, Arc::clone(&clock)).await?;
 
         let mut registry = Registry::default();
-        let encoder = open_queue(&args, &who.cluster, &clock, &mut registry).await?;
-        let remote_writes = RemoteWrites::over(encoder.queue().clone(), Arc::clone(&clock), &mut registry);
+        let keep = Keep::open(&args, &config, &who.cluster, &clock, &mut registry).await?;
         let scraping = PullParts {
-            appender: Arc::clone(&encoder) as Arc<dyn Appender>,
+            appender: Arc::clone(&keep.scraped),
             tenant: TenantId::default(),
             cluster: who.cluster.clone(),
-            stamped: stamped.clone(),
+            stamped: who.stamped.clone(),
             clock: Arc::clone(&clock),
         };
         let pull = Arc::new(Pull::new(scraping, &mut registry));
-        let (program, reloads) = Program::new(
-            source,
-            Arc::new(nothing::Keeping(encoder.queue().clone())),
-            String::new(),
-            Arc::clone(&clock),
-            &mut registry,
-        );
+        let (program, reloads) =
+            Program::new(source, keep.keeper(), keep.retention(), Arc::clone(&clock), &mut registry);
         let receive_metrics = ReceiveMetrics::default();
         receive_metrics.register(&mut registry);
         let receive = ReceiveState {
-            appender: Arc::new(Stamping::new(Arc::new(Prompt(Arc::clone(&encoder))), stamped)),
+            appender: Arc::new(Stamping::new(Arc::clone(&keep.pushed), who.stamped)),
             clock: Arc::clone(&clock),
             config: ReceiveConfig::default(),
             metrics: receive_metrics,
@@ -147,13 +146,13 @@ impl Agent {
         let pages: Arc<OnceLock<Handler>> = Arc::default();
         let targets = Arc::new(Scraped(pull.scraper()));
         let gate = Gate::handler(PolicyConfig::default(), targets, behind(&pages), &mut registry);
-        let home = home::metrics(&mut registry);
-        let tunnel_metrics = DialMetrics::register(&mut registry);
+        let outward =
+            OutwardMetrics { home: home::metrics(&mut registry), dial: DialMetrics::register(&mut registry) };
         let web_metrics = WebMetrics::register(&mut registry);
         let web = WebState {
             engine: Arc::new(Engine::new(EngineOptions::default())),
-            store: Arc::new(Nothing),
-            admin: Arc::new(Nothing),
+            store: keep.queryable(),
+            admin: keep.admin(),
             targets: pull.clone(),
             lifecycle: program.clone(),
             clock: Arc::clone(&clock),
@@ -171,8 +170,8 @@ impl Agent {
         let stages = Arc::new(Stages {
             front,
             pull,
-            encoder,
-            remote_writes,
+            keep,
+            storage: config.storage.clone(),
             program,
             reloading: tokio::sync::Mutex::new(()),
             web,
@@ -181,16 +180,12 @@ impl Agent {
             pages,
         });
         // Before the first row comes in.
-        stages.remote_writes.apply(&config.remote_writes)?;
+        stages.keep.apply(&config)?;
         stages.apply(&config, auth)?;
 
-        let home = Home::start(home, &stages.encoder, &hubs, &connector, &identity, &clock)?;
-        let tunnels = stages.dial(hubs, &connector, &identity, tunnel_metrics);
-        let hub_urls = args.hubs.clone();
-        let renewing = Arc::clone(&identity);
-        let keeping = vec![tokio::spawn(async move { renewing.keep_renewed(&way, &hub_urls).await })];
+        let outward = stages.go_out(&args.hubs, way, who.identity, outward)?;
         let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
-        Ok(Agent { stages, tunnels, home, keeping, reloader, _lock: lock })
+        Ok(Agent { stages, outward, reloader, _lock: lock })
     }
 
     /// Where its own API listens.
@@ -210,35 +205,39 @@ impl Agent {
     }
 
     /// Stops in the order data flows: scraping, the doors, then the queue, whose last block is written and
-    /// synced; what hubs have not taken yet waits there for the next start.
+    /// synced, and the store; what hubs have not taken yet waits in the queue for the next start.
     ///
     /// # Errors
-    /// The last block could not be written.
+    /// The last rows could not be written.
     pub async fn stop(self) -> Result<()> {
         self.reloader.abort();
-        self.keeping.iter().for_each(JoinHandle::abort);
+        let Outward { home, tunnels, keeping } = self.outward;
+        keeping.iter().for_each(JoinHandle::abort);
         let stages = self.stages;
         stages.program.stopping();
         stages.pull.stop().await;
         stages.front.stop().await;
-        let encoder = Arc::clone(&stages.encoder);
-        let flushed = tokio::task::spawn_blocking(move || encoder.flush()).await?;
-        stages.remote_writes.stop().await;
-        self.home.stop().await;
-        self.tunnels.stop().await;
-        flushed.context("write the last block to the queue")
+        let kept = stages.keep.stop().await;
+        if let Some(home) = home {
+            home.stop().await;
+        }
+        if let Some(tunnels) = tunnels {
+            tunnels.stop().await;
+        }
+        kept
     }
 }
 
 impl Stages {
     /// Puts a checked configuration in force: scraping, then who may call and what answers.
     fn apply(&self, config: &Config, auth: Auth) -> Result<()> {
-        self.remote_writes.clients(&config.remote_writes)?;
+        self.keep.check(config)?;
         self.pull.apply(config)?;
-        self.remote_writes.apply(&config.remote_writes)?;
+        self.keep.apply(config)?;
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
         let doors = doors::router(self.receive.clone(), machine);
-        let web = WebState { auth: Arc::new(auth), ..self.web.clone() };
+        let external_labels = config.global.external_labels.clone();
+        let web = WebState { auth: Arc::new(auth), external_labels, ..self.web.clone() };
         self.front.replace(web::router_with(web, doors));
         self.program.in_force(config);
         Ok(())
@@ -251,6 +250,9 @@ impl Stages {
             let config = self.program.source.load()?;
             let auth = auth(&config.web_auth)?;
             require_credential(self.front.addr, &auth)?;
+            if config.storage != self.storage {
+                tracing::warn!("storage: what has changed takes effect with the next start");
+            }
             self.apply(&config, auth)
         };
         let outcome = read();
@@ -264,19 +266,47 @@ impl Stages {
         outcome
     }
 
+    /// Starts what brings rows home, and opens the tunnels.
+    fn go_out(
+        self: &Arc<Self>,
+        hubs: &[String],
+        way: Way,
+        identity: Option<Arc<AgentIdentity>>,
+        metrics: OutwardMetrics,
+    ) -> Result<Outward> {
+        let clock = &self.web.clock;
+        let hubs = hubs.to_owned();
+        let urls = hubs.iter().map(|url| HubUrl::parse(url)).collect::<Result<Vec<HubUrl>, _>>()?;
+        let connector = way.0.clone();
+        let start = |encoder| Home::start(metrics.home, encoder, &urls, &connector, identity.as_ref(), clock);
+        let home = self.keep.shipping().map(start).transpose()?;
+        let Some(identity) = identity else { return Ok(Outward { home, tunnels: None, keeping: None }) };
+        let tunnels = self.dial(urls, &connector, &identity, metrics.dial);
+        let keeping = tokio::spawn(async move { identity.keep_renewed(&way, &hubs).await });
+        Ok(Outward { home, tunnels: Some(tunnels), keeping: Some(keeping) })
+    }
+
     /// Opens the tunnels; through them hubs see what [`reach`] lists.
     fn dial(
-        &self,
+        self: &Arc<Self>,
         hubs: Vec<HubUrl>,
         connector: &Connector,
         identity: &Arc<AgentIdentity>,
         metrics: DialMetrics,
     ) -> Tunnels {
         let clock = &self.web.clock;
-        let queue = self.encoder.queue().clone();
         let started_ms = clock.now_ms();
-        let status = Arc::new(move || status(&queue, started_ms));
-        // Hubs are readers here, whoever else may call.
+        let stages = Arc::downgrade(self);
+        let status = Arc::new(move || {
+            let mut status = serde_json::Map::new();
+            status.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
+            status.insert("started_ms".to_owned(), started_ms.into());
+            if let Some(stages) = stages.upgrade() {
+                stages.keep.status(&mut status);
+            }
+            status.into()
+        });
+        // Hubs are readers here, whoever else may call. What they add to series, they add themselves.
         let reader = Caller::new(TenantId::default(), Role::Read);
         let api = web::router(WebState { auth: Arc::new(Auth::everybody(reader)), ..self.web.clone() });
         let pages = reach::pages(self.pull.scraper(), status, api);
@@ -319,12 +349,6 @@ fn follow(identity: &Arc<AgentIdentity>) -> watch::Receiver<Arc<rustls::ClientCo
     receiver
 }
 
-/// What every series of this agent carries.
-fn stamped(who: &PeerIdentity) -> Labels {
-    let further = who.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    Labels::from_pairs(further.chain([("cluster", who.cluster.as_str())]))
-}
-
 /// One process for a data directory.
 fn lock(data: &Path) -> Result<File> {
     let path = data.join(LOCK);
@@ -337,37 +361,6 @@ fn lock(data: &Path) -> Result<File> {
         }
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
     }
-}
-
-async fn open_queue(
-    args: &AgentArgs,
-    cluster: &str,
-    clock: &Arc<dyn Clock>,
-    registry: &mut Registry,
-) -> Result<Arc<Encoder>> {
-    let options = queue::Options {
-        bytes_max: args.queue_bytes_max,
-        age_max: args.queue_age_max,
-        ..queue::Options::default()
-    };
-    let (directory, opening) = (args.data.join(QUEUE), Arc::clone(clock));
-    let shown = directory.display().to_string();
-    let open = move || queue::open(RealDisk::shared(), &directory, opening, options);
-    let opened =
-        tokio::task::spawn_blocking(open).await?.with_context(|| format!("open the queue in {shown}"))?;
-    let metrics = EncoderMetrics::default();
-    metrics.register(registry);
-    let config = EncoderConfig { cluster: cluster.to_owned(), ..EncoderConfig::default() };
-    Ok(Encoder::new(opened.writer, Arc::clone(clock), config, metrics))
-}
-
-fn status(queue: &Queue, started_ms: i64) -> serde_json::Value {
-    let stats = queue.stats();
-    serde_json::json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "started_ms": started_ms,
-        "queue": { "segments": stats.segments, "bytes": stats.bytes },
-    })
 }
 
 async fn serve_reloads(stages: Arc<Stages>, mut reloads: Reloads) {

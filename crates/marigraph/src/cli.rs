@@ -48,7 +48,7 @@ pub struct Cli {
 pub enum Command {
     /// Scrape, receive, store and answer
     Hub(Box<HubCommand>),
-    /// Scrape and receive in a cluster, queue on disk, send home to hubs
+    /// Scrape and receive in a cluster; queue on disk and send to hubs and receivers, or keep the data there
     Agent(Box<AgentCommand>),
     /// Make, list and revoke tokens: of agents, of callers, of hubs
     Token {
@@ -298,20 +298,37 @@ pub struct AgentCommand {
 /// Flags of `marigraph agent`.
 #[derive(Debug, Clone, Args)]
 pub struct AgentArgs {
-    /// A hub to send to (https://host:port); may be given several times: each gets everything
-    #[arg(long = "hub", value_name = "URL", env = "MARIGRAPH_HUBS", value_delimiter = ',', required = true)]
+    /// A hub to send to (https://host:port); may be given several times: each gets everything. Without one, rows
+    /// go to the receivers of `remote_write` and to a store of the agent's own (`storage: local`)
+    #[arg(long = "hub", value_name = "URL", env = "MARIGRAPH_HUBS", value_delimiter = ',')]
     pub hubs: Vec<String>,
+    /// Without a hub: the cluster this agent stands in, a label of all its series. With one, the certificate
+    /// says so
+    #[arg(long = "cluster", value_name = "NAME", conflicts_with = "hubs", env = "MARIGRAPH_CLUSTER")]
+    pub cluster: Option<String>,
     /// Token of `marigraph token create`, needed once: afterwards the agent has a certificate that it
     /// renews itself
-    #[arg(long = "token", value_name = "TOKEN", env = "MARIGRAPH_TOKEN", hide_env_values = true)]
+    #[arg(
+        long = "token",
+        value_name = "TOKEN",
+        requires = "hubs",
+        env = "MARIGRAPH_TOKEN",
+        hide_env_values = true
+    )]
     pub token: Option<String>,
     /// File with the token
-    #[arg(long = "token-file", value_name = "FILE", conflicts_with = "token", env = "MARIGRAPH_TOKEN_FILE")]
+    #[arg(
+        long = "token-file",
+        value_name = "FILE",
+        conflicts_with = "token",
+        requires = "hubs",
+        env = "MARIGRAPH_TOKEN_FILE"
+    )]
     pub token_file: Option<PathBuf>,
     /// Configuration file; without it the agent scrapes itself and this machine
     #[arg(long = "config", value_name = "FILE", env = "MARIGRAPH_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Where identity and queue live; made when it is not there
+    /// Where identity, queue and store live; made when it is not there
     #[arg(long = "data", value_name = "DIR", default_value = "./agent-data", env = "MARIGRAPH_DATA")]
     pub data: PathBuf,
     /// Address of the agent's own API and push doors
@@ -404,6 +421,7 @@ impl AgentArgs {
             |d: Duration| model::duration::format(i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
         let config = self.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         [
+            ("cluster", self.cluster.clone().unwrap_or_default()),
             ("config", config),
             ("data", self.data.display().to_string()),
             ("hub", self.hubs.join(",")),

@@ -31,8 +31,8 @@ pub use global::{Global, GlobalText};
 pub use proxy::{DoorConfig, ProxyConfig, ProxyText, PushProxDoorText, PushProxText};
 pub use remote_write::{MetadataText, QueueText, RemoteWrite, RemoteWriteText};
 pub use sections::{
-    ExemplarsText, LimitsText, MachineConfig, MachineText, PasswordText, RetentionText, StorageConfig,
-    StorageText, TsdbText, WebAuth, WebAuthText, WebText,
+    ExemplarsText, LimitsText, LocalConfig, LocalText, MachineConfig, MachineText, PasswordText,
+    RetentionText, StorageConfig, StorageText, TsdbText, WebAuth, WebAuthText, WebText,
 };
 
 use tsdb::SeriesLimits;
@@ -429,8 +429,16 @@ impl<'a> Reader<'a> {
     }
 
     fn storage(&mut self, node: &Node) -> Result<StorageConfig, yaml::Error> {
-        let written: StorageText = node.read()?;
+        let mut written: StorageText =
+            node.read().map_err(|e| below(e, &["retention"], "local` or `tsdb"))?;
+        if node.get("local").is_some() {
+            // Present without a value is on, too.
+            written.local.get_or_insert_default();
+        }
         let mut notices = Vec::new();
+        if written.local.as_ref().is_some_and(|local| local.retention.percentage.is_some()) {
+            notices.push(FieldError::new("local.retention.percentage", "no effect: give `time` or `size`"));
+        }
         if written.tsdb.stale_series_compaction_threshold.is_some() {
             notices
                 .push(FieldError::new("tsdb.stale_series_compaction_threshold", "no effect on this store"));

@@ -7,7 +7,7 @@ mod fleet;
 pub(crate) mod front;
 mod ledger;
 mod proxy;
-mod store;
+pub(crate) mod store;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -351,9 +351,9 @@ async fn serve_reloads(stages: Arc<Stages>, mut reloads: Reloads) {
 }
 
 /// What is kept; without a bound where there is none.
-struct Retention {
-    time: Option<Duration>,
-    bytes: Option<u64>,
+pub(crate) struct Retention {
+    pub(crate) time: Option<Duration>,
+    pub(crate) bytes: Option<u64>,
 }
 
 impl Retention {
@@ -366,7 +366,7 @@ impl Retention {
     }
 
     /// For people: `15d`, `15d or 10240MiB`, `for ever`.
-    fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let time = self.time.map(|time| ConfigDuration(time).to_string());
         let size = self.bytes.map(|bytes| format!("{}MiB", bytes >> 20));
         let parts: Vec<String> = time.into_iter().chain(size).collect();

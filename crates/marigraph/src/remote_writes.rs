@@ -77,6 +77,18 @@ impl RemoteWrites {
     ) -> RemoteWrites {
         let encoder_metrics = EncoderMetrics::default();
         encoder_metrics.register(registry);
+        RemoteWrites::with_figures(data, commit_interval, clock, encoder_metrics, registry)
+    }
+
+    /// As [`RemoteWrites::new`], with figures of the queue's encoder that somebody else shows, or nobody: one
+    /// registry has them once.
+    pub(crate) fn with_figures(
+        data: &Path,
+        commit_interval: Duration,
+        clock: Arc<dyn Clock>,
+        encoder_metrics: EncoderMetrics,
+        registry: &mut Registry,
+    ) -> RemoteWrites {
         RemoteWrites {
             dir: data.join(QUEUE_DIR),
             clock,

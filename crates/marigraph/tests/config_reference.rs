@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use marigraph::config::{
-    Config, ExemplarsText, GlobalText, LimitsText, MachineText, MetadataText, PasswordText, ProxyText,
-    PushProxDoorText, PushProxText, QueueText, RemoteWriteText, RetentionText, StorageText, TsdbText,
-    WebAuthText, WebText,
+    Config, ExemplarsText, GlobalText, LimitsText, LocalText, MachineText, MetadataText, PasswordText,
+    ProxyText, PushProxDoorText, PushProxText, QueueText, RemoteWriteText, RetentionText, StorageText,
+    TsdbText, WebAuthText, WebText,
 };
 use scrape::config::{
     AuthorizationText, BasicAuthText, HTTP_CLIENT_FIELDS, HeaderText, HttpClientText, OAuth2Text,
@@ -16,7 +16,7 @@ use scrape::config::{
 use serde::de::DeserializeOwned;
 
 /// Where the fields of each struct are explained.
-const SECTIONS: [(&str, &str); 32] = [
+const SECTIONS: [(&str, &str); 33] = [
     ("GlobalText", "`global`"),
     ("ScrapeConfigText", "`scrape_configs`"),
     ("StaticText", "`static_configs`"),
@@ -36,6 +36,7 @@ const SECTIONS: [(&str, &str); 32] = [
     ("StorageText", "`storage`"),
     ("TsdbText", "`storage`"),
     ("RetentionText", "`storage`"),
+    ("LocalText", "`storage`"),
     ("ExemplarsText", "`storage`"),
     ("LimitsText", "`limits`"),
     ("MachineText", "`machine`"),
@@ -186,6 +187,7 @@ fn fields_are_found_as_serde_knows_them() {
         ("StorageText", fields_by_serde::<StorageText>()),
         ("TsdbText", fields_by_serde::<TsdbText>()),
         ("RetentionText", fields_by_serde::<RetentionText>()),
+        ("LocalText", fields_by_serde::<LocalText>()),
         ("ExemplarsText", fields_by_serde::<ExemplarsText>()),
         ("LimitsText", fields_by_serde::<LimitsText>()),
         ("MachineText", fields_by_serde::<MachineText>()),

@@ -92,9 +92,18 @@ pub struct PolicyConfig {
 }
 
 impl Default for PolicyConfig {
-    /// Discovered targets, and of the agent's own pages the state, the limits, and the query API.
+    /// Discovered targets, and of the agent's own pages the state, the limits, and the query API, its forms
+    /// of POST and remote read included.
     fn default() -> PolicyConfig {
         let own = [
+            (Method::POST, "/api/v1/format_query"),
+            (Method::POST, "/api/v1/labels"),
+            (Method::POST, "/api/v1/parse_query"),
+            (Method::POST, "/api/v1/query"),
+            (Method::POST, "/api/v1/query_exemplars"),
+            (Method::POST, "/api/v1/query_range"),
+            (Method::POST, "/api/v1/read"),
+            (Method::POST, "/api/v1/series"),
             (Method::GET, "/tunnel/v1/targets"),
             (Method::GET, "/tunnel/v1/status"),
             (Method::PUT, "/tunnel/v1/limits"),

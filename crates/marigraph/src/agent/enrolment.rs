@@ -1,10 +1,11 @@
-//! Who the agent is: enrolled once, renewed for ever.
+//! Who the agent is: enrolled once, renewed for ever; or, without a hub, who it says it is.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use model::Labels;
 use stdx::clock::Clock;
 use stdx::disk::RealDisk;
 use tunnel::identity::{AgentIdentity, ExchangeError, PeerIdentity, Reach, Reaching};
@@ -28,11 +29,44 @@ impl Reach for Way {
     }
 }
 
+/// Who an agent is.
+pub(super) struct Who {
+    /// The cluster it stands in; empty where nobody has said so.
+    pub(super) cluster: String,
+    /// What every series of it carries.
+    pub(super) stamped: Labels,
+    /// What it shows hubs; missing without any.
+    pub(super) identity: Option<Arc<AgentIdentity>>,
+}
+
+impl Who {
+    /// With hubs the identity of the data directory, which see [`identity`]; without, what the flags say.
+    ///
+    /// # Errors
+    /// See there.
+    pub(super) async fn of(args: &AgentArgs, way: &Way, clock: Arc<dyn Clock>) -> Result<Who> {
+        let who = if args.hubs.is_empty() {
+            let cluster = args.cluster.clone().unwrap_or_default();
+            let stamped =
+                Labels::from_pairs([("cluster", &cluster)].into_iter().filter(|_| !cluster.is_empty()));
+            Who { cluster, stamped, identity: None }
+        } else {
+            let (identity, peer) = identity(args, way, clock).await?;
+            let further = peer.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let stamped = Labels::from_pairs(further.chain([("cluster", peer.cluster.as_str())]));
+            tracing::info!(agent = peer.agent_id, "this agent's certificate");
+            Who { cluster: peer.cluster, stamped, identity: Some(identity) }
+        };
+        tracing::info!(cluster = who.cluster, labels = %who.stamped, "this agent");
+        Ok(who)
+    }
+}
+
 /// The identity in the data directory; enrols when there is none, which takes until one of the hubs answers.
 ///
 /// # Errors
 /// No identity and no token, a hub refuses the token, or the directory cannot be used.
-pub(super) async fn identity(
+async fn identity(
     args: &AgentArgs,
     way: &Way,
     clock: Arc<dyn Clock>,

@@ -83,7 +83,7 @@ pub(super) struct Home {
 }
 
 impl Home {
-    /// Starts a sender for each hub, and the queue's upkeep.
+    /// Starts a sender for each hub, and the queue's upkeep. Without an identity there are no senders.
     ///
     /// # Errors
     /// A hub's cursor cannot be opened.
@@ -92,7 +92,7 @@ impl Home {
         encoder: &Arc<Encoder>,
         hubs: &[HubUrl],
         connector: &Connector,
-        identity: &Arc<AgentIdentity>,
+        identity: Option<&Arc<AgentIdentity>>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Home> {
         let stop = CancellationToken::new();
@@ -101,7 +101,7 @@ impl Home {
         let (written, news) = watch::channel(());
         queue.on_write(move || _ = written.send(()));
         let mut senders = Vec::with_capacity(hubs.len());
-        for (number, hub) in hubs.iter().enumerate() {
+        for (number, (hub, identity)) in hubs.iter().zip(identity.into_iter().cycle()).enumerate() {
             let name = reader_name(hub);
             let reader = queue
                 .reader(&name, Start::Oldest)

@@ -1,14 +1,11 @@
 //! An agent without a store of its own.
 
 use model::{Matcher, Metadata, TenantId};
-use queue::Queue;
 use storage::{ListedLabels, QueryError, Queryable, Select, SeriesSet, StoreError};
-use tsdb::SeriesLimits;
 use web::{BlockInfo, SeriesUsage, StoreAdmin, TsdbStatus};
 
-use crate::program::Keeper;
-
-const WHY: &str = "this agent sends its data home and keeps none; ask a hub";
+const WHY: &str =
+    "this agent keeps no data of its own (`storage: {local: {}}` would); ask where it sends them";
 
 /// Where a store would be.
 pub(super) struct Nothing;
@@ -67,17 +64,4 @@ impl StoreAdmin for Nothing {
     fn tsdb_status(&self, _: &TenantId, _: usize) -> Result<TsdbStatus, StoreError> {
         Ok(TsdbStatus::default())
     }
-}
-
-/// The queue as the program's keeper of rows.
-pub(super) struct Keeping(pub(super) Queue);
-
-impl Keeper for Keeping {
-    fn not_ready(&self) -> Option<String> {
-        self.0.stats().read_only.then(|| {
-            "the queue's disk failed to sync; nothing more is queued until the next start".to_owned()
-        })
-    }
-
-    fn set_series_limits(&self, _limits: SeriesLimits) {}
 }

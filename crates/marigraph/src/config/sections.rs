@@ -17,6 +17,16 @@ pub struct StorageText {
     pub tsdb: TsdbText,
     /// Exemplars.
     pub exemplars: ExemplarsText,
+    /// What an agent keeps itself. Present means on.
+    pub local: Option<LocalText>,
+}
+
+/// `storage.local`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalText {
+    /// How long and how much is kept. Default: 24h, 8GB.
+    pub retention: RetentionText,
 }
 
 /// `storage.tsdb`.
@@ -62,6 +72,32 @@ pub struct StorageConfig {
     pub retention_bytes: Option<u64>,
     /// How many exemplars are kept, where stated; zero for none.
     pub max_exemplars: Option<usize>,
+    /// What an agent keeps itself; nothing where missing.
+    pub local: Option<LocalConfig>,
+}
+
+/// `storage.local` as meant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LocalConfig {
+    /// How long samples are kept; zero for as long as there is room.
+    pub retention_time: Duration,
+    /// How many bytes are kept; zero for any number.
+    pub retention_bytes: u64,
+}
+
+/// How long an agent keeps samples.
+const LOCAL_TIME: Duration = Duration::from_secs(24 * 3600);
+/// How much an agent keeps, bytes.
+const LOCAL_BYTES: u64 = 8 << 30;
+
+impl LocalText {
+    /// What was meant.
+    pub fn validate(&self) -> LocalConfig {
+        LocalConfig {
+            retention_time: self.retention.time.map_or(LOCAL_TIME, |time| time.0),
+            retention_bytes: self.retention.size.map_or(LOCAL_BYTES, |size| size.0),
+        }
+    }
 }
 
 impl StorageText {
@@ -72,6 +108,7 @@ impl StorageText {
             retention_time: self.tsdb.retention.time.map(|time| time.0),
             retention_bytes: self.tsdb.retention.size.map(|size| size.0),
             max_exemplars: self.exemplars.max_exemplars.map(|max| usize::try_from(max).unwrap_or(0)),
+            local: self.local.as_ref().map(LocalText::validate),
         }
     }
 }

@@ -13,7 +13,7 @@ use testkit::http;
 use crate::{eventually, start_hub_at, value};
 
 /// A token for `cluster`, made as its administrator would.
-async fn token(hub: &Hub, cluster: &str) -> Result<String> {
+pub(crate) async fn token(hub: &Hub, cluster: &str) -> Result<String> {
     let form = format!("kind=enrol&clusters={cluster}&labels={}", http::escape("{\"region\":\"north\"}"));
     let answer =
         http::post(hub.addr(), "/api/v1/admin/tokens", "application/x-www-form-urlencoded", form).await?;

@@ -7,6 +7,7 @@ mod damage;
 mod fleet;
 mod hostile;
 mod identity;
+mod local;
 mod namespaces;
 mod proxy;
 mod pull;

@@ -76,6 +76,24 @@ impl Db {
         parts
     }
 
+    /// The oldest and the newest timestamp of a tenant, milliseconds; `None` without samples. Late samples
+    /// that are in memory only do not count.
+    pub fn time_bounds(&self, tenant: &TenantId) -> Option<(i64, i64)> {
+        let tenant = self.inner.tenants.read().get(tenant).cloned()?;
+        let version = tenant.version.load();
+        let parts = version.parts.iter().map(|entry| entry.part.info());
+        let mut ranges: Vec<(i64, i64)> = parts.map(|info| (info.min_ms, info.max_ms)).collect();
+        let lanes = tenant.lanes.read();
+        for lane in &lanes.lanes {
+            let closed = lane.tiles.first().map_or(&[][..], |tile| &tile.history[..]);
+            let times = closed.iter().map(|block: &Block| &*block.times).chain([&lane.times[..]]);
+            ranges.extend(times.filter_map(|times| Some((*times.first()?, *times.last()?))));
+        }
+        ranges.extend(lanes.side.time_range());
+        let ranges = ranges.into_iter().filter(|(first, last)| first <= last);
+        ranges.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
     /// Sets what sources and jobs may have from now on. Series above a limit that are there stay.
     pub fn set_series_limits(&self, limits: SeriesLimits) {
         *self.inner.limits.write() = limits;
