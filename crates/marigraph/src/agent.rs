@@ -26,7 +26,7 @@ use stdx::clock::{Clock, SystemClock};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tunnel::identity::{AgentIdentity, Alpn};
-use tunnel::policy::{Gate, PolicyConfig};
+use tunnel::policy::Gate;
 use tunnel::{Connector, DialConfig, DialMetrics, Handler, Hello, HubUrl, Proxies, Tunnels};
 use web::{ActiveQueries, Auth, Caller, Endpoint, Role, WebMetrics, WebState, Work};
 
@@ -130,6 +130,7 @@ impl Agent {
             tenant: TenantId::default(),
             cluster: who.cluster.clone(),
             stamped: who.stamped.clone(),
+            central: None,
             clock: Arc::clone(&clock),
         };
         let pull = Arc::new(Pull::new(scraping, &mut registry));
@@ -145,7 +146,7 @@ impl Agent {
         };
         let pages: Arc<OnceLock<Handler>> = Arc::default();
         let targets = Arc::new(Scraped(pull.scraper()));
-        let gate = Gate::handler(PolicyConfig::default(), targets, behind(&pages), &mut registry);
+        let gate = Gate::handler(config.tunnel.clone(), targets, behind(&pages), &mut registry);
         let outward =
             OutwardMetrics { home: home::metrics(&mut registry), dial: DialMetrics::register(&mut registry) };
         let web_metrics = WebMetrics::register(&mut registry);

@@ -13,6 +13,7 @@ mod global;
 mod proxy;
 mod remote_write;
 mod sections;
+mod tunnel;
 mod yaml;
 
 use std::collections::HashMap;
@@ -35,6 +36,9 @@ pub use sections::{
     RetentionText, StorageConfig, StorageText, TsdbText, WebAuth, WebAuthText, WebText,
 };
 
+pub use tunnel::TunnelText;
+
+use ::tunnel::policy::PolicyConfig;
 use tsdb::SeriesLimits;
 use yaml::{Node, Value};
 
@@ -42,7 +46,7 @@ use yaml::{Node, Value};
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// The top-level keys, for hints.
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "global",
     "runtime",
     "alerting",
@@ -57,6 +61,7 @@ const SECTIONS: [&str; 15] = [
     "limits",
     "machine",
     "proxy",
+    "tunnel",
     "web",
 ];
 
@@ -81,6 +86,8 @@ pub struct Config {
     pub machine: Option<MachineConfig>,
     /// Other people's tools through tunnels and PushProx.
     pub proxy: ProxyConfig,
+    /// What hubs may ask an agent for.
+    pub tunnel: PolicyConfig,
     /// Who may come in.
     pub web_auth: WebAuth,
     /// What was accepted without the effect one might expect.
@@ -149,6 +156,7 @@ impl Config {
             limits: SeriesLimits::default(),
             machine: None,
             proxy: ProxyConfig::default(),
+            tunnel: PolicyConfig::default(),
             web_auth: WebAuth::default(),
             warnings: Vec::new(),
             tree: Node::empty_map(),
@@ -287,6 +295,10 @@ impl<'a> Reader<'a> {
                 "limits" => config.limits = node.read::<LimitsText>()?.validate(),
                 "machine" => config.machine = Some(self.machine(node)?),
                 "proxy" => config.proxy = self.proxy(node)?,
+                "tunnel" => {
+                    let written: TunnelText = node.read()?;
+                    config.tunnel = written.validate().map_err(|e| place(node, &e))?;
+                }
                 "web" => config.web_auth = self.web(node)?,
                 "remote_write" => config.remote_writes = self.remote_writes(node, &config.global)?,
                 "rule_files" => config.rule_files = self.rule_files(node)?,
@@ -341,7 +353,10 @@ impl<'a> Reader<'a> {
         let http: HttpClientText = http.read()?;
         let scrape = written.validate(&http, &global.scrape, &self.dir).map_err(|e| place(entry, &e))?;
         let relabelled = !scrape.relabel.is_empty();
-        let discovery = discovery::read(&sections, scrape.names, relabelled, &self.dir)?;
+        let mut discovery = discovery::read(&sections, scrape.names, relabelled, &self.dir)?;
+        if let Some(cluster) = scrape.cluster.clone().filter(|_| discovery.is_empty()) {
+            discovery.push(Discovery::Agent { cluster });
+        }
         if discovery.is_empty() {
             self.warn(entry, format!("job `{}` has no discovery and so no targets", scrape.job_name));
         }

@@ -1,6 +1,7 @@
 //! The hub role, from first stage to last: discovery and scraping, the push doors, the store, the
 //! query engine, the HTTP side.
 
+pub(crate) mod central;
 pub(crate) mod doors;
 mod enrol;
 mod fleet;
@@ -27,6 +28,7 @@ use tsdb::Db;
 use tunnel::identity::PeerIdentity;
 use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
 
+use self::central::Central;
 use self::ledger::Accounts;
 pub(crate) use self::ledger::DIRECTORY as LEDGER_DIRECTORY;
 use crate::cli::{HubArgs, PlaintextFor};
@@ -144,6 +146,7 @@ impl Hub {
             tenant,
             cluster: String::new(),
             stamped: Labels::empty(),
+            central: Some(Arc::new(Central::new(fleet.clone()))),
             clock: Arc::clone(&clock),
         };
         let pull = Arc::new(Pull::new(scraping, &mut registry));

@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use scrape::client::{Fetch, FetchError, HttpClient, TcpConnector};
 use scrape::config::HttpClientConfig;
-use scrape::{Manager, ManagerParts};
+use scrape::{Clusters, Manager, ManagerParts};
 use stdx::clock::Clock;
 use storage::Appender;
 use tokio::sync::mpsc;
@@ -21,10 +21,12 @@ use url::Url;
 use web::{PoolConfig, TargetStatus};
 
 use crate::config::{Config, Discovery, DnsRecord, Job};
+use crate::hub::central::Central;
 
 /// Discovery, scraping, and the task that hands targets from one to the other.
 pub(crate) struct Pull {
     scraper: Arc<Manager>,
+    central: Option<Arc<Central>>,
     discovery: discovery::Manager,
     handing_over: Mutex<Option<JoinHandle<()>>>,
     /// Clients of HTTP discovery in force: an unchanged one goes on undisturbed over a reload.
@@ -43,12 +45,15 @@ pub(crate) struct PullParts {
     pub(crate) cluster: String,
     /// What enrolment says every series carries; empty at a hub.
     pub(crate) stamped: Labels,
+    /// Clusters that are scraped through their agents; absent at an agent.
+    pub(crate) central: Option<Arc<Central>>,
     /// Wall time.
     pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Pull {
     pub(crate) fn new(parts: PullParts, registry: &mut Registry) -> Pull {
+        let central = parts.central.clone();
         let parts = ManagerParts {
             appender: parts.appender,
             tenant: parts.tenant,
@@ -56,6 +61,7 @@ impl Pull {
             stamped: parts.stamped,
             clock: parts.clock,
             connector: Arc::new(TcpConnector),
+            clusters: parts.central.map(|central| central as Arc<dyn Clusters>),
         };
         let scraper = Arc::new(Manager::new(parts, registry));
         let metrics = discovery::Metrics::register(registry);
@@ -66,6 +72,7 @@ impl Pull {
         let handing_over = tokio::spawn(hand_over(found, Arc::clone(&scraper)));
         Pull {
             scraper,
+            central,
             discovery,
             handing_over: Mutex::new(Some(handing_over)),
             clients: Mutex::default(),
@@ -126,6 +133,11 @@ impl Pull {
         let source = |discovery: &Discovery| {
             Ok(match discovery {
                 Discovery::Static(groups) => Source::Static(groups.clone()),
+                Discovery::Agent { cluster } => {
+                    let central = self.central.as_ref();
+                    let central = central.with_context(|| format!("job {name}: `cluster` is for hubs"))?;
+                    Source::Http(central.discovery(cluster))
+                }
                 Discovery::File { files, refresh_interval } => Source::File(discovery::FileConfig {
                     files: files.clone(),
                     refresh_interval: *refresh_interval,
@@ -213,8 +225,8 @@ impl HttpFetch for DiscoveryClient {
                     content_type: head.content_type.unwrap_or_default(),
                     body: body.into(),
                 }),
-                Err(FetchError::Status(status)) => {
-                    Ok(HttpResponse { status: status.as_u16(), ..HttpResponse::default() })
+                Err(FetchError::Status { code, .. }) => {
+                    Ok(HttpResponse { status: code.as_u16(), ..HttpResponse::default() })
                 }
                 Err(error) => Err(error.to_string()),
             }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use marigraph::config::{
     Config, ExemplarsText, GlobalText, LimitsText, LocalText, MachineText, MetadataText, PasswordText,
     ProxyText, PushProxDoorText, PushProxText, QueueText, RemoteWriteText, RetentionText, StorageText,
-    TsdbText, WebAuthText, WebText,
+    TsdbText, TunnelText, WebAuthText, WebText,
 };
 use scrape::config::{
     AuthorizationText, BasicAuthText, HTTP_CLIENT_FIELDS, HeaderText, HttpClientText, OAuth2Text,
@@ -16,7 +16,7 @@ use scrape::config::{
 use serde::de::DeserializeOwned;
 
 /// Where the fields of each struct are explained.
-const SECTIONS: [(&str, &str); 33] = [
+const SECTIONS: [(&str, &str); 34] = [
     ("GlobalText", "`global`"),
     ("ScrapeConfigText", "`scrape_configs`"),
     ("StaticText", "`static_configs`"),
@@ -41,6 +41,7 @@ const SECTIONS: [(&str, &str); 33] = [
     ("LimitsText", "`limits`"),
     ("MachineText", "`machine`"),
     ("ProxyText", "`proxy`"),
+    ("TunnelText", "`tunnel`"),
     ("PushProxText", "`proxy`"),
     ("PushProxDoorText", "`proxy`"),
     ("WebText", "`web`"),
@@ -192,6 +193,7 @@ fn fields_are_found_as_serde_knows_them() {
         ("LimitsText", fields_by_serde::<LimitsText>()),
         ("MachineText", fields_by_serde::<MachineText>()),
         ("ProxyText", fields_by_serde::<ProxyText>()),
+        ("TunnelText", fields_by_serde::<TunnelText>()),
         ("PushProxText", fields_by_serde::<PushProxText>()),
         ("PushProxDoorText", fields_by_serde::<PushProxDoorText>()),
         ("WebText", fields_by_serde::<WebText>()),

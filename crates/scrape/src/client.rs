@@ -160,7 +160,7 @@ impl HttpClient {
     /// Opens a connection to `to`, through the proxy where there is one; `wide` gives it a large buffer.
     async fn open(&self, to: &Authority, wide: bool, reach: Reach) -> Result<Open, FetchError> {
         let stream = self.stream(to, reach).await?;
-        let (stream, http2) = if to.tls {
+        let (stream, http2) = if to.tls && !self.connector.takes_urls() {
             let config =
                 self.tls.get(&self.config.tls, self.config.enable_http2).map_err(FetchError::Setup)?;
             let name = self.config.tls.server_name.as_deref().unwrap_or(&to.host);
@@ -188,7 +188,8 @@ impl HttpClient {
 
     /// A byte stream to `to`, or to the proxy that forwards to it.
     async fn stream(&self, to: &Authority, reach: Reach) -> Result<BoxedStream, FetchError> {
-        let Some(proxy) = self.proxy.of(to.tls, &to.host, to.port) else {
+        let own_way = self.connector.takes_urls();
+        let Some(proxy) = self.proxy.of(to.tls, &to.host, to.port).filter(|_| !own_way) else {
             return self.dial(&to.host, to.port, reach).await;
         };
         // The proxy resolves names; what is no name is seen here.
@@ -221,7 +222,7 @@ impl HttpClient {
     ) -> Result<Request<Full<Bytes>>, FetchError> {
         let to = authority(url)?;
         let through = if to.tls { None } else { self.proxy.of(false, &to.host, to.port) };
-        let uri = if http2 || through.is_some() {
+        let uri = if http2 || through.is_some() || self.connector.takes_urls() {
             &url[..url::Position::AfterQuery]
         } else {
             &url[url::Position::BeforePath..url::Position::AfterQuery]
@@ -358,7 +359,7 @@ impl Slot {
                 Some(location) if redirect && client.config.follow_redirects => {
                     url = url.join(&location).map_err(|e| FetchError::Url(format!("redirect: {e}")))?;
                 }
-                _ => return Err(FetchError::Status(status)),
+                _ => return Err(FetchError::status(&response)),
             }
         }
         Err(FetchError::Redirects(REDIRECTS_MAX))

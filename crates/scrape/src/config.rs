@@ -68,6 +68,8 @@ impl std::error::Error for ConfigError {}
 pub struct ScrapeConfigText {
     /// Names the scrape pool, and becomes the label `job`. Required, unique.
     pub job_name: Option<String>,
+    /// The cluster whose agent the targets are asked through. Default: they are asked directly.
+    pub cluster: Option<String>,
     /// How often each target is scraped. Default: the global interval.
     pub scrape_interval: Option<ConfigDuration>,
     /// After how long a scrape has failed; at most the interval. Default: the global timeout, or the
@@ -284,6 +286,8 @@ impl Scheme {
 pub struct ScrapeConfig {
     /// Names the pool; the label `job` of its targets.
     pub job_name: String,
+    /// The cluster whose agent the targets are asked through; their label `cluster`.
+    pub cluster: Option<String>,
     /// The interval, above zero.
     pub scrape_interval: Duration,
     /// The timeout, at most the interval, above zero.
@@ -352,8 +356,18 @@ impl ScrapeConfigText {
         let (scrape_interval, scrape_timeout) = self.times(defaults)?;
         let (names, escaping) = self.names(defaults)?;
         let metrics_path = self.metrics_path.clone().filter(|path| !path.is_empty());
+        let cluster = self.cluster.clone().filter(|cluster| !cluster.is_empty());
+        if cluster.is_some()
+            && let Some(field) = http.first_of_the_way()
+        {
+            let message = format!(
+                "`{field}` has no place in a job with `cluster`: the agent there asks, with what its own jobs say"
+            );
+            return Err(ConfigError::new(field, message));
+        }
         Ok(ScrapeConfig {
             job_name,
+            cluster,
             scrape_interval,
             scrape_timeout,
             protocols: self.protocols(defaults)?,

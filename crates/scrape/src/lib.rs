@@ -27,7 +27,7 @@ mod scraper;
 mod shared;
 mod target;
 
-pub use manager::{ApplyError, Manager, ManagerParts};
+pub use manager::{ApplyError, Clusters, Manager, ManagerParts};
 pub use relay::RelayError;
 
 #[cfg(test)]

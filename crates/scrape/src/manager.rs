@@ -67,6 +67,14 @@ pub struct ManagerParts {
     pub clock: Arc<dyn Clock>,
     /// The way to the targets.
     pub connector: Arc<dyn Connector>,
+    /// The ways to targets of other clusters, for jobs that name one; without it such jobs are refused.
+    pub clusters: Option<Arc<dyn Clusters>>,
+}
+
+/// The ways to targets that only somebody in their cluster can reach.
+pub trait Clusters: Send + Sync + 'static {
+    /// The way to targets of `cluster`. It need not be there now: then each connection says so.
+    fn connector(&self, cluster: &str) -> Arc<dyn Connector>;
 }
 
 impl Manager {
@@ -74,9 +82,14 @@ impl Manager {
     pub fn new(parts: ManagerParts, registry: &mut Registry) -> Manager {
         Manager {
             shared: Arc::new(Shared {
-                owner: Owner { tenant: parts.tenant, cluster: parts.cluster, stamped: parts.stamped },
+                owner: Arc::new(Owner {
+                    tenant: parts.tenant,
+                    cluster: parts.cluster,
+                    stamped: parts.stamped,
+                }),
                 appender: parts.appender,
                 connector: parts.connector,
+                clusters: parts.clusters,
                 tls: Arc::new(TlsConfigs::default()),
                 clock: SteadyClock::new(parts.clock),
                 metrics: Metrics::new(registry),
@@ -94,7 +107,7 @@ impl Manager {
     /// changed ones keep their targets and hand them over; those no longer there end.
     ///
     /// # Errors
-    /// A job whose client cannot be made (TLS files) or whose log cannot be opened. Nothing has changed
+    /// A job whose client cannot be made (TLS files, a cluster without a way there) or whose log cannot be opened. Nothing has changed
     /// then.
     pub fn apply(&self, configs: &[Arc<ScrapeConfig>]) -> Result<(), ApplyError> {
         let mut pools = self.pools.lock();
@@ -104,7 +117,8 @@ impl Manager {
                 continue;
             }
             let client = self
-                .client(&config.http)
+                .connector(config)
+                .and_then(|connector| HttpClient::new(&config.http, connector, self.shared.tls.clone()))
                 .map_err(|problem| ApplyError { job: config.job_name.clone(), problem })?;
             changed.push((config.clone(), Arc::new(client)));
         }
@@ -145,6 +159,15 @@ impl Manager {
     /// A TLS file that cannot be read or used; the message names it.
     pub fn client(&self, config: &HttpClientConfig) -> Result<HttpClient, String> {
         HttpClient::new(config, self.shared.connector.clone(), self.shared.tls.clone())
+    }
+
+    /// The way to the targets of a job.
+    fn connector(&self, config: &ScrapeConfig) -> Result<Arc<dyn Connector>, String> {
+        match (&config.cluster, &self.shared.clusters) {
+            (None, _) => Ok(Arc::clone(&self.shared.connector)),
+            (Some(cluster), Some(clusters)) => Ok(clusters.connector(cluster)),
+            (Some(_), None) => Err("`cluster` is for hubs, which ask through agents' tunnels".to_owned()),
+        }
     }
 
     /// The names of all pools, sorted.

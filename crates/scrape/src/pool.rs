@@ -17,11 +17,12 @@ use crate::relay::Relayed;
 use crate::schedule::Schedule;
 use crate::scraper::{Scraper, Work};
 use crate::shared::{Shared, Status};
-use crate::target::{Populated, Target, populate};
+use crate::target::{Owner, Populated, Target, populate};
 
 /// One job's targets.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
+    owner: Arc<Owner>,
     config: Arc<ScrapeConfig>,
     client: Arc<HttpClient>,
     groups: Vec<TargetGroup>,
@@ -67,6 +68,7 @@ enum Order {
 impl Pool {
     pub(crate) fn new(shared: Arc<Shared>, config: Arc<ScrapeConfig>, client: Arc<HttpClient>) -> Pool {
         Pool {
+            owner: Owner::of(&shared.owner, &config),
             shared,
             config,
             client,
@@ -84,6 +86,7 @@ impl Pool {
 
     /// Goes on under another configuration: targets that stay the same are handed over.
     pub(crate) fn reconfigure(&mut self, config: Arc<ScrapeConfig>, client: Arc<HttpClient>) {
+        self.owner = Owner::of(&self.shared.owner, &config);
         self.config = config;
         self.client = client;
         let groups = std::mem::take(&mut self.groups);
@@ -144,7 +147,7 @@ impl Pool {
         let mut targets = Vec::new();
         for group in groups {
             for own in &group.targets {
-                match populate(&self.shared.owner, &self.config, &group.labels, own) {
+                match populate(&self.owner, &self.config, &group.labels, own) {
                     Ok(Populated::Scraped(target)) => {
                         if seen.insert(target.id) {
                             targets.push((target.id, *target));
@@ -175,6 +178,7 @@ impl Pool {
         let (order, orders) = watch::channel(Order::Scrape);
         let work = Work {
             shared: self.shared.clone(),
+            owner: self.owner.clone(),
             config: self.config.clone(),
             client: self.client.clone(),
             target: target.clone(),

@@ -22,7 +22,7 @@ use crate::columns::{Assembled, Columns, Reading, stored_labels};
 use crate::config::ScrapeConfig;
 use crate::failures::FailureLog;
 use crate::shared::{Shared, Status};
-use crate::target::Target;
+use crate::target::{Owner, Target};
 
 /// Intervals up to this long keep the connection open: it costs some 20 kB a target, and closing it
 /// a handshake a scrape.
@@ -62,6 +62,7 @@ pub(crate) struct Scratch {
 /// What a scraper is made of.
 pub(crate) struct Work {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) owner: Arc<Owner>,
     pub(crate) config: Arc<ScrapeConfig>,
     pub(crate) client: Arc<HttpClient>,
     pub(crate) target: Arc<Target>,
@@ -73,6 +74,7 @@ pub(crate) struct Work {
 /// Scrapes one target.
 pub(crate) struct Scraper {
     shared: Arc<Shared>,
+    owner: Arc<Owner>,
     config: Arc<ScrapeConfig>,
     client: Arc<HttpClient>,
     pub(crate) target: Arc<Target>,
@@ -98,12 +100,13 @@ struct Opened {
 impl Scraper {
     /// A scraper that goes on where another has left `inherited` series alive.
     pub(crate) fn new(work: Work, inherited: &[SeriesRef]) -> Scraper {
-        let Work { shared, config, client, target, status, forced_error } = work;
+        let Work { shared, owner, config, client, target, status, forced_error } = work;
         let failures = config.failure_log.as_deref().and_then(|path| shared.failures.at(path));
         let memory = empty_memory(&target);
         Scraper {
             accept: accept_header(&config.protocols, config.escaping),
             shared,
+            owner,
             config,
             client,
             target,
@@ -209,7 +212,7 @@ impl Scraper {
             let reason = match &e {
                 FetchError::Deadline(_) => "timeout",
                 FetchError::BodySize => "body_size_limit",
-                FetchError::Status(_) => "status",
+                FetchError::Status { .. } => "status",
                 _ => "fetch",
             };
             let message =
@@ -260,7 +263,7 @@ impl Scraper {
             (limit > 0 && kept as u64 > limit).then(|| ("sample_limit", "sample limit exceeded".to_owned()))
         };
         if !scraped.new_columns.is_empty() {
-            let stamped = &self.shared.owner.stamped;
+            let stamped = &self.owner.stamped;
             let mut new = Vec::with_capacity(scraped.new_columns.len());
             for (column, labels) in scraped.new_columns.drain(..) {
                 let stored = stored_labels(&self.config, &self.target.labels, stamped, &labels);
@@ -316,7 +319,7 @@ impl Scraper {
         if self.opened.is_none() {
             let target = &self.target;
             let desc = SourceDesc {
-                tenant: self.shared.owner.tenant.clone(),
+                tenant: self.owner.tenant.clone(),
                 id: target.id,
                 labels: target.labels.clone(),
             };
@@ -327,7 +330,7 @@ impl Scraper {
             let report = self.shared.appender.resolve(source, &labels)?;
             let Some(report) = report.into_iter().collect::<Option<Vec<SeriesRef>>>() else {
                 return Err(StoreError::Limit {
-                    tenant: self.shared.owner.tenant.to_string(),
+                    tenant: self.owner.tenant.to_string(),
                     limit: "no series left for the report of a scrape".to_owned(),
                 });
             };
@@ -427,7 +430,7 @@ impl Scraper {
         self.columns = Columns::default();
         self.refused.clear();
         let mut all: Vec<(u32, Option<Labels>)> = Vec::new();
-        let (config, target, stamped) = (&self.config, &self.target, &self.shared.owner.stamped);
+        let (config, target, stamped) = (&self.config, &self.target, &self.owner.stamped);
         self.memory.each_series(|column, labels| {
             // Labels that were refused would have failed the scrape before.
             all.push((column, stored_labels(config, &target.labels, stamped, &labels).unwrap_or(None)));

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::client::{Connector, TlsConfigs};
 use crate::failures::FailureLogs;
+use crate::manager::Clusters;
 use crate::metrics::{Metrics, Reason};
 use crate::schedule::SteadyClock;
 use crate::scraper::Scratch;
@@ -23,9 +24,11 @@ const SPARES_MAX: usize = 8;
 const SPARE_BYTES_MAX: usize = 4 << 20;
 
 pub(crate) struct Shared {
-    pub(crate) owner: Owner,
+    pub(crate) owner: Arc<Owner>,
     pub(crate) appender: Arc<dyn Appender>,
     pub(crate) connector: Arc<dyn Connector>,
+    /// The ways to other clusters, where there are any.
+    pub(crate) clusters: Option<Arc<dyn Clusters>>,
     pub(crate) tls: Arc<TlsConfigs>,
     pub(crate) clock: SteadyClock,
     pub(crate) metrics: Metrics,

@@ -3,6 +3,7 @@
 //! Source: Prometheus `scrape/target.go` (`PopulateLabels`, `Target.URL`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Labels, LabelsBuilder, SourceId, TenantId};
@@ -19,6 +20,8 @@ const NATIVE: &str = "__scrape_native_histograms__";
 const KEEP_CLASSIC: &str = "__always_scrape_classic_histograms__";
 const CONVERT_CLASSIC: &str = "__convert_classic_histograms_to_nhcb__";
 const PARAM_PREFIX: &str = "__param_";
+/// What a job that names a cluster puts on its targets. Source: decision 9.
+const CLUSTER: &str = "cluster";
 const JOB: &str = "job";
 const INSTANCE: &str = "instance";
 
@@ -54,6 +57,15 @@ pub(crate) struct Owner {
     pub(crate) cluster: String,
     /// What every target and series carries; see [`LabelsBuilder::stamp`].
     pub(crate) stamped: Labels,
+}
+
+impl Owner {
+    /// Whose rows those of a job are: a job that names a cluster speaks for that one.
+    pub(crate) fn of(usual: &Arc<Owner>, config: &ScrapeConfig) -> Arc<Owner> {
+        let Some(cluster) = &config.cluster else { return Arc::clone(usual) };
+        let stamped = Labels::from_pairs([(CLUSTER, cluster.as_str())]);
+        Arc::new(Owner { tenant: usual.tenant.clone(), cluster: cluster.clone(), stamped })
+    }
 }
 
 /// Makes a target of `own` labels within a group with `shared` labels.

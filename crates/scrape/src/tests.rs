@@ -27,6 +27,7 @@ use crate::config::{ByteSize, HttpClientText, RelabelText, ScrapeConfig, ScrapeC
 use crate::{Manager, ManagerParts};
 
 mod accounts;
+mod cluster;
 mod histograms;
 mod relay;
 
@@ -149,6 +150,15 @@ impl Bench {
 
     /// A manager whose rows take another way to the store.
     fn over(stamped: Labels, way: impl FnOnce(Arc<MemoryStore>) -> Arc<dyn Appender>) -> Bench {
+        let (parts, network, store, started) = Bench::parts(stamped, way);
+        let manager = Manager::new(parts, &mut Registry::default());
+        Bench { manager, network, store, started }
+    }
+
+    fn parts(
+        stamped: Labels,
+        way: impl FnOnce(Arc<MemoryStore>) -> Arc<dyn Appender>,
+    ) -> (ManagerParts, Network, Arc<MemoryStore>, Instant) {
         let (network, store) = (Network::default(), Arc::new(MemoryStore::new()));
         let started = Instant::now();
         let parts = ManagerParts {
@@ -158,9 +168,9 @@ impl Bench {
             stamped,
             clock: Arc::new(RuntimeClock(started)),
             connector: Arc::new(network.clone()),
+            clusters: Some(Arc::new(network.clone())),
         };
-        let manager = Manager::new(parts, &mut Registry::default());
-        Bench { manager, network, store, started }
+        (parts, network, store, started)
     }
 
     fn apply(&self, configs: Vec<ScrapeConfig>) {

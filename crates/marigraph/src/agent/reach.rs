@@ -108,7 +108,9 @@ fn reach_error(error: &RelayError) -> ReachError {
     match error {
         RelayError::UnknownTarget(_) => ReachError::Unknown,
         RelayError::Fetch { source: FetchError::Deadline(patience), .. } => ReachError::Late(*patience),
-        RelayError::Fetch { source: FetchError::Status(_), .. } => ReachError::Forbidden(error.to_string()),
+        RelayError::Fetch { source: FetchError::Status { .. }, .. } => {
+            ReachError::Forbidden(error.to_string())
+        }
         RelayError::Fetch { .. } => ReachError::Failed(error.to_string()),
     }
 }

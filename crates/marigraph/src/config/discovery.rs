@@ -60,6 +60,11 @@ const KNOWN_ELSEWHERE: [&str; 34] = [
 pub enum Discovery {
     /// Targets written in the configuration.
     Static(Vec<TargetGroup>),
+    /// What the agent of the job's cluster has discovered.
+    Agent {
+        /// The cluster.
+        cluster: String,
+    },
     /// Target groups in files that are watched.
     File {
         /// Paths; the last component may hold wildcards.

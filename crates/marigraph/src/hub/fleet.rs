@@ -150,6 +150,30 @@ impl Fleet {
         To::Cluster { tenant: tenant.as_str().into(), cluster: cluster.into() }
     }
 
+    /// Whether an agent of the cluster is connected.
+    pub(super) fn is_connected(&self, tenant: &TenantId, cluster: &str) -> bool {
+        let agents = self.agents.of_cluster(tenant.as_str(), cluster);
+        agents.iter().any(|key| self.agents.get(key).is_some_and(|agent| agent.connections > 0))
+    }
+
+    /// Has any agent of a cluster get a page of a target for us, at `path` of the tunnel; within `patience` its
+    /// body, too.
+    pub(super) async fn page(
+        &self,
+        (tenant, cluster): (&TenantId, &str),
+        path: &str,
+        headers: HeaderMap,
+        patience: Duration,
+    ) -> Result<http::Response<proxy::Body>, FleetError> {
+        let asked = scrape_request(path, headers)?;
+        let to = Fleet::cluster(tenant, cluster);
+        let answer = self.agents.request(&to, asked, Ask::scrape(patience)).await.map_err(told)?;
+        if answer.headers().contains_key(AGENT_SAYS) {
+            return Err(refusal_of(answer).await);
+        }
+        Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+    }
+
     /// Asks any agent of a cluster, and reads the whole answer.
     async fn get(&self, to: &To, path: &str) -> Result<Bytes, FleetError> {
         let request = http::Request::builder().method(Method::GET).uri(path).body(Bytes::new());
@@ -242,20 +266,15 @@ impl proxy::Fleet for Fleet {
 
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<http::Response<proxy::Body>, FleetError>> {
         Box::pin(async move {
-            let to = Fleet::cluster(&request.tenant, &request.cluster);
-            let asked = scrape_request(&request.target, request.headers)?;
+            let path = format!("{SCRAPE_PATH}{}", request.target);
             let patience = request.deadline.saturating_duration_since(Instant::now());
-            let answer = self.agents.request(&to, asked, Ask::scrape(patience)).await.map_err(told)?;
-            if answer.headers().contains_key(AGENT_SAYS) {
-                return Err(refusal_of(answer).await);
-            }
-            Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
+            self.page((&request.tenant, &request.cluster), &path, request.headers, patience).await
         })
     }
 }
 
-fn scrape_request(target: &str, headers: HeaderMap) -> Result<http::Request<Bytes>, FleetError> {
-    let request = http::Request::builder().method(Method::GET).uri(format!("{SCRAPE_PATH}{target}"));
+fn scrape_request(path: &str, headers: HeaderMap) -> Result<http::Request<Bytes>, FleetError> {
+    let request = http::Request::builder().method(Method::GET).uri(path);
     let mut request = request.body(Bytes::new()).map_err(|_| FleetError::UnknownTarget)?;
     *request.headers_mut() = headers;
     Ok(request)

@@ -2,6 +2,7 @@
 
 mod access;
 mod backup;
+mod central;
 mod crash;
 mod damage;
 mod fleet;

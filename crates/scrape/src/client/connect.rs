@@ -32,6 +32,11 @@ pub trait Connector: Send + Sync + 'static {
     /// Connects to `port` of `host`, a name or an IP address (IPv6 without brackets), as far as `reach`
     /// allows. Dropped when the deadline has passed.
     fn connect<'a>(&'a self, host: &'a str, port: u16, reach: Reach) -> Connecting<'a>;
+
+    /// Whether the other end takes whole URLs, as a proxy does, and speaks TLS with `https` ones itself.
+    fn takes_urls(&self) -> bool {
+        false
+    }
 }
 
 /// Where a connection may lead.

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+/// The longest reason in a status line that is kept.
+const REASON_CHARS_MAX: usize = 200;
+
 /// A fetch that failed. Messages stand in `last_error`, behind `Get "<url>": ` where the transport
 /// is at fault.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +31,13 @@ pub enum FetchError {
     #[error("the headers of the answer are too large")]
     HeadTooLarge,
     /// Another status than 200.
-    #[error("server returned HTTP status {0}")]
-    Status(StatusCode),
+    #[error("server returned HTTP status {} {reason}", code.as_u16())]
+    Status {
+        /// Its number.
+        code: StatusCode,
+        /// What stood behind the number, or usually stands there.
+        reason: String,
+    },
     /// The unpacked body passes the limit.
     #[error("body size limit exceeded")]
     BodySize,
@@ -67,8 +75,18 @@ impl FetchError {
         FetchError::Transfer(text)
     }
 
+    /// The answer's status. Source: Prometheus, which shows the status line as it came.
+    pub(crate) fn status<B>(answer: &http::Response<B>) -> FetchError {
+        let code = answer.status();
+        let reason = match answer.extensions().get::<hyper::ext::ReasonPhrase>() {
+            Some(said) => String::from_utf8_lossy(said.as_bytes()).chars().take(REASON_CHARS_MAX).collect(),
+            None => code.canonical_reason().unwrap_or("<unknown status code>").to_owned(),
+        };
+        FetchError::Status { code, reason }
+    }
+
     /// Whether the message reads well behind `Get "<url>": `.
     pub fn is_transport(&self) -> bool {
-        !matches!(self, FetchError::Status(_) | FetchError::BodySize)
+        !matches!(self, FetchError::Status { .. } | FetchError::BodySize)
     }
 }

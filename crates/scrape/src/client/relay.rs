@@ -44,7 +44,7 @@ impl HttpClient {
         let answer = tokio::time::timeout(relay.timeout, self.relay_in_time(relay, kept)).await;
         let response = answer.unwrap_or(Err(FetchError::Deadline(relay.timeout)))?;
         if response.status().is_redirection() {
-            return Err(FetchError::Status(response.status()));
+            return Err(FetchError::status(&response));
         }
         Ok(response)
     }

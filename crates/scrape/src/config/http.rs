@@ -212,6 +212,23 @@ impl Default for HttpClientConfig {
 }
 
 impl HttpClientText {
+    /// The first field written that says how to reach and convince a server, as against what to do with its
+    /// answers.
+    pub(super) fn first_of_the_way(&self) -> Option<&'static str> {
+        let written = [
+            (self.basic_auth.is_some(), "basic_auth"),
+            (self.authorization.is_some(), "authorization"),
+            (self.oauth2.is_some(), "oauth2"),
+            (self.bearer_token.is_some(), "bearer_token"),
+            (self.bearer_token_file.is_some(), "bearer_token_file"),
+            (self.tls_config.is_some(), "tls_config"),
+            (self.proxy_url.is_some(), "proxy_url"),
+            (self.proxy_from_environment == Some(true), "proxy_from_environment"),
+            (self.http_headers.is_some(), "http_headers"),
+        ];
+        written.into_iter().find_map(|(written, field)| written.then_some(field))
+    }
+
     /// Checks what was written. File names are relative to `dir`.
     ///
     /// # Errors
