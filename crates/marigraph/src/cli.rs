@@ -184,6 +184,9 @@ pub struct HubArgs {
     /// Where agents reach this hub (https://host:port); goes into their tokens
     #[arg(long = "advertise", value_name = "URL", default_value = "", env = "MARIGRAPH_ADVERTISE")]
     pub advertise: String,
+    /// Another hub of the fleet (https://host:port), if neither joined the other; may be given several times
+    #[arg(long = "peer", value_name = "URL", env = "MARIGRAPH_PEERS", value_delimiter = ',')]
+    pub peers: Vec<String>,
     /// How long samples are kept (30d, 1y, ...); 0 keeps them for ever
     #[arg(
         long = "retention.time",

@@ -21,6 +21,7 @@ use tunnel::{Connector, Proxies};
 
 use crate::cli::parse_duration;
 use crate::client::{ClientArgs, Server};
+use crate::hub::FleetHub;
 
 /// How an administrator reaches a hub.
 #[derive(Debug, Clone, Args)]
@@ -126,8 +127,9 @@ pub enum CaVerb {
     /// Replace the root, in three steps with a renewal of all agents between them
     #[command(after_long_help = "Steps:\n  \
         marigraph ca rotate             a new root is trusted; agents hear of it with their next certificate\n  \
-        marigraph ca rotate --switch    the new root signs; hubs that joined join again\n  \
-        marigraph ca rotate --retire    the old root is forgotten; refused while agents still need it")]
+        marigraph ca rotate --switch    the new root signs; refused while a hub does not trust it yet\n  \
+        marigraph ca rotate --retire    the old root is forgotten; refused while agents or hubs still need it\n\n\
+        The fleet's other hubs follow each step by themselves, within seconds (`marigraph hub list`).")]
     Rotate {
         /// The new root signs from now on
         #[arg(long = "switch")]
@@ -135,8 +137,8 @@ pub enum CaVerb {
         /// The old root is forgotten
         #[arg(long = "retire", conflicts_with = "switch")]
         retire: bool,
-        /// Retire it although agents are cut off by that
-        #[arg(long = "force", requires = "retire")]
+        /// Do it although hubs or agents are cut off by that
+        #[arg(long = "force")]
         force: bool,
         /// The hub.
         #[command(flatten)]
@@ -166,6 +168,12 @@ pub enum CaVerb {
 /// `marigraph hub` with a verb.
 #[derive(Debug, Subcommand)]
 pub enum HubVerb {
+    /// List the fleet's hubs, and whether this one reaches them
+    List {
+        /// The hub.
+        #[command(flatten)]
+        hub: HubConnection,
+    },
     /// Make a running hub one of another's fleet
     Join {
         /// A hub that has the fleet's root, as agents reach it (https://host:port)
@@ -330,7 +338,13 @@ pub fn ca(verb: &CaVerb) -> Result<()> {
 /// # Errors
 /// A hub cannot be reached or refuses.
 pub fn hub(verb: &HubVerb) -> Result<()> {
-    let HubVerb::Join { fleet, token, force, hub } = verb;
+    let (fleet, token, force, hub) = match verb {
+        HubVerb::Join { fleet, token, force, hub } => (fleet, token, force, hub),
+        HubVerb::List { hub } => {
+            let hubs: Vec<FleetHub> = ask(hub, Method::GET, "/api/v1/admin/hubs", &[])?;
+            return show(hub, &hubs, hub_table);
+        }
+    };
     let form = [("hub", fleet.clone()), ("token", token.clone()), ("force", force.to_string())];
     let known: Roots = ask(hub, Method::POST, "/api/v1/admin/ca/join", &form)?;
     show(hub, &known.roots, root_table)
@@ -419,6 +433,7 @@ fn token_table(tokens: &[TokenRecord]) -> Vec<Vec<String>> {
         let state = match (token.revoked_ms, expired) {
             (Some(_), _) => "revoked",
             (None, true) => "expired",
+            (None, false) if token.uses_max > 0 && token.uses > token.uses_max => "overdrawn",
             (None, false) if token.uses_max > 0 && token.uses >= token.uses_max => "used",
             (None, false) => "good",
         };
@@ -462,6 +477,20 @@ fn agent_table(agents: &[Agent]) -> Vec<Vec<String>> {
         ]
     };
     rows(&head, agents.iter().map(row))
+}
+
+fn hub_table(hubs: &[FleetHub]) -> Vec<Vec<String>> {
+    let row = |hub: &FleetHub| {
+        let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        vec![
+            or_none(&hub.hub_id),
+            or_none(&hub.address),
+            hub.state.clone(),
+            hub.heard_ms.map_or("-".to_owned(), time),
+            or_none(&hub.error),
+        ]
+    };
+    rows(&["ID", "ADDRESS", "STATE", "LAST HEARD OF", "ERROR"], hubs.iter().map(row))
 }
 
 fn root_table(roots: &[RootInfo]) -> Vec<Vec<String>> {

@@ -38,8 +38,8 @@ use crate::pull::{Pull, PullParts};
 use crate::remote_writes::RemoteWrites;
 use ::ledger::{Ledger, LedgerAppender};
 use ::proxy::{Proxy, ProxyMetrics};
-pub(crate) use enrol::FLEET_DIRECTORY;
 use enrol::Identity;
+pub(crate) use enrol::{FLEET_DIRECTORY, FleetHub};
 use fleet::{Fleet, FleetParts};
 use front::{Bound, Front, Plaintext};
 use store::Store;
@@ -126,6 +126,7 @@ impl Hub {
             RemoteWrites::new(&args.data, args.commit_interval, Arc::clone(&clock), &mut registry);
         let appender = remote_writes.beside(kept.clone());
         let identity = Identity::open(&args, addr, SystemClock::shared())?;
+        identity.register_metrics(&mut registry);
         let fleet = FleetParts {
             registry: Arc::clone(identity.registry()),
             appender: Arc::clone(&appender),
@@ -259,6 +260,7 @@ impl Hub {
     pub async fn stop(self) -> Result<()> {
         self.reloader.abort();
         self.renewer.abort();
+        self.stages.identity.stop();
         self.presence.abort();
         let stages = self.stages;
         stages.program.stopping();
@@ -342,7 +344,7 @@ async fn keep_identity(stages: Arc<Stages>) {
         let closed = stages.front.close(revoked) + stages.fleet.agents().close("revoked", revoked);
         tracing::info!(closed, "revocations changed: connections were closed");
     };
-    tokio::join!(identity.keep_shown(), identity.on_revocation(close));
+    tokio::join!(identity.keep_shown(), identity.on_revocation(close), identity.keep_fellows());
 }
 
 async fn serve_reloads(stages: Arc<Stages>, mut reloads: Reloads) {

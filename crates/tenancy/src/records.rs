@@ -42,6 +42,12 @@ pub struct TokenRecord {
     /// When it was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_ms: Option<i64>,
+    /// Who revoked it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub revoked_by: String,
+    /// The hub that made it and counts its uses; this one when empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub home: String,
 }
 
 /// An agent that enrolled. Times are milliseconds since the epoch.
@@ -69,6 +75,25 @@ pub struct AgentRecord {
     /// Hashes of the roots it was given with that certificate.
     #[serde(default)]
     pub roots: Vec<String>,
+    /// Another hub told of it, and it was never seen at this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub elsewhere: bool,
+}
+
+/// A hub of the fleet, as it says of itself or as one that joined dialled it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubRecord {
+    /// 16 hexadecimal digits.
+    pub hub_id: String,
+    /// Where it is reached (`https://host:port`); may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub address: String,
+    /// Hashes of the roots it trusts, the one that its own certificate leads to first; empty when it has
+    /// not told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roots: Vec<String>,
+    /// When this was so, milliseconds since the epoch; the newest record counts.
+    pub at_ms: i64,
 }
 
 /// A certificate, or all of an agent or hub, that is good for nothing any more.
@@ -87,23 +112,36 @@ pub struct Revocation {
     pub author: String,
 }
 
-/// A line of the journal.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A line of the journal, and what hubs tell each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
-pub(crate) enum Record {
+pub enum Record {
+    /// A token was made.
     Token(TokenRecord),
     /// A token was redeemed for the key with this hash, and the holder got this id.
     TokenUsed {
+        /// The token.
         id: String,
+        /// SHA-256 of the key, hexadecimal.
         key: String,
+        /// Who the holder of the key is now.
         agent_id: String,
+        /// When, milliseconds since the epoch.
         at_ms: i64,
     },
+    /// A token was taken back.
     TokenRevoked {
+        /// The token.
         id: String,
+        /// When, milliseconds since the epoch.
         at_ms: i64,
+        /// By whom.
         author: String,
     },
+    /// An agent got a certificate.
     Agent(AgentRecord),
+    /// Certificates are good for nothing any more.
     Revoked(Revocation),
+    /// A hub belongs to the fleet.
+    Hub(HubRecord),
 }

@@ -1,24 +1,29 @@
 //! The hub's memory of tokens, agents and revocations.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::constant_time;
 use model::TenantId;
 use parking_lot::RwLock;
 use stdx::clock::Clock;
 use stdx::disk::Disk;
 use tokio::sync::watch;
 
+use self::known::{Known, State};
 use crate::journal::Journal;
 use crate::records::Record;
 use crate::token::hex;
 use crate::{
     AgentRecord, BadToken, JournalError, Principal, Revocation, Role, Token, TokenKind, TokenRecord,
 };
+
+mod known;
+mod sharing;
+
+pub use sharing::{Claim, Merged, Overdrawn, Page, Place};
 
 /// The journal's file in the hub's `fleet` directory.
 pub const REGISTRY_FILE: &str = "registry.jsonl";
@@ -34,8 +39,14 @@ const REMEMBERED_MS: i64 = 90 * 24 * 3600 * 1000;
 /// Whatever a method changes is on the disk when it returns.
 pub struct Registry {
     clock: Arc<dyn Clock>,
+    /// The hub's id; empty where it is of no account.
+    hub_id: String,
+    /// Stands for this opening of the registry: revisions are counted within it.
+    epoch: u64,
     state: RwLock<State>,
     revoked: watch::Sender<u64>,
+    /// The newest revision.
+    changed: watch::Sender<u64>,
 }
 
 impl fmt::Debug for Registry {
@@ -138,24 +149,6 @@ pub enum RegistryError {
     },
 }
 
-#[derive(Debug)]
-struct State {
-    journal: Journal,
-    known: Known,
-}
-
-/// What the records add up to.
-#[derive(Debug, Default)]
-struct Known {
-    tokens: HashMap<String, TokenRecord>,
-    /// (token, hash of the key) → the id it got, and when.
-    redeemed: BTreeMap<(String, String), (String, i64)>,
-    agents: BTreeMap<String, AgentRecord>,
-    revocations: BTreeSet<Revocation>,
-    revoked_agents: HashSet<String>,
-    revoked_serials: HashSet<(String, String)>,
-}
-
 impl Registry {
     /// Opens or makes the registry in `directory`.
     ///
@@ -175,8 +168,15 @@ impl Registry {
         if count > live.len() + STALE_MAX {
             journal.rewrite(&live)?;
         }
-        let state = RwLock::new(State { journal, known });
-        Ok(Registry { clock, state, revoked: watch::Sender::new(0) })
+        let state = State::new(journal, known);
+        let changed = watch::Sender::new(state.revision());
+        let (revoked, state) = (watch::Sender::new(0), RwLock::new(state));
+        Ok(Registry { clock, hub_id: String::new(), epoch: rand::random(), state, revoked, changed })
+    }
+
+    /// The registry of the hub with this id: its tokens say that this is where their uses are counted.
+    pub fn of_hub(self, hub_id: &str) -> Registry {
+        Registry { hub_id: hub_id.to_owned(), ..self }
     }
 
     /// Makes a token. What is returned is the only time the secret is seen.
@@ -205,13 +205,16 @@ impl Registry {
             author: spec.author,
             uses: 0,
             revoked_ms: None,
+            revoked_by: String::new(),
+            home: self.hub_id.clone(),
         };
         let mut state = self.state.write();
-        state.known.forget(now_ms);
+        state.forget(now_ms);
         if state.known.tokens.len() >= TOKENS_MAX {
             return Err(RegistryError::Wrong(format!("there are {TOKENS_MAX} tokens already")));
         }
         state.record(Record::Token(record.clone()))?;
+        self.tell(&state);
         Ok((token, record.shown()))
     }
 
@@ -235,6 +238,7 @@ impl Registry {
         }
         let at_ms = self.clock.now_ms();
         state.record(Record::TokenRevoked { id: id.to_owned(), at_ms, author: author.to_owned() })?;
+        self.tell(&state);
         Ok(())
     }
 
@@ -250,38 +254,39 @@ impl Registry {
         }
         let mut state = self.state.write();
         let now_ms = self.clock.now_ms();
-        let record = state.known.proven(&token).ok_or(Refusal::Unknown)?.clone();
+        let (id, digest) = (token.id(), token.digest());
+        let record = state.known.proven(token.kind, &id, &digest).ok_or(Refusal::Unknown)?.clone();
         usable(&record, now_ms)?;
-        let key = hex(redeemer.key);
-        let place = (record.id.clone(), key.clone());
-        let agent_id = match state.known.redeemed.get(&place) {
-            Some((agent_id, _)) => agent_id.clone(),
-            None if record.uses >= record.uses_max => return Err(Refusal::Used),
-            None => {
-                let mut bytes = [0; 8];
-                rand::fill(&mut bytes);
-                let agent_id = hex(&bytes);
-                let used = Record::TokenUsed {
-                    id: record.id.clone(),
-                    key,
-                    agent_id: agent_id.clone(),
-                    at_ms: now_ms,
-                };
-                state.record(used).map_err(|error| Refusal::Record(error.to_string()))?;
-                agent_id
-            }
-        };
+        let agent_id = self.use_up(&mut state, &record, hex(redeemer.key))?;
         // What was written was checked when the token was made.
         let tenant = TenantId::new(&record.tenant).map_err(|error| Refusal::Record(error.to_string()))?;
         let cluster = record.clusters.first().cloned().unwrap_or_default();
         Ok(Grant { token: record.id, tenant, cluster, labels: record.labels, agent_id })
     }
 
+    /// The id that the holder of the key gets for a token, which is one use less then unless it is the
+    /// same key again.
+    fn use_up(&self, state: &mut State, record: &TokenRecord, key: String) -> Result<String, Refusal> {
+        if let Some((agent_id, _)) = state.known.redeemed.get(&(record.id.clone(), key.clone())) {
+            return Ok(agent_id.clone());
+        }
+        if record.uses >= record.uses_max {
+            return Err(Refusal::Used);
+        }
+        let mut bytes = [0; 8];
+        rand::fill(&mut bytes);
+        let (id, agent_id, at_ms) = (record.id.clone(), hex(&bytes), self.clock.now_ms());
+        let used = Record::TokenUsed { id, key, agent_id: agent_id.clone(), at_ms };
+        state.record(used).map_err(|error| Refusal::Record(error.to_string()))?;
+        self.tell(state);
+        Ok(agent_id)
+    }
+
     /// Who shows this API token; nobody when it is not known, has expired or was revoked.
     pub fn principal(&self, text: &str) -> Option<Principal> {
         let token: Token = text.parse().ok().filter(|token: &Token| token.kind == TokenKind::Api)?;
         let state = self.state.read();
-        let record = state.known.proven(&token)?;
+        let record = state.known.proven(token.kind, &token.id(), &token.digest())?;
         usable(record, self.clock.now_ms()).ok()?;
         Some(Principal {
             token: record.id.clone(),
@@ -308,7 +313,9 @@ impl Registry {
             agent.enrolled_ms = before.enrolled_ms;
             agent.token.clone_from(&before.token);
         }
+        agent.elsewhere = false;
         state.record(Record::Agent(agent))?;
+        self.tell(&state);
         Ok(())
     }
 
@@ -342,19 +349,7 @@ impl Registry {
     /// # Errors
     /// They cannot be written down.
     pub fn merge_revocations(&self, revocations: Vec<Revocation>) -> Result<(), RegistryError> {
-        let mut state = self.state.write();
-        let mut news = false;
-        for revocation in revocations {
-            if !state.known.revocations.contains(&revocation) {
-                state.record(Record::Revoked(revocation))?;
-                news = true;
-            }
-        }
-        drop(state);
-        if news {
-            self.revoked.send_modify(|version| *version += 1);
-        }
-        Ok(())
+        self.merge(revocations.into_iter().map(Record::Revoked).collect()).map(drop)
     }
 
     /// All revocations, for other hubs and people.
@@ -375,84 +370,11 @@ impl Registry {
     pub fn revocations_changed(&self) -> watch::Receiver<u64> {
         self.revoked.subscribe()
     }
-}
 
-impl State {
-    /// Writes a record down, then acts on it.
-    fn record(&mut self, record: Record) -> Result<(), JournalError> {
-        self.journal.append(&record)?;
-        self.known.apply(record);
-        Ok(())
-    }
-}
-
-impl Known {
-    fn apply(&mut self, record: Record) {
-        match record {
-            Record::Token(token) => {
-                self.tokens.insert(token.id.clone(), token);
-            }
-            Record::TokenUsed { id, key, agent_id, at_ms } => {
-                let news = self.redeemed.insert((id.clone(), key), (agent_id, at_ms)).is_none();
-                if let Some(token) = self.tokens.get_mut(&id).filter(|_| news) {
-                    token.uses += 1;
-                }
-            }
-            Record::TokenRevoked { id, at_ms, .. } => {
-                if let Some(token) = self.tokens.get_mut(&id) {
-                    token.revoked_ms.get_or_insert(at_ms);
-                }
-            }
-            Record::Agent(agent) => {
-                self.agents.insert(agent.agent_id.clone(), agent);
-            }
-            Record::Revoked(revocation) => {
-                match &revocation.serial {
-                    Some(serial) => {
-                        self.revoked_serials.insert((revocation.agent_id.clone(), serial.clone()));
-                    }
-                    None => {
-                        self.revoked_agents.insert(revocation.agent_id.clone());
-                    }
-                }
-                self.revocations.insert(revocation);
-            }
-        }
-    }
-
-    /// Forgets tokens that have been worth nothing for long. Revocations and agents stay.
-    fn forget(&mut self, now_ms: i64) {
-        let worthless = |token: &TokenRecord| {
-            let end = [token.expires_ms, token.revoked_ms].into_iter().flatten().min();
-            end.is_some_and(|end| now_ms.saturating_sub(end) > REMEMBERED_MS)
-        };
-        self.tokens.retain(|_, token| !worthless(token));
-        let tokens = &self.tokens;
-        self.redeemed.retain(|(token, _), _| tokens.contains_key(token));
-    }
-
-    /// The records that lead to this state.
-    fn records(&self) -> Vec<Record> {
-        let tokens =
-            self.tokens.values().map(|token| Record::Token(TokenRecord { uses: 0, ..token.clone() }));
-        let used = self.redeemed.iter().map(|((id, key), (agent_id, at_ms))| Record::TokenUsed {
-            id: id.clone(),
-            key: key.clone(),
-            agent_id: agent_id.clone(),
-            at_ms: *at_ms,
-        });
-        let agents = self.agents.values().cloned().map(Record::Agent);
-        let revoked = self.revocations.iter().cloned().map(Record::Revoked);
-        tokens.chain(used).chain(agents).chain(revoked).collect()
-    }
-
-    /// The record of a token whose secret is right. Takes as long for an id that is not known.
-    fn proven(&self, token: &Token) -> Option<&TokenRecord> {
-        let record = self.tokens.get(&token.id()).filter(|record| record.kind == token.kind);
-        let nobody = "0".repeat(64);
-        let expected = record.map_or(nobody.as_str(), |record| record.digest.as_str());
-        let same = constant_time::verify_slices_are_equal(expected.as_bytes(), token.digest().as_bytes());
-        record.filter(|_| same.is_ok())
+    /// Tells other hubs of what has changed.
+    fn tell(&self, state: &State) {
+        let revision = state.revision();
+        self.changed.send_if_modified(|told| std::mem::replace(told, revision) != revision);
     }
 }
 

@@ -18,6 +18,7 @@ mod check;
 mod desk;
 mod error;
 mod exchange;
+mod hubs;
 mod key;
 mod peer;
 mod server_trust;
@@ -35,6 +36,10 @@ pub use error::IdentityError;
 pub use exchange::{
     CertificateAnswer, ENROL_PATH, EXCHANGE_BYTES_MAX, EnrolRequest, ExchangeError, JOIN_PATH, JoinAnswer,
     JoinRequest, RENEW_PATH, Reach, Reaching, Refused, RenewRequest, TlsStream, join_at,
+};
+pub use hubs::{
+    ADMIT_PATH, AdmitRequest, CLAIM_PATH, Claimed, PAGE_BYTES, PULL_PATH, PUSH_PATH, PullRequest, Pulled,
+    PushRequest, Pushed, ask_hub,
 };
 pub use key::LocalKey;
 pub use peer::{NameError, PeerIdentity, PeerKind, Standing, check_cluster, check_labels};

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use stdx::clock::Clock;
 use stdx::disk::RealDisk;
-use tenancy::{Registry, Token};
+use tenancy::{Registry, Token, TokenKind};
 use tunnel::identity::{
     Authority, AuthorityOptions, Denied, Desk, ENROL_PATH, EXCHANGE_BYTES_MAX, EnrolRequest, HubTls,
     JOIN_PATH, JoinRequest, OwnCertificate, PeerIdentity, RENEW_PATH, Refused, RenewRequest,
@@ -29,6 +29,10 @@ use web::{Caller, ClientAddress, Role, Tokens};
 use crate::cli::HubArgs;
 
 mod admin;
+mod fellows;
+
+use fellows::Fellows;
+pub(crate) use fellows::FleetHub;
 
 /// Where authority and registry stand, in the data directory.
 pub(crate) const FLEET_DIRECTORY: &str = "fleet";
@@ -48,6 +52,8 @@ pub(crate) struct Identity {
     own: Option<(PathBuf, PathBuf)>,
     /// When the server certificate was made, and how long it lasts.
     shown: Mutex<(i64, i64)>,
+    /// The fleet's other hubs.
+    fellows: Fellows,
 }
 
 impl Identity {
@@ -65,7 +71,7 @@ impl Identity {
                 .context("open the fleet's authority")?;
         let registry = Registry::open(RealDisk::shared(), &directory, Arc::clone(&clock))
             .context("open the registry of tokens and agents")?;
-        let registry = Arc::new(registry);
+        let registry = Arc::new(registry.of_hub(&authority.hub_id()));
         let certificate = authority.issue_server(&names).context("make the hub's certificate")?;
         let shown = Mutex::new((clock.now_ms(), certificate.not_after_ms));
         let asked = Arc::clone(&registry);
@@ -74,8 +80,10 @@ impl Identity {
         let desk = Desk::new(authority, registry, Arc::clone(&clock));
         let own = args.tls_cert_file.clone().zip(args.tls_key_file.clone());
         let address = args.advertise.clone();
-        let identity = Identity { desk, tls: Arc::new(tls), clock, names, address, own, shown };
+        let fellows = Fellows::new(args.peers.clone());
+        let identity = Identity { desk, tls: Arc::new(tls), clock, names, address, own, shown, fellows };
         identity.read_own()?;
+        identity.tell_of_self()?;
         Ok(Arc::new(identity))
     }
 
@@ -142,7 +150,7 @@ impl Identity {
         self.tls.replace_trusted(&self.desk.authority.bundle()?)?;
         self.tls.replace_certificate(certificate)?;
         *self.shown.lock() = (self.clock.now_ms(), until_ms);
-        Ok(())
+        self.tell_of_self()
     }
 
     /// The doors of agents and hubs. They are for everybody who can connect, and guard themselves.
@@ -151,6 +159,7 @@ impl Identity {
             .route(ENROL_PATH, post(enrol))
             .route(RENEW_PATH, post(renew))
             .route(JOIN_PATH, post(join))
+            .merge(fellows::doors())
             .layer(DefaultBodyLimit::max(EXCHANGE_BYTES_MAX))
             .with_state(Arc::clone(self))
     }
@@ -183,6 +192,9 @@ async fn enrol(
     client: Client,
     Json(message): Json<EnrolRequest>,
 ) -> Response {
+    if let Err(denied) = hub.claim(&message.token, TokenKind::Enrol, &message.request).await {
+        return refuse("enrol", client, denied);
+    }
     answer(hub, "enrol", client, move |hub| {
         let given = hub.desk.enrol(&message)?;
         tracing::info!(
@@ -215,6 +227,9 @@ async fn join(
     client: Client,
     Json(message): Json<JoinRequest>,
 ) -> Response {
+    if let Err(denied) = hub.claim(&message.token, TokenKind::Join, &message.request).await {
+        return refuse("join", client, denied);
+    }
     answer(hub, "join", client, move |hub| {
         let given = hub.desk.join(&message)?;
         tracing::info!(hub = message.hub_id, "a hub joined the fleet");
@@ -236,6 +251,10 @@ async fn answer<T: Serialize + Send + 'static>(
         Ok(Err(denied)) => denied,
         Err(_) => Denied { status: 500, message: "the request panicked; the log has more".into() },
     };
+    refuse(what, client, denied)
+}
+
+fn refuse(what: &'static str, client: Client, denied: Denied) -> Response {
     let client = client.map(|Extension(ClientAddress(client))| client.to_string()).unwrap_or_default();
     tracing::warn!(client, status = denied.status, reason = denied.message, "refuse to {what}");
     let status = StatusCode::from_u16(denied.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -239,7 +239,8 @@ impl proxy::Fleet for Fleet {
     fn clusters(&self, tenant: &TenantId) -> Vec<ClusterState> {
         let mut clusters: BTreeMap<String, bool> = BTreeMap::new();
         for agent in self.registry.agents() {
-            if agent.tenant == tenant.as_str() && !self.registry.is_revoked(&agent.agent_id, &agent.serial) {
+            let here = agent.tenant == tenant.as_str() && !agent.elsewhere;
+            if here && !self.registry.is_revoked(&agent.agent_id, &agent.serial) {
                 clusters.insert(agent.cluster, false);
             }
         }

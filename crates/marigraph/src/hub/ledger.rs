@@ -98,7 +98,7 @@ pub(crate) async fn keep_presence(
     loop {
         for agent in registry.agents() {
             let Ok(tenant) = TenantId::new(&agent.tenant) else { continue };
-            if registry.is_revoked(&agent.agent_id, &agent.serial) {
+            if agent.elsewhere || registry.is_revoked(&agent.agent_id, &agent.serial) {
                 ledger.agent_gone(&tenant, &agent.cluster, &agent.agent_id);
             } else {
                 ledger.agent_enrolled(&tenant, &agent.cluster, &agent.agent_id, agent.enrolled_ms);
@@ -108,6 +108,9 @@ pub(crate) async fn keep_presence(
         for agent in agents.list().iter().filter(|agent| agent.connections > 0) {
             let Ok(tenant) = TenantId::new(&agent.key.tenant) else { continue };
             ledger.agent_seen(&tenant, &agent.key.cluster, &agent.key.agent, now_ms);
+            if let Err(error) = registry.seen_here(&agent.key.agent) {
+                tracing::error!(%error, agent = &*agent.key.agent, "write down that an agent was seen");
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(PRESENCE) => {}

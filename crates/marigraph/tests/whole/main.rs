@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod fleet;
 mod hostile;
+mod hubs;
 mod identity;
 mod local;
 mod namespaces;

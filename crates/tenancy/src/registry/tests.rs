@@ -4,6 +4,7 @@ use stdx::clock::FakeClock;
 use stdx::disk::{FakeDisk, Survivors};
 
 use super::*;
+use crate::HubRecord;
 
 const NOW_MS: i64 = 1_790_000_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -220,6 +221,7 @@ fn a_long_journal_is_written_anew_with_what_counts() {
             renewed_ms,
             token: format!("{renewed_ms}"),
             roots: Vec::new(),
+            elsewhere: false,
         };
         first.remember_agent(record).expect("remembered");
     }
@@ -244,6 +246,9 @@ fn the_sample_of_version_1_is_read() {
         made.redeem(&token.to_string(), agent(&[1; 32])).expect("redeemed");
         made.revoke_token(&other.id(), "ann").expect("revoked");
         made.revoke_agent("0123456789abcdef", None, "ann").expect("revoked");
+        let hub_id = "00112233445566ff".to_owned();
+        let (address, roots) = ("https://hub.example:9443".to_owned(), vec!["ab".repeat(32)]);
+        made.remember_hub(HubRecord { hub_id, address, roots, at_ms: NOW_MS }).expect("remembered");
         let bytes = disk.read(Path::new("/d/fleet/registry.jsonl")).expect("there");
         std::fs::write("testdata/registry-v1.jsonl", bytes).expect("written");
     }
@@ -256,4 +261,5 @@ fn the_sample_of_version_1_is_read() {
     let shown: Vec<_> = tokens.iter().map(|it| (it.kind.name(), it.uses, it.revoked_ms.is_some())).collect();
     assert!(shown.contains(&("enrol", 1, false)) && shown.contains(&("api", 0, true)), "{shown:?}");
     assert!(read.is_revoked("0123456789abcdef", "01"));
+    assert_eq!(read.hubs()[0].address, "https://hub.example:9443");
 }

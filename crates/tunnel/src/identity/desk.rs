@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use stdx::clock::Clock;
-use tenancy::{AgentRecord, Redeemer, Refusal, Registry, TokenKind};
+use tenancy::{AgentRecord, HubRecord, Redeemer, Refusal, Registry, TokenKind};
 
 use super::IdentityError;
 use super::authority::{Authority, Issued, SIGNING_REQUEST_BYTES_MAX, Subject, requested_key_hash};
@@ -17,7 +17,7 @@ pub struct Desk {
     pub authority: Authority,
     /// Remembers.
     pub registry: Arc<Registry>,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl fmt::Debug for Desk {
@@ -36,7 +36,7 @@ pub struct Denied {
     pub message: String,
 }
 
-fn denied<T>(status: u16, message: impl fmt::Display) -> Result<T, Denied> {
+pub(super) fn denied<T>(status: u16, message: impl fmt::Display) -> Result<T, Denied> {
     Err(Denied { status, message: message.to_string() })
 }
 
@@ -115,14 +115,46 @@ impl Desk {
             .authority
             .admit_hub(&message.hub_id, &message.request)
             .or_else(|error| denied(400, error))?;
-        Ok(JoinAnswer { admission, revocations: self.registry.revocations() })
+        let hub = HubRecord {
+            hub_id: message.hub_id.clone(),
+            address: message.address.clone(),
+            roots: Vec::new(),
+            at_ms: self.clock.now_ms(),
+        };
+        self.registry.remember_hub(hub).or_else(|error| denied(400, error))?;
+        let (revocations, hub_id) = (self.registry.revocations(), self.authority.hub_id());
+        Ok(JoinAnswer { admission, revocations, hub_id })
+    }
+
+    /// Lets the next root sign, once every other hub of the fleet trusts it. With `force` in any case.
+    ///
+    /// # Errors
+    /// There is no next root, or hubs (the first five are named) would be cut off.
+    pub fn switch_root(&self, force: bool) -> Result<(), IdentityError> {
+        let roots = self.authority.roots();
+        if let Some(next) = roots.iter().find(|root| root.role == "next") {
+            let behind = self.hubs_without(|roots| roots.contains(&next.pin));
+            refuse_for(&behind, "hubs do not trust the next root yet", force)?;
+        }
+        self.authority.switch_root()
+    }
+
+    /// The other hubs whose roots are not as they should be.
+    fn hubs_without(&self, good: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let own = self.authority.hub_id();
+        let hubs = self.registry.hubs().into_iter();
+        hubs.filter(|hub| {
+            hub.hub_id != own && !self.registry.is_revoked(&hub.hub_id, "") && !good(&hub.roots)
+        })
+        .map(|hub| format!("{} at {:?}", hub.hub_id, hub.address))
+        .collect()
     }
 
     /// Forgets the old roots, once every agent that may still come has a certificate under the new one.
     /// With `force` in any case.
     ///
     /// # Errors
-    /// There is no old root, or agents (the first five are named) would be cut off.
+    /// There is no old root, or agents or hubs (the first five are named) would be cut off.
     pub fn retire_root(&self, force: bool) -> Result<(), IdentityError> {
         let pin = self.authority.pin()?.to_string();
         let now_ms = self.clock.now_ms();
@@ -137,6 +169,8 @@ impl Desk {
             })
             .map(|agent| format!("{} of {}", agent.agent_id, agent.cluster))
             .collect();
+        let hubs = self.hubs_without(|roots| roots.first() == Some(&pin));
+        refuse_for(&hubs, "hubs hang on the old root still", force)?;
         if !behind.is_empty() && !force {
             let shown = behind.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
             return Err(IdentityError::State(format!(
@@ -175,6 +209,7 @@ impl Desk {
             token,
             // The one that this certificate leads to comes first.
             roots: roots.iter().map(ToString::to_string).collect(),
+            elsewhere: false,
         };
         self.registry.remember_agent(record).or_else(|error| denied(503, error))?;
         Ok(CertificateAnswer {
@@ -189,13 +224,24 @@ impl Desk {
     }
 }
 
+fn refuse_for(hubs: &[String], why: &str, force: bool) -> Result<(), IdentityError> {
+    if hubs.is_empty() || force {
+        return Ok(());
+    }
+    let shown = hubs.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    Err(IdentityError::State(format!(
+        "{} {why} and would be cut off ({shown}); they follow by themselves as soon as they reach this hub; one          that is gone for good can be revoked",
+        hubs.len()
+    )))
+}
+
 /// The hash of the key, once the request is sound: a bad one must not cost the token.
 fn key_of(request: &str) -> Result<[u8; 32], Denied> {
     let status = if request.len() > SIGNING_REQUEST_BYTES_MAX { 413 } else { 400 };
     requested_key_hash(request).or_else(|error| denied(status, error))
 }
 
-fn refused<T>(refusal: Refusal) -> Result<T, Denied> {
+pub(super) fn refused<T>(refusal: Refusal) -> Result<T, Denied> {
     let status = match refusal {
         Refusal::Bad(_) | Refusal::Kind(..) => 400,
         Refusal::Record(_) => 503,

@@ -75,6 +75,9 @@ pub struct JoinRequest {
     pub hub_id: String,
     /// PKCS #10, PEM.
     pub request: String,
+    /// Where it is reached; may be empty.
+    #[serde(default)]
+    pub address: String,
 }
 
 /// What a hub gets that joins.
@@ -84,6 +87,9 @@ pub struct JoinAnswer {
     pub admission: Admission,
     /// What has been revoked so far.
     pub revocations: Vec<tenancy::Revocation>,
+    /// The hub that admits.
+    #[serde(default)]
+    pub hub_id: String,
 }
 
 /// What a hub answers that does not do it.

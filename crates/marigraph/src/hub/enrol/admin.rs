@@ -15,7 +15,7 @@ use http::{HeaderMap, StatusCode};
 use model::TenantId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tenancy::{RegistryError, TokenKind, TokenSpec};
+use tenancy::{HubRecord, RegistryError, TokenKind, TokenSpec};
 use tunnel::identity::{
     AgentTls, Alpn, IdentityError, JoinAnswer, JoinRequest, LocalKey, RootPin, ServerTrust, check_cluster,
     check_labels, join_at,
@@ -31,6 +31,7 @@ pub(super) fn router(hub: Arc<Identity>) -> Router {
         .route("/api/v1/admin/tokens/revoke", post(revoke_token))
         .route("/api/v1/admin/agents", get(list_agents))
         .route("/api/v1/admin/agents/revoke", post(revoke_agent))
+        .route("/api/v1/admin/hubs", get(list_hubs))
         .route("/api/v1/admin/ca", get(roots))
         .route("/api/v1/admin/ca/rotate", post(rotate))
         .route("/api/v1/admin/ca/join", post(join))
@@ -251,6 +252,11 @@ async fn roots(State(hub): State<Arc<Identity>>, caller: Caller) -> Result<Respo
     Ok(Json(json!({ "hub": authority.hub_id(), "roots": authority.roots() })).into_response())
 }
 
+async fn list_hubs(State(hub): State<Arc<Identity>>, caller: Caller) -> Result<Response, Failure> {
+    owner(&caller)?;
+    Ok(Json(hub.hubs()).into_response())
+}
+
 /// A step of a rotation.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -278,7 +284,7 @@ async fn rotate(
     let done = blocking(move || {
         match form.step {
             Step::Add => hub.desk.authority.add_root()?,
-            Step::Switch => hub.desk.authority.switch_root()?,
+            Step::Switch => hub.desk.switch_root(form.force)?,
             Step::Retire => hub.desk.retire_root(form.force)?,
         }
         tracing::warn!(step = ?form.step, by = &*caller.name, "the fleet's roots were changed");
@@ -319,8 +325,12 @@ async fn join(
     let pin = pin.ok_or_else(|| wrong("this needs a token made with `marigraph token create --join`"))?;
     let tls = AgentTls::new(ServerTrust::Pinned(pin), None, Arc::clone(&hub.clock))?;
     let key = LocalKey::generate()?;
-    let message =
-        JoinRequest { token: form.token, hub_id: hub.desk.authority.hub_id(), request: key.request()? };
+    let message = JoinRequest {
+        token: form.token,
+        hub_id: hub.desk.authority.hub_id(),
+        request: key.request()?,
+        address: hub.address.clone(),
+    };
     let reach = Connector::new(Proxies::from_environment());
     let answer: JoinAnswer = join_at(&reach, &form.hub, tls.client_config(Alpn::Http1), &message)
         .await
@@ -328,6 +338,11 @@ async fn join(
     let done = blocking(move || {
         hub.desk.authority.join(&key, answer.admission)?;
         hub.registry().merge_revocations(answer.revocations)?;
+        if !answer.hub_id.is_empty() {
+            // Whatever it says of itself is newer.
+            let (hub_id, address) = (answer.hub_id, form.hub.clone());
+            hub.registry().remember_hub(HubRecord { hub_id, address, roots: Vec::new(), at_ms: 0 })?;
+        }
         hub.show().map_err(|error| Failure(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")))?;
         tracing::warn!(at = form.hub, by = &*caller.name, "this hub joined a fleet");
         Ok(json!({ "hub": hub.desk.authority.hub_id(), "roots": hub.desk.authority.roots() }))

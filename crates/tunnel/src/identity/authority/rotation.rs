@@ -4,6 +4,8 @@
 //! [`Authority::add_root`] (trusted, signs nothing), [`Authority::switch_root`] (signs; the old one is
 //! still trusted), [`Authority::retire_root`] (the old one is gone).
 
+use std::sync::Arc;
+
 use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,7 @@ use super::{
     make_intermediate, make_root, requested_key,
 };
 use crate::identity::bundle::certificates_to_pem;
+use crate::identity::{AgentTls, OwnCertificate, ServerTrust};
 
 /// A root, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,12 +99,56 @@ impl Authority {
     pub fn join(&self, key: &LocalKey, admission: Admission) -> Result<(), IdentityError> {
         let certificate = one_certificate(&admission.intermediate)?;
         let key = KeyPair::from_pem(&key.to_pem()).map_err(|error| IdentityError::Key(error.to_string()))?;
-        let roots = admission.roots.without_keys().roots()?;
+        let mut roots = admission.roots.without_keys().roots()?;
         self.change(|state, _| {
+            // The keys of roots that stay do.
+            for kept in state.roots.drain(..) {
+                if let Some(root) = roots.iter_mut().find(|root| root.certificate == kept.certificate) {
+                    root.key = kept.key;
+                }
+            }
             state.roots = roots;
             state.intermediate = Intermediate { certificate, key };
             state.check()
         })
+    }
+
+    /// Whether these are the roots of a hub that has gone on with a rotation: this one has to be admitted
+    /// again by it ([`Authority::join`]), without a token.
+    pub fn is_behind(&self, theirs: &[RootInfo]) -> bool {
+        let mine = self.roots();
+        let signing = |roots: &[RootInfo]| roots.iter().find(|root| root.role == "signing").cloned();
+        let (Some(my), Some(their)) = (signing(&mine), signing(theirs)) else { return false };
+        let rotating = mine.iter().any(|root| root.role == "next" && root.has_key);
+        if !their.has_key || rotating {
+            return false;
+        }
+        if my.pin != their.pin {
+            let old_there = theirs.iter().any(|root| root.role == "old" && root.pin == my.pin);
+            return old_there || their.made_ms > my.made_ms;
+        }
+        let lacks = |roots: &[RootInfo], pin: &str| !roots.iter().any(|root| root.pin == pin);
+        theirs.iter().any(|root| root.role == "next" && lacks(&mine, &root.pin))
+            || mine.iter().any(|root| root.role == "old" && lacks(theirs, &root.pin))
+    }
+
+    /// TLS of this hub as a client of the fleet's other hubs.
+    ///
+    /// # Errors
+    /// None that a file read by [`Authority::open_or_create`] leads to.
+    pub fn client_tls(&self) -> Result<AgentTls, IdentityError> {
+        let certificate = OwnCertificate::try_from(self.issue_server(&[])?)?;
+        AgentTls::new(ServerTrust::Fleet(self.bundle()?), Some(certificate), Arc::clone(&self.clock))
+    }
+
+    /// The pins of the roots that are trusted, the one that this hub's certificates lead to first.
+    ///
+    /// # Errors
+    /// None that a file read by [`Authority::open_or_create`] leads to.
+    pub fn pins(&self) -> Result<Vec<RootPin>, IdentityError> {
+        let first = self.pin()?;
+        let others = self.bundle()?.pins().into_iter().filter(|pin| *pin != first);
+        Ok(std::iter::once(first).chain(others).collect())
     }
 
     /// Makes the next root and has it trusted; it signs nothing yet.
@@ -121,7 +168,7 @@ impl Authority {
     }
 
     /// Lets the next root sign; the present one stays trusted as old. This hub's intermediate is made
-    /// anew; other hubs join again.
+    /// anew; other hubs are admitted again.
     ///
     /// # Errors
     /// There is no next root, or its key is not here.
@@ -244,6 +291,44 @@ mod tests {
         assert_eq!(third.pin().expect("a pin"), first.pin().expect("a pin"));
         assert_eq!(shown(&third), [("signing".into(), true)]);
         third.add_root().expect("it has the key");
+    }
+
+    #[test]
+    fn hubs_follow_a_rotation_each_step_once_and_never_back() {
+        let (first, second, third) = (authority(&disk()), authority(&disk()), authority(&disk()));
+        let follow = |hub: &Authority, other: &Authority| {
+            let behind = hub.is_behind(&other.roots());
+            if behind {
+                let key = LocalKey::generate().expect("a key");
+                let request = key.request().expect("a request");
+                let admission = other.admit_hub(&hub.hub_id(), &request).expect("admitted");
+                hub.join(&key, admission).expect("followed");
+            }
+            behind
+        };
+        let key = LocalKey::generate().expect("a key");
+        let admission = first.admit_hub(&second.hub_id(), &key.request().expect("a request"));
+        second.join(&key, admission.expect("admitted")).expect("joined");
+        // The third has the root's key too.
+        third.import(first.export().expect("an export")).expect("imported");
+        for at in 0..4 {
+            let step = match at {
+                0 => Ok(()),
+                1 => first.add_root(),
+                2 => first.switch_root(),
+                _ => first.retire_root(),
+            };
+            step.expect("a step");
+            for hub in [&second, &third] {
+                assert!(!first.is_behind(&hub.roots()), "{at}");
+                assert_eq!(follow(hub, &first), at > 0, "{at}");
+                assert!(!follow(hub, &first), "{at}: once is enough");
+                assert_eq!(hub.pins().expect("pins"), first.pins().expect("pins"), "{at}");
+            }
+            assert!(!follow(&second, &third) && !follow(&third, &second), "{at}");
+            // A key that was here stays as long as its root.
+            assert_eq!(third.roots().iter().any(|root| root.has_key), at < 3, "{at}");
+        }
     }
 
     #[test]
