@@ -12,9 +12,11 @@ use model::{Labels, SourceId, TargetGroup, TenantId};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use stdx::clock::Clock;
+use stdx::intern::Interned;
 use storage::Appender;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wire::exposition::SharedText;
 
 use crate::client::{Connector, HttpClient, TlsConfigs};
 use crate::config::{HttpClientConfig, ScrapeConfig};
@@ -96,6 +98,8 @@ impl Manager {
                 failures: FailureLogs::default(),
                 bodies: Spares::default(),
                 scratches: Spares::default(),
+                text: SharedText::default(),
+                families: Interned::default(),
                 shutdown: CancellationToken::new(),
                 tasks: TaskTracker::new(),
             }),

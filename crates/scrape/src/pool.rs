@@ -244,7 +244,7 @@ impl Pool {
 
     pub(crate) fn metadata(&self, metric: Option<&str>, out: &mut Vec<TargetMetadata>) {
         for running in self.targets.values() {
-            for (name, metadata) in running.status.get().metadata.iter() {
+            for (name, metadata) in running.status.get().metadata.iter().map(|family| &**family) {
                 if metric.is_none_or(|metric| metric == name) {
                     let (target, metric) = (running.target.labels.clone(), name.clone());
                     out.push(TargetMetadata { target, metric, metadata: metadata.clone() });

@@ -102,7 +102,7 @@ impl Scraper {
     pub(crate) fn new(work: Work, inherited: &[SeriesRef]) -> Scraper {
         let Work { shared, owner, config, client, target, status, forced_error } = work;
         let failures = config.failure_log.as_deref().and_then(|path| shared.failures.at(path));
-        let memory = empty_memory(&target);
+        let memory = empty_memory(&target, &shared);
         Scraper {
             accept: accept_header(&config.protocols, config.escaping),
             shared,
@@ -240,7 +240,7 @@ impl Scraper {
         let outcome = self.take_up(scraped, timestamp_ms, assembled, counts);
         if outcome.is_err() {
             // The memory knows lines whose columns we know nothing of: start anew.
-            self.memory = empty_memory(&self.target);
+            self.memory = empty_memory(&self.target, &self.shared);
             self.columns.forget_columns();
             self.refused.clear();
         }
@@ -288,7 +288,9 @@ impl Scraper {
             return Err(("bucket_limit", "histogram bucket limit exceeded".to_owned()));
         }
         if !scraped.metadata.is_empty() {
-            self.status.set_metadata(self.memory.metadata());
+            let families = &self.shared.families;
+            let metadata = self.memory.metadata().into_iter().map(|family| families.share(family));
+            self.status.set_metadata(metadata.collect());
         }
         Ok(())
     }
@@ -545,7 +547,7 @@ impl Scraper {
         if matches!(error, StoreError::UnknownSource(_)) {
             // All that was resolved belonged to the source: begin with the next scrape.
             self.opened = None;
-            self.memory = empty_memory(&self.target);
+            self.memory = empty_memory(&self.target, &self.shared);
             self.columns = Columns::default();
             self.refused.clear();
         }
@@ -557,13 +559,14 @@ fn clamped(count: usize) -> u32 {
 }
 
 /// A memory that has read nothing yet.
-fn empty_memory(target: &Target) -> RowMemory {
+fn empty_memory(target: &Target, shared: &Shared) -> RowMemory {
     RowMemory::with_options(RowOptions {
         created: CreatedLines::default(),
         native_histograms: target.histograms.native,
         keep_classic: target.histograms.keep_classic,
         convert_classic: target.histograms.convert_classic,
     })
+    .sharing(shared.text.clone())
 }
 
 fn has_unknown(appended: &Appended) -> bool {

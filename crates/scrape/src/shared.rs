@@ -6,9 +6,11 @@ use std::time::Duration;
 use model::Metadata;
 use model::status::TargetHealth;
 use parking_lot::Mutex;
+use stdx::intern::Interned;
 use storage::{Appender, RejectReason};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wire::exposition::SharedText;
 
 use crate::client::{Connector, TlsConfigs};
 use crate::failures::FailureLogs;
@@ -35,6 +37,10 @@ pub(crate) struct Shared {
     pub(crate) failures: FailureLogs,
     pub(crate) bodies: Spares<Vec<u8>>,
     pub(crate) scratches: Spares<Scratch>,
+    /// Lines that targets have in common.
+    pub(crate) text: SharedText,
+    /// Metadata that targets have in common.
+    pub(crate) families: Interned<Family>,
     /// Cancelled when the manager stops: nobody writes staleness markers any more.
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -74,6 +80,9 @@ impl<T: Default> Spares<T> {
     }
 }
 
+/// A metric family by name, and what its target says of it.
+pub(crate) type Family = (String, Metadata);
+
 /// How a target fares.
 #[derive(Debug, Default)]
 pub(crate) struct Status(Mutex<StatusInner>);
@@ -84,7 +93,7 @@ pub(crate) struct StatusInner {
     pub(crate) last_scrape_ms: i64,
     pub(crate) last_duration_seconds: f64,
     pub(crate) health: TargetHealth,
-    pub(crate) metadata: Arc<Vec<(String, Metadata)>>,
+    pub(crate) metadata: Arc<[Arc<Family>]>,
 }
 
 impl Status {
@@ -96,8 +105,8 @@ impl Status {
         inner.last_duration_seconds = duration.as_secs_f64();
     }
 
-    pub(crate) fn set_metadata(&self, metadata: Vec<(String, Metadata)>) {
-        self.0.lock().metadata = Arc::new(metadata);
+    pub(crate) fn set_metadata(&self, metadata: Arc<[Arc<Family>]>) {
+        self.0.lock().metadata = metadata;
     }
 
     pub(crate) fn last_scrape_ms(&self) -> i64 {

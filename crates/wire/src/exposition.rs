@@ -22,7 +22,7 @@ mod value;
 mod writer;
 
 pub use line::{ExpositionError, Place};
-pub use memory::{CreatedLines, RowMemory, RowOptions};
+pub use memory::{CreatedLines, RowMemory, RowOptions, SharedText};
 pub use protocol::{ContentTypeError, EscapingScheme, Negotiated, Protocol, UnknownProtocol, accept_header};
 pub use row::{HistogramCell, ScrapedExemplar, ScrapedRow};
 pub use value::{parse_float, write_float};

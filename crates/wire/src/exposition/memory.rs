@@ -4,6 +4,7 @@
 //! ([`proto`]). Both give columns out of one supply of numbers, so a target that changes its format
 //! goes on with new columns and never mixes up old ones.
 
+mod arena;
 mod convert;
 mod proto;
 mod text;
@@ -13,6 +14,7 @@ use model::{Labels, Metadata};
 use super::line::{Dialect, ExpositionError, Place};
 use super::protocol::Protocol;
 use super::row::ScrapedRow;
+pub use arena::SharedText;
 use convert::Conversion;
 use proto::ProtoMemory;
 use text::TextMemory;
@@ -53,6 +55,7 @@ pub struct RowMemory {
     format: Option<Format>,
     numbers: ColumnNumbers,
     entries: Entries,
+    text: SharedText,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +66,13 @@ enum Format {
 
 #[derive(Debug)]
 enum Entries {
-    Text(TextMemory, Option<Box<Conversion>>),
+    Text(Box<TextMemory>, Option<Box<Conversion>>),
     Proto(Box<ProtoMemory>),
 }
 
 impl Default for Entries {
     fn default() -> Entries {
-        Entries::Text(TextMemory::default(), None)
+        Entries::Text(Box::default(), None)
     }
 }
 
@@ -82,6 +85,11 @@ impl RowMemory {
     /// An empty memory that reads as `options` say.
     pub fn with_options(options: RowOptions) -> RowMemory {
         RowMemory { options, ..RowMemory::default() }
+    }
+
+    /// Keeps its lines where other targets keep theirs. For a memory that is still empty.
+    pub fn sharing(self, text: SharedText) -> RowMemory {
+        RowMemory { text, ..self }
     }
 
     /// Reads one exposition into `row` (emptied first) and remembers what it looked like.
@@ -110,7 +118,8 @@ impl RowMemory {
         }
         // The same bytes mean another thing in another format: start anew, keep the columns apart.
         let numbers = self.numbers.clone();
-        let before = std::mem::replace(&mut self.entries, Entries::new(format, self.options));
+        let before =
+            std::mem::replace(&mut self.entries, Entries::new(format, self.options, self.text.clone()));
         let read = self.read_on(body, row);
         match &read {
             Ok(()) => {
@@ -188,10 +197,10 @@ impl RowMemory {
 }
 
 impl Entries {
-    fn new(format: Format, options: RowOptions) -> Entries {
+    fn new(format: Format, options: RowOptions, text: SharedText) -> Entries {
         match format {
             Format::Text(dialect) => Entries::Text(
-                TextMemory::new(dialect, options),
+                Box::new(TextMemory::new(dialect, options, text)),
                 options.convert_classic.then(|| Box::new(Conversion::new(options.keep_classic))),
             ),
             Format::Proto => Entries::Proto(Box::new(ProtoMemory::new(options))),

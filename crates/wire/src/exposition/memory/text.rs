@@ -2,9 +2,10 @@
 //! against them.
 //!
 //! **Layout.** An *entry* is one remembered line: for a sample, the bytes up to its value; for
-//! HELP, TYPE and UNIT, the whole line. The bytes of all entries stand in one arena in the order
-//! they were first seen; an entry is 12 bytes beside them, its place in the order of the last
-//! scrape 4, and a mark of the last scrape that had it 1. There is no string and no hash a series.
+//! HELP, TYPE and UNIT, the whole line. The bytes of all entries stand in an [`Arena`] in the order
+//! they were first seen, shared with targets that say the same; an entry is 12 bytes beside them, its
+//! place in the order of the last scrape 4, and a mark of the last scrape that had it 1. There is no
+//! string and no hash a series.
 //!
 //! **Steady scrape.** The cursor walks the order of the last scrape. The line at the cursor is
 //! compared with the body (one memcmp); when it is the same, the value behind it is parsed and the
@@ -33,6 +34,7 @@ use super::super::line::{
 };
 use super::super::nhcb::classic_part;
 use super::super::row::{ScrapedExemplar, ScrapedRow};
+use super::arena::{Arena, Line, SharedText};
 use super::{ColumnNumbers, CreatedLines, DEAD_ENTRIES_MIN, RowOptions};
 
 /// How many entries behind the cursor are tried before a line is parsed in full.
@@ -86,6 +88,7 @@ const METRIC_TYPES: [MetricType; 8] = [
 /// A remembered line. Length, kind and type share a word: 26, 3 and 3 bits.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
+    /// Where its bytes are in the arena.
     start: u32,
     packed: u32,
     /// Samples: the column. Created lines: how many lines before them they speak for.
@@ -93,14 +96,17 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(text: Range<usize>, kind: EntryKind, metric_type: MetricType, column: u32) -> Entry {
-        let packed = text.len() as u32 | (kind as u32) << 26 | (metric_type as u32) << 29;
-        Entry { start: text.start as u32, packed, column }
+    fn new(start: u32, len: usize, kind: EntryKind, metric_type: MetricType, column: u32) -> Entry {
+        let packed = len as u32 | (kind as u32) << 26 | (metric_type as u32) << 29;
+        Entry { start, packed, column }
     }
 
-    fn text(self) -> Range<usize> {
-        let start = self.start as usize;
-        start..start + (self.packed & ENTRY_BYTES_MAX as u32) as usize
+    fn len(self) -> usize {
+        (self.packed & ENTRY_BYTES_MAX as u32) as usize
+    }
+
+    fn text(self, text: &Arena) -> &[u8] {
+        text.get(self.start, self.len())
     }
 
     fn kind(self) -> EntryKind {
@@ -126,7 +132,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(super) struct TextMemory {
     /// The bytes of all entries.
-    text: Vec<u8>,
+    text: Arena,
     entries: Vec<Entry>,
     /// The scrape that last had each entry; [`RowMemory::scrape`] counts.
     seen: Vec<u8>,
@@ -178,8 +184,8 @@ struct Mark {
 }
 
 impl TextMemory {
-    pub(super) fn new(dialect: Dialect, options: RowOptions) -> TextMemory {
-        TextMemory { dialect, options, ..TextMemory::default() }
+    pub(super) fn new(dialect: Dialect, options: RowOptions, shared: SharedText) -> TextMemory {
+        TextMemory { dialect, options, text: Arena::new(shared), ..TextMemory::default() }
     }
 
     /// Reads one exposition into `row`, which is empty, and remembers its lines. When it fails, the
@@ -192,7 +198,7 @@ impl TextMemory {
     ) -> Result<(), Problem> {
         self.begin_scrape();
         self.new_parts.clear();
-        let mark = Mark { entries: self.entries.len(), text: self.text.len(), columns: numbers.bound() };
+        let mark = Mark { entries: self.entries.len(), text: self.text.tail_len(), columns: numbers.bound() };
         let mut scan = Scan {
             body,
             pos: 0,
@@ -238,7 +244,7 @@ impl TextMemory {
 
     /// Memory held, bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.text.capacity()
+        self.text.heap_bytes()
             + self.entries.capacity() * size_of::<Entry>()
             + self.seen.capacity()
             + self.order.capacity() * size_of::<u32>()
@@ -288,7 +294,7 @@ impl TextMemory {
     #[inline]
     fn matches(&self, id: u32, scan: &Scan<'_>, pos: usize) -> Option<usize> {
         let entry = self.entries[id as usize];
-        let text = &self.text[entry.text()];
+        let text = entry.text(&self.text);
         let after = pos + text.len();
         if scan.body.get(pos..after)? != text {
             return None;
@@ -348,7 +354,7 @@ impl TextMemory {
                 scan.pos = after + 1;
                 if kind == EntryKind::Type {
                     scan.metric_type = entry.metric_type();
-                    scan.type_line = after - entry.text().len();
+                    scan.type_line = after - entry.len();
                 }
                 if seen != self.scrape && (seen == 0 || seen != self.taken) {
                     scan.changed.push(id);
@@ -464,7 +470,7 @@ impl TextMemory {
         scan.needed_table = true;
         let (entries, text) = (&self.entries, &self.text);
         let bytes = &scan.body[line];
-        let hash_of = |id: &u32| xxh3_64(&text[entries[*id as usize].text()]);
+        let hash_of = |id: &u32| xxh3_64(entries[*id as usize].text(text));
         let table = self.table.get_or_insert_with(|| {
             let mut table = HashTable::with_capacity(entries.len() + 1);
             for id in 0..entries.len() as u32 {
@@ -474,7 +480,7 @@ impl TextMemory {
         });
         let is_it = |id: &u32| {
             let entry = entries[*id as usize];
-            &text[entry.text()] == bytes && entry.fits(metric_type)
+            entry.text(text) == bytes && entry.fits(metric_type)
         };
         let id = *table.find(xxh3_64(bytes), is_it)?;
         if scan.positions.is_empty() {
@@ -501,17 +507,19 @@ impl TextMemory {
         if line.len() > ENTRY_BYTES_MAX {
             return Err(Problem::new(line.start, "the line is longer than 64 MiB"));
         }
-        if self.text.len() + line.len() > u32::MAX as usize {
-            return Err(Problem::new(line.start, "the target's series take more than 4 GiB"));
+        if !self.text.has_room(line.len()) {
+            return Err(Problem::new(
+                line.start,
+                "the target's lines take more than 512 MiB without their values",
+            ));
         }
-        let start = self.text.len();
-        self.text.extend_from_slice(&scan.body[line]);
+        let start = self.text.push(&scan.body[line.clone()]);
         let id = self.entries.len() as u32;
-        let entry = Entry::new(start..self.text.len(), kind, metric_type, column);
+        let entry = Entry::new(start, line.len(), kind, metric_type, column);
         self.entries.push(entry);
         self.seen.push(0);
         let (entries, text) = (&self.entries, &self.text);
-        let hash_of = |id: &u32| xxh3_64(&text[entries[*id as usize].text()]);
+        let hash_of = |id: &u32| xxh3_64(entries[*id as usize].text(text));
         if let Some(table) = &mut self.table {
             table.insert_unique(hash_of(&id), id, hash_of);
         }
@@ -619,7 +627,7 @@ impl TextMemory {
     fn labels_of_entry(&self, entry: Entry, raw: &mut RawSeries) -> Option<Labels> {
         // A value stands in for the one that is not remembered. What is a series in OpenMetrics is
         // the same series in the Prometheus format.
-        let mut line = self.text[entry.text()].to_vec();
+        let mut line = entry.text(&self.text).to_vec();
         line.push(b'0');
         LineReader::at(&line, 0, Dialect::Prometheus).series(raw).ok()?;
         make_labels(&line, 0, Some(&raw.name), &raw.labels, entry.metric_type()).ok()
@@ -644,14 +652,27 @@ impl TextMemory {
         }
         if !whole {
             self.drop_dead(numbers, row);
+            self.share_text();
             self.shrink();
         }
+    }
+
+    /// Moves new lines to where other targets have theirs, once there are enough of them.
+    fn share_text(&mut self) {
+        if !self.text.is_full() {
+            return;
+        }
+        let sealed = self.entries.partition_point(|entry| !Arena::is_tail(entry.start));
+        self.text.seal(self.entries[sealed..].iter_mut().map(|entry| {
+            let (len, is_meta) = (entry.len(), entry.kind().is_meta());
+            Line { start: &mut entry.start, len, is_meta }
+        }));
     }
 
     /// Gives back what growing by doubling took too much.
     fn shrink(&mut self) {
         let entries = self.entries.len() + self.entries.len() / 8;
-        self.text.shrink_to(self.text.len() + self.text.len() / 8);
+        self.text.shrink();
         self.entries.shrink_to(entries);
         self.seen.shrink_to(entries);
         self.order.shrink_to(entries);
@@ -673,16 +694,19 @@ impl TextMemory {
         if self.entries.len() - alive <= alive.max(DEAD_ENTRIES_MIN) {
             return;
         }
+        let living = self.entries.iter().zip(&self.seen).filter(|(_, seen)| **seen == self.scrape);
+        let mut text = self.text.empty_again();
+        if !text.has_room(living.map(|(entry, _)| entry.len()).sum()) {
+            return;
+        }
         let mut moved = vec![u32::MAX; self.entries.len()];
-        let mut text = Vec::new();
         let mut entries: Vec<Entry> = Vec::with_capacity(alive);
         for id in &mut self.order {
             let to = &mut moved[*id as usize];
             if *to == u32::MAX {
                 *to = entries.len() as u32;
                 let entry = self.entries[*id as usize];
-                let start = text.len() as u32;
-                text.extend_from_slice(&self.text[entry.text()]);
+                let start = text.push(entry.text(&self.text));
                 entries.push(Entry { start, ..entry });
             }
             *id = *to;
@@ -712,7 +736,7 @@ impl TextMemory {
     }
 
     fn meta_of(&self, entry: Entry) -> Option<(MetaKind, String, String)> {
-        let mut line = self.text[entry.text()].to_vec();
+        let mut line = entry.text(&self.text).to_vec();
         line.push(b'\n');
         let dialect = self.dialect;
         match LineReader::at(&line, 0, dialect).meta().ok()? {
