@@ -10,7 +10,7 @@ run: ui
 	$(CARGO) build --release --locked
 	./target/release/marigraph hub --data $(DATA) --listen $(LISTEN)
 
-# Two clusters and two hubs through kills and outages, with the ledger at the end; about a minute.
+# Two clusters and two hubs through kills and a cut line, with the ledger at 100 % at the end; about a minute.
 demo-fleet:
 	$(CARGO) build --release --locked
 	./examples/demo-fleet.sh
