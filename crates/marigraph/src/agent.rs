@@ -7,6 +7,7 @@ mod keep;
 mod local;
 mod nothing;
 pub(crate) mod reach;
+mod ship;
 mod stamp;
 
 use std::collections::BTreeMap;
@@ -251,7 +252,7 @@ impl Stages {
             let config = self.program.source.load()?;
             let auth = auth(&config.web_auth)?;
             require_credential(self.front.addr, &auth)?;
-            if config.storage != self.storage {
+            if config.storage.until_restart() != self.storage.until_restart() {
                 tracing::warn!("storage: what has changed takes effect with the next start");
             }
             self.apply(&config, auth)

@@ -444,8 +444,9 @@ impl<'a> Reader<'a> {
     }
 
     fn storage(&mut self, node: &Node) -> Result<StorageConfig, yaml::Error> {
-        let mut written: StorageText =
-            node.read().map_err(|e| below(e, &["retention"], "local` or `tsdb"))?;
+        let mut written: StorageText = node
+            .read()
+            .map_err(|e| below(below(e, &["retention"], "local` or `tsdb"), &["ship"], "local"))?;
         if node.get("local").is_some() {
             // Present without a value is on, too.
             written.local.get_or_insert_default();
@@ -462,7 +463,7 @@ impl<'a> Reader<'a> {
             notices.push(FieldError::new("tsdb.retention.percentage", "no effect: give `time` or `size`"));
         }
         self.notice(node, notices);
-        Ok(written.validate())
+        written.validate().map_err(|e| place(node, &e))
     }
 
     fn machine(&self, node: &Node) -> Result<MachineConfig, yaml::Error> {

@@ -7,7 +7,28 @@
 
 use std::fmt;
 
+use model::Labels;
+
 use crate::SourceRef;
+
+/// Names of the series that a scraper adds to each scrape. Source: Prometheus.
+const REPORT: [&str; 8] = [
+    "up",
+    "scrape_duration_seconds",
+    "scrape_samples_scraped",
+    "scrape_samples_post_metric_relabeling",
+    "scrape_series_added",
+    "scrape_timeout_seconds",
+    "scrape_sample_limit",
+    "scrape_body_size_bytes",
+];
+
+/// Whether a series is of the report on a scrape of the source with the labels `source`, and so no cell of its
+/// exposition.
+pub fn is_report(series: &Labels, source: &Labels) -> bool {
+    REPORT.contains(&series.metric_name())
+        && series.iter().filter(|(name, _)| *name != model::labels::METRIC_NAME).eq(source.iter())
+}
 
 /// A statement about one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +65,15 @@ pub enum Account {
 }
 
 impl Account {
+    /// The same about another source.
+    pub fn of(self, source: SourceRef) -> Account {
+        match self {
+            Account::Begin { at_ms, schedule, .. } => Account::Begin { source, at_ms, schedule },
+            Account::Tick { tick_ms, outcome, .. } => Account::Tick { source, tick_ms, outcome },
+            Account::End { at_ms, reason, .. } => Account::End { source, at_ms, reason },
+        }
+    }
+
     /// The source it speaks of.
     pub fn source(&self) -> SourceRef {
         match *self {

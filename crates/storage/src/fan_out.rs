@@ -5,19 +5,45 @@
 //! writer hears, and [`Branch::lost`] counts the rest. A branch may be off, and switched on later: then writers
 //! hear [`RejectReason::UnknownSeries`] once, and resolve their series again. Between the two appends lies no sync: a process that
 //! dies just there has a batch in the first store that a branch never got.
+//!
+//! A branch may get a [`Selection`] of series. What is selected is decided once for each column. Statements about
+//! rows that are due ([`Account`]) then speak of the selection: see the module `due`.
 
-use std::collections::HashMap;
+mod due;
+mod source;
+
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use model::{Exemplar, Histogram, Labels, TenantId};
+use model::{Labels, TenantId};
 use parking_lot::Mutex;
+use source::{Source, Translated};
 
 use crate::{
     Account, Appended, Appender, Batch, CommitPosition, MetadataEntry, RejectReason, Rejection, Row,
     SeriesRef, SourceDesc, SourceRef, StoreError,
 };
+
+/// Which series a branch gets.
+#[derive(Clone)]
+pub struct Selection {
+    /// Whether it gets the series of these labels, name included.
+    pub wants: Arc<dyn Fn(&Labels) -> bool + Send + Sync>,
+    /// The receiver may expect rows of sources that are not selected (any more), from before this process: it
+    /// is told the end of those that are scraped before this time, milliseconds since the epoch. `i64::MIN`: of
+    /// none.
+    pub ends_others_until_ms: i64,
+}
+
+impl fmt::Debug for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Selection")
+            .field("ends_others_until_ms", &self.ends_others_until_ms)
+            .finish_non_exhaustive()
+    }
+}
 
 /// Appends to a first appender and to branches.
 pub struct FanOut {
@@ -37,32 +63,11 @@ pub struct Branch {
 struct State {
     /// Missing while the branch is off.
     appender: Option<Arc<dyn Appender>>,
+    /// Everything where missing.
+    selection: Option<Selection>,
     sources: HashMap<SourceRef, Source>,
     /// Grows with each [`Branch::forget_idle`].
     epoch: u32,
-}
-
-struct Source {
-    desc: SourceDesc,
-    /// What the branch calls it, once it has been opened there.
-    theirs: Option<SourceRef>,
-    series: HashMap<SeriesRef, Known>,
-    /// The columns of the last row, and what the branch calls them: a steady scrape has the same again.
-    last: Option<Columns>,
-    epoch: u32,
-}
-
-struct Known {
-    labels: Labels,
-    /// What the branch calls it; `None` while it has no place there.
-    theirs: Option<SeriesRef>,
-    epoch: u32,
-}
-
-#[derive(Clone)]
-struct Columns {
-    ours: Arc<[SeriesRef]>,
-    theirs: Arc<[SeriesRef]>,
 }
 
 impl FanOut {
@@ -92,11 +97,12 @@ impl Branch {
 
     /// From now on rows go to `appender`, or nowhere.
     pub fn switch(&self, appender: Option<Arc<dyn Appender>>) {
-        let state = &mut *self.state.lock();
-        state.appender = appender;
-        for source in state.sources.values_mut() {
-            (source.theirs, source.series, source.last) = (None, HashMap::new(), None);
-        }
+        self.state.lock().switch(appender, None);
+    }
+
+    /// From now on what `selection` wants goes to `appender`.
+    pub fn switch_to(&self, appender: Arc<dyn Appender>, selection: Selection) {
+        self.state.lock().switch(Some(appender), Some(selection));
     }
 
     /// Samples and histograms that the first appender took and the branch did not.
@@ -109,19 +115,8 @@ impl Branch {
     pub fn forget_idle(&self) {
         let state = &mut *self.state.lock();
         state.epoch += 1;
-        let is_idle = |epoch: u32| epoch + 2 <= state.epoch;
-        for source in state.sources.values_mut() {
-            if is_idle(source.epoch) {
-                (source.series, source.last) = (HashMap::new(), None);
-                continue;
-            }
-            if let Some(last) = &source.last {
-                for series in last.ours.iter() {
-                    source.series.entry(*series).and_modify(|known| known.epoch = source.epoch);
-                }
-            }
-            source.series.retain(|_, known| !is_idle(known.epoch));
-        }
+        let epoch = state.epoch;
+        state.sources.values_mut().for_each(|source| source.forget_idle(epoch));
     }
 
     fn wants(&self, tenant: &TenantId) -> bool {
@@ -132,46 +127,34 @@ impl Branch {
         if self.wants(&desc.tenant) {
             let state = &mut *self.state.lock();
             let epoch = state.epoch;
-            let source = state.sources.entry(source).or_insert_with(|| Source {
-                desc: desc.clone(),
-                theirs: None,
-                series: HashMap::new(),
-                last: None,
-                epoch,
-            });
-            if let Some(appender) = &state.appender {
-                source.theirs = source.theirs.or_else(|| appender.open_source(desc).ok());
+            let source = state.sources.entry(source).or_insert_with(|| Source::new(desc, epoch));
+            // With a selection it is opened when something of it is selected.
+            if let (Some(appender), None) = (&state.appender, &state.selection) {
+                source.open(appender.as_ref());
             }
         }
     }
 
     fn resolved(&self, source: SourceRef, labels: &[Labels], ours: &[Option<SeriesRef>]) {
         let state = &mut *self.state.lock();
-        let epoch = state.epoch;
         let Some(appender) = state.appender.clone() else { return };
         let Some(source) = state.sources.get_mut(&source) else { return };
-        source.last = None;
-        source.epoch = epoch;
-        for (labels, ours) in labels.iter().zip(ours) {
-            if let Some(ours) = ours {
-                let known = Known { labels: labels.clone(), theirs: None, epoch };
-                source.series.entry(*ours).or_insert(known);
-            }
-        }
-        let wanted: Vec<SeriesRef> = ours.iter().flatten().copied().collect();
-        source.resolve(appender.as_ref(), &wanted);
+        source.resolved(appender.as_ref(), state.selection.as_ref(), labels, ours, state.epoch);
     }
 
     /// Appends what was taken of a batch. Series that the branch no longer remembers come back as rejections.
     fn append(&self, batch: &Batch<'_>, taken: &Appended, forgotten: &mut Vec<Rejection>) {
         let state = &mut *self.state.lock();
         let Some(appender) = state.appender.clone() else { return };
-        // Twice, when the branch has forgotten a series that it is then told of again.
         let mut rows = state.translate(appender.as_ref(), batch, &taken.rejected, forgotten);
+        rows.iter().for_each(|row| state.count(row));
+        rows.retain(|row| row.points() > 0);
+        let accounts = state.accounts(appender.as_ref(), batch, forgotten);
+        let metadata = state.metadata(batch);
+        // Twice, when the branch has forgotten a series that it is then told of again.
         for attempt in 0..2 {
             let points = rows.iter().map(Translated::points).sum::<usize>() as u64;
             let views: Vec<Row<'_>> = rows.iter().map(Translated::row).collect();
-            let (metadata, accounts) = state.statements(batch);
             let theirs = Batch { rows: &views, metadata: &metadata, accounts: &accounts, ..*batch };
             if views.is_empty() && metadata.is_empty() && accounts.is_empty() {
                 return;
@@ -180,6 +163,7 @@ impl Branch {
                 Ok(appended) => appended,
                 Err(_) => {
                     self.lost.fetch_add(points, Ordering::Relaxed);
+                    state.not_told(batch);
                     return;
                 }
             };
@@ -206,11 +190,17 @@ impl Branch {
             }
             // What was taken the first time is taken again as an exact repeat.
             rows = state.translate(appender.as_ref(), batch, &taken.rejected, forgotten);
+            rows.retain(|row| row.points() > 0);
         }
     }
 }
 
 impl State {
+    fn switch(&mut self, appender: Option<Arc<dyn Appender>>, selection: Option<Selection>) {
+        (self.appender, self.selection) = (appender, selection);
+        self.sources.values_mut().for_each(Source::start_over);
+    }
+
     /// The rows as the branch names them, without what `rejected` holds.
     fn translate(
         &mut self,
@@ -229,165 +219,78 @@ impl State {
             };
             let any_out = rejected.iter().any(|rejection| rejection.row == at);
             let is_taken = |series: SeriesRef| !any_out || !is_out(series);
-            let mut translated = source.row(appender, row, is_taken, epoch);
+            let mut translated = source.row(appender, row, is_taken);
             let lost = translated.forgotten.drain(..);
             forgotten.extend(lost.map(|series| Rejection {
                 row: at,
                 series,
                 reason: RejectReason::UnknownSeries,
             }));
-            if translated.points() > 0 {
-                rows.push(translated);
-            }
+            rows.push(translated);
         }
         rows
     }
 
-    fn statements<'b>(&self, batch: &Batch<'b>) -> (Vec<MetadataEntry<'b>>, Vec<Account>) {
-        let theirs = |source: SourceRef| self.sources.get(&source).and_then(|source| source.theirs);
-        let metadata = batch
-            .metadata
-            .iter()
-            .filter_map(|entry| theirs(entry.source).map(|source| MetadataEntry { source, ..*entry }));
-        let accounts = batch.accounts.iter().filter_map(|account| {
-            let theirs = theirs(account.source())?;
-            Some(match *account {
-                Account::Begin { at_ms, schedule, .. } => Account::Begin { source: theirs, at_ms, schedule },
-                Account::Tick { tick_ms, outcome, .. } => Account::Tick { source: theirs, tick_ms, outcome },
-                Account::End { at_ms, reason, .. } => Account::End { source: theirs, at_ms, reason },
-            })
-        });
-        (metadata.collect(), accounts.collect())
-    }
-}
-
-impl Source {
-    /// Finds places for series that have none.
-    fn resolve(&mut self, appender: &dyn Appender, wanted: &[SeriesRef]) {
-        if self.theirs.is_none() {
-            self.theirs = appender.open_source(&self.desc).ok();
-        }
-        let Some(source) = self.theirs else { return };
-        let missing = wanted.iter().filter_map(|ours| {
-            self.series
-                .get(ours)
-                .filter(|known| known.theirs.is_none())
-                .map(|known| (*ours, known.labels.clone()))
-        });
-        let (ours, labels): (Vec<SeriesRef>, Vec<Labels>) = missing.unzip();
-        if ours.is_empty() {
-            return;
-        }
-        if let Ok(theirs) = appender.resolve(source, &labels) {
-            for (ours, theirs) in ours.iter().zip(theirs) {
-                self.series.entry(*ours).and_modify(|known| known.theirs = theirs);
-            }
+    fn count(&mut self, row: &Translated) {
+        if self.selection.is_some()
+            && let Some(source) = self.sources.get_mut(&row.ours)
+        {
+            source.due.count(row.selected);
         }
     }
 
-    fn forget_theirs(&mut self, theirs: SeriesRef) {
-        self.last = None;
-        for known in self.series.values_mut().filter(|known| known.theirs == Some(theirs)) {
-            known.theirs = None;
-        }
-    }
-
-    fn row(
+    /// What the branch's receiver hears of rows that are due.
+    fn accounts(
         &mut self,
         appender: &dyn Appender,
-        row: &Row<'_>,
-        is_taken: impl Fn(SeriesRef) -> bool,
-        epoch: u32,
-    ) -> Translated {
-        let mut out = Translated {
-            ours: row.source,
-            source: SourceRef(0),
-            timestamp_ms: row.timestamp_ms,
-            series: Arc::default(),
-            values: Vec::new(),
-            histograms: Vec::new(),
-            starts: Vec::new(),
-            exemplars: Vec::new(),
-            forgotten: Vec::new(),
+        batch: &Batch<'_>,
+        forgotten: &[Rejection],
+    ) -> Vec<Account> {
+        let Some(selection) = &self.selection else {
+            let theirs = |source: SourceRef| self.sources.get(&source).and_then(|source| source.theirs);
+            let told = batch.accounts.iter();
+            return told.filter_map(|account| Some(account.of(theirs(account.source())?))).collect();
         };
-        let all = || row.series.iter().copied().chain(row.histograms.iter().map(|(series, _)| *series));
-        let is_whole = all().all(&is_taken);
-        let steady = self.last.as_ref().filter(|last| is_whole && *last.ours == *row.series);
-        if let Some(last) = steady {
-            out.series = Arc::clone(&last.theirs);
-            out.values.extend_from_slice(row.values);
-        } else {
-            let known = all().filter(|series| is_taken(*series));
-            let wanted: Vec<SeriesRef> =
-                known.filter(|series| self.place(*series, epoch).is_none()).collect();
-            self.resolve(appender, &wanted);
-            out.forgotten.extend(wanted.into_iter().filter(|series| !self.series.contains_key(series)));
-            let mut theirs = Vec::with_capacity(row.series.len());
-            for (series, value) in row.series.iter().zip(row.values).filter(|(series, _)| is_taken(**series))
-            {
-                if let Some(place) = self.place(*series, epoch) {
-                    theirs.push(place);
-                    out.values.push(*value);
+        // The writer comes again with what is forgotten, and says everything once more.
+        let unsure: HashSet<SourceRef> =
+            forgotten.iter().filter_map(|one| batch.rows.get(one.row)).map(|row| row.source).collect();
+        let mut told = Vec::new();
+        for account in batch.accounts {
+            let Some(source) = self.sources.get_mut(&account.source()) else { continue };
+            if unsure.contains(&account.source()) {
+                source.due.again(account);
+                continue;
+            }
+            for said in source.due.say(account, selection.ends_others_until_ms).into_iter().flatten() {
+                source.open(appender);
+                told.extend(source.theirs.map(|theirs| said.of(theirs)));
+            }
+        }
+        told
+    }
+
+    /// A batch did not reach the receiver.
+    fn not_told(&mut self, batch: &Batch<'_>) {
+        for account in batch.accounts {
+            if let Some(source) = self.sources.get_mut(&account.source()) {
+                source.due.not_told();
+            }
+        }
+    }
+
+    fn metadata<'b>(&self, batch: &Batch<'b>) -> Vec<MetadataEntry<'b>> {
+        let mut names: HashMap<SourceRef, HashSet<&str>> = HashMap::new();
+        let entries = batch.metadata.iter().filter_map(|entry| {
+            let source = self.sources.get(&entry.source)?;
+            if self.selection.is_some() {
+                let names = names.entry(entry.source).or_insert_with(|| source.selected_names());
+                if !source::has_family(names, entry.metric) {
+                    return None;
                 }
             }
-            out.series = theirs.into();
-            if out.series.len() == row.series.len() {
-                self.last = Some(Columns { ours: row.series.into(), theirs: Arc::clone(&out.series) });
-            }
-        }
-        for (series, histogram) in row.histograms.iter().filter(|(series, _)| is_taken(*series)) {
-            out.histograms.extend(self.place(*series, epoch).map(|place| (place, histogram.clone())));
-        }
-        for (series, start_ms) in row.start_timestamps {
-            out.starts.extend(self.place(*series, epoch).map(|place| (place, *start_ms)));
-        }
-        for (series, exemplar) in row.exemplars {
-            out.exemplars.extend(self.place(*series, epoch).map(|place| (place, exemplar.clone())));
-        }
-        out.source = self.theirs.unwrap_or(SourceRef(0));
-        if self.theirs.is_none() {
-            (out.series, out.values, out.histograms) = (Arc::default(), Vec::new(), Vec::new());
-        }
-        out
-    }
-
-    fn place(&mut self, series: SeriesRef, epoch: u32) -> Option<SeriesRef> {
-        let known = self.series.get_mut(&series)?;
-        known.epoch = epoch;
-        known.theirs
-    }
-}
-
-/// A row as a branch names it.
-struct Translated {
-    /// What we call the source.
-    ours: SourceRef,
-    source: SourceRef,
-    timestamp_ms: i64,
-    series: Arc<[SeriesRef]>,
-    values: Vec<f64>,
-    histograms: Vec<(SeriesRef, Histogram)>,
-    starts: Vec<(SeriesRef, i64)>,
-    exemplars: Vec<(SeriesRef, Exemplar)>,
-    /// Series that nobody remembers.
-    forgotten: Vec<SeriesRef>,
-}
-
-impl Translated {
-    fn points(&self) -> usize {
-        self.values.len() + self.histograms.len()
-    }
-
-    fn row(&self) -> Row<'_> {
-        Row {
-            source: self.source,
-            timestamp_ms: self.timestamp_ms,
-            series: &self.series,
-            values: &self.values,
-            histograms: &self.histograms,
-            start_timestamps: &self.starts,
-            exemplars: &self.exemplars,
-        }
+            source.theirs.map(|source| MetadataEntry { source, ..*entry })
+        });
+        entries.collect()
     }
 }
 
@@ -423,5 +326,7 @@ impl Appender for FanOut {
     }
 }
 
+#[cfg(test)]
+mod selection_tests;
 #[cfg(test)]
 mod tests;

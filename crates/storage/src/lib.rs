@@ -17,6 +17,6 @@ pub use append::{
     Rejection, Row, SeriesRef, SourceDesc, SourceRef,
 };
 pub use error::{QueryError, StoreError};
-pub use fan_out::{Branch, FanOut};
+pub use fan_out::{Branch, FanOut, Selection};
 pub use memory::MemoryStore;
 pub use query::{Column, ListedLabels, Queryable, Select, SeriesExemplars, SeriesSet, exemplars_by_series};

@@ -4,9 +4,7 @@
 //! |---|---|---|
 //! | no | any | the queue, which hubs and receivers of remote write read |
 //! | yes | no | the store, and beside it the queue of remote write while there are receivers |
-//! | yes | yes | the same |
-//!
-//! With a store the hub's queue is open as well: what an earlier configuration left there goes home.
+//! | yes | yes | the same, and what is selected into the queue for hubs ([`super::ship`]) |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +20,7 @@ use web::StoreAdmin;
 
 use super::local::Local;
 use super::nothing::Nothing;
+use super::ship::{self, Ship};
 use crate::cli::AgentArgs;
 use crate::config::Config;
 use crate::hub::store::Store;
@@ -38,6 +37,8 @@ pub(super) struct Keep {
     /// Into the queue for hubs; missing without hubs and with a store.
     shipping: Option<Arc<Encoder>>,
     local: Option<Local>,
+    /// From the store into that queue, where there are both.
+    ship: Option<Ship>,
     remote_writes: RemoteWrites,
     /// Takes what is scraped.
     pub(super) scraped: Arc<dyn Appender>,
@@ -69,28 +70,37 @@ impl Keep {
             true => Some(open_queue(args, cluster, clock, registry).await?),
             false => None,
         };
-        let (scraped, pushed, remote_writes): (Arc<dyn Appender>, Arc<dyn Appender>, RemoteWrites);
-        match (&local, &shipping) {
-            (Some(local), _) => {
+        let remote_writes = match (&local, &shipping) {
+            (None, Some(encoder)) => RemoteWrites::over(encoder.queue().clone(), Arc::clone(clock), registry),
+            _ => {
                 // The figures of an encoder are those of the hub's queue where there is one.
                 let figures = EncoderMetrics::default();
                 if shipping.is_none() {
                     figures.register(registry);
                 }
-                let clock = Arc::clone(clock);
-                remote_writes = RemoteWrites::with_figures(&args.data, COMMIT, clock, figures, registry);
+                RemoteWrites::with_figures(&args.data, COMMIT, Arc::clone(clock), figures, registry)
+            }
+        };
+        let (scraped, pushed, ship): (Arc<dyn Appender>, Arc<dyn Appender>, Option<Ship>);
+        match (&local, &shipping) {
+            (Some(local), None) => {
                 scraped = remote_writes.beside(local.db.clone());
-                pushed = Arc::clone(&scraped);
+                (pushed, ship) = (Arc::clone(&scraped), None);
+            }
+            (Some(local), Some(encoder)) => {
+                let way = Ship::new(&args.data, Arc::clone(encoder), Arc::clone(clock));
+                scraped = remote_writes.beside(way.scraped(local.db.clone()));
+                pushed = remote_writes.beside(way.pushed(local.db.clone()));
+                ship = Some(way);
             }
             (None, Some(encoder)) => {
-                let queue = encoder.queue().clone();
-                remote_writes = RemoteWrites::over(queue, Arc::clone(clock), registry);
+                ship::everything_ships(&args.data, clock.now_ms())?;
                 scraped = Arc::clone(encoder) as _;
-                pushed = Arc::new(Prompt(Arc::clone(encoder)));
+                (pushed, ship) = (Arc::new(Prompt(Arc::clone(encoder))), None);
             }
             (None, None) => bail!("neither a queue nor a store is open"),
         }
-        Ok(Keep { shipping, local, remote_writes, scraped, pushed, has_hubs })
+        Ok(Keep { shipping, local, ship, remote_writes, scraped, pushed, has_hubs })
     }
 
     /// Into the queue for hubs, where there is one.
@@ -139,6 +149,9 @@ impl Keep {
     /// # Errors
     /// A receiver's client or queue cannot be made. Nothing has changed then.
     pub(super) fn apply(&self, config: &Config) -> Result<()> {
+        if let (Some(ship), Some(local)) = (&self.ship, &config.storage.local) {
+            ship.select(&local.ship, &local.ship_matchers)?;
+        }
         self.remote_writes.apply(&config.remote_writes)
     }
 
@@ -146,7 +159,12 @@ impl Keep {
     pub(super) fn status(&self, status: &mut serde_json::Map<String, serde_json::Value>) {
         if let Some(encoder) = &self.shipping {
             let stats = encoder.queue().stats();
-            let queue = serde_json::json!({ "segments": stats.segments, "bytes": stats.bytes });
+            let not_queued = self.ship.as_ref().map_or(0, Ship::lost);
+            let queue = serde_json::json!({
+                "segments": stats.segments,
+                "bytes": stats.bytes,
+                "not_queued": not_queued,
+            });
             status.insert("queue".to_owned(), queue);
         }
         if let Some(local) = &self.local {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use model::Matcher;
 use scrape::config::{ByteSize, ConfigDuration, ConfigError, Secret, Source, join_dir};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -27,6 +28,8 @@ pub struct StorageText {
 pub struct LocalText {
     /// How long and how much is kept. Default: 24h, 8GB.
     pub retention: RetentionText,
+    /// Selectors of the series that go to hubs as well. Default: none.
+    pub ship: Vec<String>,
 }
 
 /// `storage.tsdb`.
@@ -77,12 +80,23 @@ pub struct StorageConfig {
 }
 
 /// `storage.local` as meant.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct LocalConfig {
     /// How long samples are kept; zero for as long as there is room.
     pub retention_time: Duration,
     /// How many bytes are kept; zero for any number.
     pub retention_bytes: u64,
+    /// What goes to hubs as well, as written.
+    pub ship: Vec<String>,
+    /// The same as matchers: a series goes that all matchers of one entry match.
+    pub ship_matchers: Vec<Vec<Matcher>>,
+}
+
+impl PartialEq for LocalConfig {
+    fn eq(&self, other: &LocalConfig) -> bool {
+        (self.retention_time, self.retention_bytes, &self.ship)
+            == (other.retention_time, other.retention_bytes, &other.ship)
+    }
 }
 
 /// How long an agent keeps samples.
@@ -92,24 +106,56 @@ const LOCAL_BYTES: u64 = 8 << 30;
 
 impl LocalText {
     /// What was meant.
-    pub fn validate(&self) -> LocalConfig {
-        LocalConfig {
+    ///
+    /// # Errors
+    /// A selector that cannot be read, or that selects by nothing.
+    pub fn validate(&self) -> Result<LocalConfig, ConfigError> {
+        let matchers = self.ship.iter().enumerate().map(|(i, text)| {
+            let at = || format!("ship[{i}]");
+            let matchers = promql::parser::parse_matchers(text)
+                .map_err(|error| ConfigError::new(at(), format!("`{text}` is not a selector: {error}")))?;
+            if matchers.iter().all(Matcher::matches_empty) {
+                let message = format!("`{text}` selects by nothing; `{{__name__=~\".+\"}}` is everything");
+                return Err(ConfigError::new(at(), message));
+            }
+            Ok(matchers)
+        });
+        Ok(LocalConfig {
             retention_time: self.retention.time.map_or(LOCAL_TIME, |time| time.0),
             retention_bytes: self.retention.size.map_or(LOCAL_BYTES, |size| size.0),
+            ship_matchers: matchers.collect::<Result<_, _>>()?,
+            ship: self.ship.clone(),
+        })
+    }
+}
+
+impl StorageConfig {
+    /// The part that holds until the next start.
+    pub fn until_restart(&self) -> StorageConfig {
+        let mut fixed = self.clone();
+        if let Some(local) = &mut fixed.local {
+            (local.ship, local.ship_matchers) = (Vec::new(), Vec::new());
         }
+        fixed
     }
 }
 
 impl StorageText {
     /// What was meant.
-    pub fn validate(&self) -> StorageConfig {
-        StorageConfig {
+    ///
+    /// # Errors
+    /// See [`LocalText::validate`].
+    pub fn validate(&self) -> Result<StorageConfig, ConfigError> {
+        Ok(StorageConfig {
             out_of_order_time_window: self.tsdb.out_of_order_time_window.map(|window| window.0),
             retention_time: self.tsdb.retention.time.map(|time| time.0),
             retention_bytes: self.tsdb.retention.size.map(|size| size.0),
             max_exemplars: self.exemplars.max_exemplars.map(|max| usize::try_from(max).unwrap_or(0)),
-            local: self.local.as_ref().map(LocalText::validate),
-        }
+            local: match &self.local {
+                Some(local) => Some(local.validate().map_err(|error| error.below("local"))?),
+                None => None,
+            },
+        })
     }
 }
 

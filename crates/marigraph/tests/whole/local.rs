@@ -132,3 +132,89 @@ async fn an_agent_that_would_keep_nothing_does_not_start() -> Result<()> {
     assert!(answer.text().contains("this agent keeps no data of its own"), "{}", answer.text());
     agent.stop().await
 }
+
+/// What the hub's ledger says of the cluster.
+async fn account(hub: SocketAddr) -> Result<serde_json::Value> {
+    let mut answer = http::get(hub, "/api/v1/completeness?cluster=alpha&by=job").await?.json()?;
+    Ok(answer["data"].take())
+}
+
+fn shipping(selectors: &str) -> String {
+    format!("storage: {{local: {{ship: [{selectors}]}}}}\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_selectors_name_goes_home_and_nothing_else_is_missed() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let hub = start_hub_at(directory.path(), Some("global: {}\n"), "127.0.0.1:0").await?;
+    let enrol = token(&hub, "alpha").await?;
+    let words = [format!("--hub=https://{}", hub.addr()), format!("--token={enrol}")];
+    let section = shipping("up, '{job=\"sea\"}', 'node_load1'");
+    let agent = start_agent(directory.path(), &section, &words).await?;
+    push(agent.addr(), now_ms()?, 2.5).await?;
+    eventually(hub.addr(), "depth{cluster=\"alpha\"}", |found| found.len() == 1).await?;
+    eventually(hub.addr(), "count_over_time(up{job=\"node\"}[10m])", |found| {
+        found.first().is_some_and(|count| value(count).is_ok_and(|rows| rows >= 4.0))
+    })
+    .await?;
+    let names = query(hub.addr(), "count by (__name__) ({cluster=\"alpha\"})").await?;
+    let mut names: Vec<&str> = names.iter().filter_map(|one| one["metric"]["__name__"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["depth", "node_load1", "up"]);
+    assert!(query(agent.addr(), "count({job=\"node\"})").await?.len() == 1, "all of it is here");
+
+    // Expected are the rows with what was selected, each with one cell beside its report.
+    let told = account(hub.addr()).await?;
+    let (total, stored) = (&told["total"], told["total"]["stored"].as_u64().unwrap_or(0));
+    assert!(stored >= 4, "{told}");
+    assert_eq!((&total["missing"], &total["cellsLost"]), (&0.into(), &0.into()), "{told}");
+    assert_eq!(total["cellsStored"], total["stored"], "{told}");
+
+    // Another selection by a reload: the job is no longer expected, pushes still come.
+    let file = directory.path().join("agent.yml");
+    let config = std::fs::read_to_string(&file)?.replace(&section, &shipping("depth"));
+    std::fs::write(&file, config)?;
+    agent.reload().await;
+    tokio::time::sleep(std::time::Duration::from_millis(900)).await;
+    push(agent.addr(), now_ms()?, 3.5).await?;
+    eventually(hub.addr(), "depth == 3.5", |found| found.len() == 1).await?;
+    let before = rows(hub.addr()).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    assert_eq!(rows(hub.addr()).await?, before, "nothing of the job comes any more");
+    let told = account(hub.addr()).await?;
+    assert_eq!(told["total"]["expected"], told["total"]["stored"], "{told}");
+    agent.stop().await?;
+    hub.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_agent_that_begins_to_keep_its_data_is_not_missed() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let hub = start_hub_at(directory.path(), Some("global: {}\n"), "127.0.0.1:0").await?;
+    let enrol = token(&hub, "alpha").await?;
+    let words = [format!("--hub=https://{}", hub.addr()), format!("--token={enrol}")];
+    let agent = start_agent(directory.path(), "", &words).await?;
+    eventually(hub.addr(), "up{job=\"node\"}", |found| found.len() == 1).await?;
+    let listen = agent.addr().to_string();
+    agent.stop().await?;
+
+    // The same targets, so that they are the same sources.
+    let file = directory.path().join("agent.yml");
+    let config = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, format!("{STORE}{config}"))?;
+    let data = format!("--data={}", directory.path().join("agent").display());
+    let config = format!("--config={}", file.display());
+    let words = [data, config, format!("--listen={listen}"), format!("--hub=https://{}", hub.addr())];
+    let agent = Agent::start(AgentArgs::parse(words)?).await?;
+    eventually(agent.addr(), "count_over_time(up{job=\"node\"}[10m])", |found| {
+        found.first().is_some_and(|count| value(count).is_ok_and(|rows| rows >= 5.0))
+    })
+    .await?;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    let expected = account(hub.addr()).await?["total"]["expected"].clone();
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    let told = account(hub.addr()).await?;
+    assert_eq!(told["total"]["expected"], expected, "nothing more has become due: {told}");
+    agent.stop().await?;
+    hub.stop().await
+}
