@@ -164,8 +164,12 @@ impl Encoder {
         if !inner.block.is_empty() && self.is_old(inner.opened_ms, now_ms) {
             self.close_block(&mut inner);
         }
-        for source in &mut inner.sources {
-            source.rest(now_ms);
+        let rested = inner.sources.iter_mut().filter_map(|source| source.rest(now_ms).then_some(())).count();
+        let is_quiet = rested > 0 && !inner.sources.iter().any(Source::is_learning);
+        drop(inner);
+        if is_quiet {
+            // What scraping for the first time took, everywhere in the process.
+            stdx::memory::give_back();
         }
     }
 

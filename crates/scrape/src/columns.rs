@@ -164,6 +164,8 @@ impl Columns {
             }
             self.local_of[column] = local;
         }
+        shrink(&mut self.local_of);
+        shrink(&mut self.series);
         self.plan.valid = false;
     }
 
@@ -291,6 +293,8 @@ impl Columns {
         self.plan.whole = self.plan.cells.len() == scraped.columns.len();
         self.plan_histograms(reading, &reported, out);
         self.plan.series.extend_from_slice(report);
+        shrink(&mut self.plan.cells);
+        shrink(&mut self.plan.series);
         self.plan.valid = !lanes;
         out.stale.extend(self.tracked.minus(&out.track).map(|local| self.series[local as usize]));
         out.added = out.seen.minus(&self.known).count();
@@ -427,6 +431,11 @@ impl Assembled {
         self.row.clear();
         self.track.clear();
     }
+}
+
+/// Gives back what growing by doubling took too much: there is one for each of thousands of targets.
+fn shrink<T>(all: &mut Vec<T>) {
+    all.shrink_to(all.len() + all.len() / 8);
 }
 
 /// A hash of what an exemplar says.

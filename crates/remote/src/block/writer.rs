@@ -104,6 +104,15 @@ impl SourceWriter {
         self.undefined.push(at);
     }
 
+    /// Gives back what growing by doubling took too much.
+    pub(crate) fn shrink(&mut self) {
+        self.entries.shrink_to_fit();
+        self.offsets.shrink_to_fit();
+        self.undefined.shrink_to_fit();
+        self.bases.values.shrink_to_fit();
+        self.bases.exponents.shrink_to_fit();
+    }
+
     /// The column's labels as bytes: equal for equal labels. `None` where the place is free.
     pub(crate) fn entry(&self, column: u32) -> Option<&[u8]> {
         let start = *self.offsets.get(column as usize).filter(|offset| **offset != FREE)?;

@@ -143,11 +143,21 @@ impl Source {
         Some(self.reference(column))
     }
 
-    /// Lets go of what only resolving needs, when nothing has been resolved for a while.
-    pub(super) fn rest(&mut self, now_ms: i64) {
-        if self.index.is_some() && now_ms.saturating_sub(self.resolved_ms) > INDEX_IDLE_MS {
-            self.index = None;
+    /// Lets go of what only resolving needs, when nothing has been resolved for a while; whether there was
+    /// anything.
+    pub(super) fn rest(&mut self, now_ms: i64) -> bool {
+        if self.index.is_none() || now_ms.saturating_sub(self.resolved_ms) <= INDEX_IDLE_MS {
+            return false;
         }
+        self.index = None;
+        self.writer.shrink();
+        self.generations.shrink_to_fit();
+        true
+    }
+
+    /// Whether series have been resolved a moment ago.
+    pub(super) fn is_learning(&self) -> bool {
+        self.index.is_some()
     }
 
     /// Forgets series without a row since the last time; how many. Only between segments.
