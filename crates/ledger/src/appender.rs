@@ -190,6 +190,10 @@ impl Appender for LedgerAppender {
 
     fn append(&self, batch: &Batch<'_>) -> Result<Appended, StoreError> {
         let appended = self.store.append(batch)?;
+        if appended.untaken {
+            // The same batch comes again.
+            return Ok(appended);
+        }
         if batch.accounts.is_empty() {
             self.count_pushed(batch, &appended);
         } else {

@@ -131,7 +131,9 @@ pub struct Batch<'a> {
     pub policy: Policy,
     /// What the writer states about the rows that were due. Only a ledger looks at it.
     pub accounts: &'a [Account],
-    /// Set for batches from a queue: a key seen before is acknowledged and not stored again.
+    /// Set for batches from a queue: a key seen before is acknowledged and not stored again. Such a batch is
+    /// taken with all of its series known, or not at all ([`Appended::untaken`]): what would be repeated later
+    /// without its key could be lost in between.
     pub key: Option<BlockKey>,
 }
 
@@ -201,6 +203,9 @@ pub struct Appended {
     /// Whether the batch's key had been seen before: nothing was stored, and the counts say what the batch
     /// holds, not what was taken of it the first time.
     pub repeated: bool,
+    /// Nothing was taken, nor the key remembered: the batch has a key and names series that the store does not
+    /// know, which are all that `rejected` says. Resolve them and append the batch again.
+    pub untaken: bool,
     /// Where the log stood after the batch; for [`Appender::wait_durable`].
     pub position: CommitPosition,
 }

@@ -309,6 +309,9 @@ impl Appender for FanOut {
 
     fn append(&self, batch: &Batch<'_>) -> Result<Appended, StoreError> {
         let mut appended = self.first.append(batch)?;
+        if appended.untaken {
+            return Ok(appended);
+        }
         let mut forgotten = Vec::new();
         for branch in &self.branches {
             branch.append(batch, &appended, &mut forgotten);

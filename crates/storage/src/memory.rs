@@ -175,6 +175,19 @@ impl Inner {
         }
     }
 
+    /// The samples of a batch whose series have no name here.
+    fn unknown(&mut self, batch: &Batch<'_>) -> Vec<Rejection> {
+        let mut unknown = Vec::new();
+        for (at, row) in batch.rows.iter().enumerate() {
+            for series in row.series.iter().chain(row.histograms.iter().map(|(series, _)| series)) {
+                if let Err(reason) = self.writable(row, *series) {
+                    unknown.push(Rejection { row: at, series: *series, reason });
+                }
+            }
+        }
+        unknown
+    }
+
     fn append_sample(
         &mut self,
         row: &Row<'_>,
@@ -329,6 +342,14 @@ impl Appender for MemoryStore {
             inner.source(source)?;
         }
         let mut appended = Appended::default();
+        if batch.key.is_some_and(|key| !inner.keys.contains(&key)) {
+            appended.rejected = inner.unknown(batch);
+            appended.untaken = !appended.rejected.is_empty();
+        }
+        if appended.untaken {
+            appended.position = CommitPosition(inner.position);
+            return Ok(appended);
+        }
         if batch.key.is_none_or(|key| inner.keys.insert(key)) {
             for (at, row) in batch.rows.iter().enumerate() {
                 inner.append_row(at, row, batch.policy, &mut appended);

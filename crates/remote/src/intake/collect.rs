@@ -80,27 +80,51 @@ impl Collected {
         })
     }
 
-    /// Gives rows of batch `at` to `append` once more, under other names of series, without a key.
+    /// Puts other names of series in place; what is [`REFUSED`] now is left out.
+    pub(super) fn rename(&mut self, renamed: &HashMap<SeriesRef, SeriesRef>) {
+        fn put<T>(renamed: &HashMap<SeriesRef, SeriesRef>, list: &mut [(SeriesRef, T)]) {
+            for (series, _) in list {
+                *series = renamed.get(series).copied().unwrap_or(*series);
+            }
+        }
+        for series in &mut self.series {
+            *series = renamed.get(series).copied().unwrap_or(*series);
+        }
+        put(renamed, &mut self.histograms);
+        put(renamed, &mut self.starts);
+        put(renamed, &mut self.exemplars);
+        if !renamed.values().any(|series| *series == REFUSED) {
+            return;
+        }
+        let refused = |series: &&SeriesRef| **series == REFUSED;
+        self.refused += self.series.iter().filter(refused).count() as u64;
+        self.refused += self.histograms.iter().map(|(series, _)| series).filter(refused).count() as u64;
+        let (series, values) = (std::mem::take(&mut self.series), std::mem::take(&mut self.values));
+        for row in &mut self.rows {
+            let begin = self.series.len();
+            for (series, value) in series[row.floats.clone()].iter().zip(&values[row.floats.clone()]) {
+                if *series != REFUSED {
+                    self.series.push(*series);
+                    self.values.push(*value);
+                }
+            }
+            row.floats = begin..self.series.len();
+        }
+        for row in &mut self.rows {
+            leave_out(&mut self.histograms, &mut row.histograms);
+            leave_out(&mut self.starts, &mut row.starts);
+            leave_out(&mut self.exemplars, &mut row.exemplars);
+        }
+    }
+
+    /// Gives rows of batch `at` to `append` once more, without a key.
     pub(super) fn with_rows_again<T>(
-        &mut self,
+        &self,
         at: usize,
         rows: &[usize],
-        renamed: &HashMap<SeriesRef, SeriesRef>,
         append: impl FnOnce(&Batch<'_>) -> T,
     ) -> T {
         let first = self.batches[at].rows.start;
-        for row in rows {
-            let row = &self.rows[first + row];
-            let new = |series: &mut SeriesRef| {
-                if let Some(new) = renamed.get(series) {
-                    *series = *new;
-                }
-            };
-            self.series[row.floats.clone()].iter_mut().for_each(new);
-            self.histograms[row.histograms.clone()].iter_mut().for_each(|(series, _)| new(series));
-            self.starts[row.starts.clone()].iter_mut().for_each(|(series, _)| new(series));
-            self.exemplars[row.exemplars.clone()].iter_mut().for_each(|(series, _)| new(series));
-        }
         let rows: Vec<Row<'_>> = rows.iter().map(|row| self.row(&self.rows[first + row])).collect();
         append(&Batch::rows(&rows, self.batches[at].policy))
     }
@@ -121,6 +145,14 @@ impl Collected {
             exemplars: &self.exemplars[row.exemplars.clone()],
         }
     }
+}
+
+/// Moves what is refused in a range of `list` to the range's end, and cuts the range there.
+fn leave_out<T>(list: &mut [(SeriesRef, T)], range: &mut Range<usize>) {
+    let part = &mut list[range.clone()];
+    part.sort_by_key(|(series, _)| *series == REFUSED);
+    let left = part.iter().filter(|(series, _)| *series != REFUSED).count();
+    range.end = range.start + left;
 }
 
 /// Collects what a decoder says.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use model::{Labels, LabelsBuilder, SourceId};
 use queue::Intervals;
-use storage::{Appended, Appender, BlockKey, CommitPosition, RejectReason, SeriesRef, SourceDesc};
+use storage::{Appended, Appender, BlockKey, CommitPosition, RejectReason, Rejection, SeriesRef, SourceDesc};
 
 use super::collect::{Collected, Collector, REFUSED, SourceMap};
 use super::log::{Frame, Logs};
@@ -16,6 +16,9 @@ use crate::ship::{Refusal, SegmentKey, Verdict};
 const PROGRESS_BLOCKS: u64 = 8;
 /// Series are resolved so many at a time.
 const RESOLVE_AT_ONCE: usize = 10_000;
+
+/// How often series are named again for a batch, which the store forgets in between at worst.
+const NAMED_AGAIN_MAX: usize = 3;
 
 /// What is in memory of a segment.
 pub(super) struct Segment {
@@ -199,7 +202,19 @@ impl Segment {
         let key = BlockKey { queue_id: self.key.queue_id, incarnation: self.key.incarnation, block: 0 };
         let mut outcome = Outcome { position: CommitPosition(0), repeated: true };
         for at in 0..collected.len() {
-            let done = collected.with_batch(at, key, |batch| to.store.append(batch))?;
+            let mut done = collected.with_batch(at, key, |batch| to.store.append(batch))?;
+            for _ in 0..NAMED_AGAIN_MAX {
+                if !done.untaken {
+                    break;
+                }
+                self.name_again(collected, &unknown(&done), to)?;
+                done = collected.with_batch(at, key, |batch| to.store.append(batch))?;
+            }
+            if done.untaken {
+                let attempt =
+                    "append to series that the store forgets as soon as it has named them".to_owned();
+                return Err(No::Log(std::io::Error::other(attempt)));
+            }
             outcome.position = outcome.position.max(done.position);
             outcome.repeated &= done.repeated;
             if done.repeated {
@@ -207,9 +222,11 @@ impl Segment {
             }
             to.metrics.rows.inc_by(collected.rows(at) as u64);
             to.metrics.samples.inc_by((done.samples + done.histograms) as u64);
-            let unknown = count_rejected(&done, to.metrics);
-            if !unknown.is_empty() {
-                let again = self.append_again(collected, at, &done, &unknown, to)?;
+            let rejected = done.rejected.iter().filter(|it| it.reason != RejectReason::UnknownSeries);
+            rejected.for_each(|rejection| to.metrics.count_rejected(rejection.reason, 1));
+            let forgotten = unknown(&done);
+            if !forgotten.is_empty() {
+                let again = self.append_again(collected, at, &done, &forgotten, to)?;
                 outcome.position = outcome.position.max(again);
             }
         }
@@ -218,20 +235,37 @@ impl Segment {
         Ok(outcome)
     }
 
-    /// The store has forgotten series that were idle for long: names them anew and appends their rows
-    /// once more. What of them is there already counts as taken again.
+    /// Something beside the store (a queue of remote write) has forgotten series that were idle for long: names
+    /// them anew and appends their rows once more. What of them is in the store already counts as taken again.
     fn append_again(
         &mut self,
         collected: &mut Collected,
         at: usize,
         done: &Appended,
-        unknown: &HashSet<SeriesRef>,
+        forgotten: &HashSet<SeriesRef>,
         to: &mut To<'_>,
     ) -> Result<CommitPosition, No> {
+        self.name_again(collected, forgotten, to)?;
+        let named = |rejection: &&Rejection| forgotten.contains(&rejection.series);
+        let mut rows: Vec<usize> =
+            done.rejected.iter().filter(named).map(|rejection| rejection.row).collect();
+        rows.dedup();
+        let again = collected.with_rows_again(at, &rows, |batch| to.store.append(batch))?;
+        tracing::debug!(rows = rows.len(), "rows of series that had been forgotten");
+        Ok(again.position)
+    }
+
+    /// Names series anew that the store has forgotten, in what was collected of a block, too.
+    fn name_again(
+        &mut self,
+        collected: &mut Collected,
+        forgotten: &HashSet<SeriesRef>,
+        to: &mut To<'_>,
+    ) -> Result<(), No> {
         let mut wanted = Wanted { columns: HashMap::new(), found: Vec::new() };
         for (number, source) in self.defined.sources.iter().enumerate() {
             for (column, series) in source.series.iter().enumerate() {
-                if unknown.contains(series) {
+                if forgotten.contains(series) {
                     wanted.columns.insert((number as u32, column as u32), *series);
                 }
             }
@@ -242,7 +276,9 @@ impl Segment {
                 dictionary.learn_packed(index, &packed, &mut wanted)?;
             }
         }
-        let mut renamed = HashMap::new();
+        // What has no labels any more can be named by nobody.
+        let mut renamed: HashMap<SeriesRef, SeriesRef> =
+            forgotten.iter().map(|series| (*series, REFUSED)).collect();
         for (source, column, labels) in wanted.found {
             let map = &mut self.defined.sources[source as usize];
             let labels = verified(&labels, to.cluster_label, &self.agent.peer.cluster, to.metrics);
@@ -253,16 +289,10 @@ impl Segment {
             map.set(column, new);
             renamed.extend(new.map(|new| (before, new)));
         }
-        let mut rows: Vec<usize> = done
-            .rejected
-            .iter()
-            .filter(|rejection| renamed.contains_key(&rejection.series))
-            .map(|rejection| rejection.row)
-            .collect();
-        rows.dedup();
-        let again = collected.with_rows_again(at, &rows, &renamed, |batch| to.store.append(batch))?;
-        tracing::debug!(rows = rows.len(), "rows of series that the store had forgotten");
-        Ok(again.position)
+        let before = collected.refused;
+        collected.rename(&renamed);
+        to.metrics.count_rejected(RejectReason::SeriesLimit, collected.refused - before);
+        Ok(())
     }
 
     /// Notes in the log, now and then, which blocks are stored. `durable` is how far the store's log is.
@@ -330,17 +360,10 @@ impl Definitions for Wanted {
     }
 }
 
-/// Counts what the store did not take; the series that it no longer knows.
-fn count_rejected(done: &Appended, metrics: &IntakeMetrics) -> HashSet<SeriesRef> {
-    let mut unknown = HashSet::new();
-    for rejection in &done.rejected {
-        if rejection.reason == RejectReason::UnknownSeries {
-            unknown.insert(rejection.series);
-        } else {
-            metrics.count_rejected(rejection.reason, 1);
-        }
-    }
-    unknown
+/// The series of a batch that are not known any more.
+fn unknown(done: &Appended) -> HashSet<SeriesRef> {
+    let unknown = done.rejected.iter().filter(|it| it.reason == RejectReason::UnknownSeries);
+    unknown.map(|rejection| rejection.series).collect()
 }
 
 /// The labels with `cluster` under `name`; what else stood there is renamed as relabelling does.

@@ -540,6 +540,24 @@ fn series_that_the_store_forgot_are_named_anew() {
 }
 
 #[test]
+fn a_hub_that_dies_between_a_forgotten_series_and_its_new_name_loses_nothing() {
+    let hub = hub();
+    let (_encoder, all) = simple_blocks(2, harbour(), "harbour");
+    assert_eq!(send(&hub.intake, &all[0], false), Verdict::Stored);
+    hub.store.inner.forget(SeriesRef(1));
+    // The first append is told that the series is forgotten; the next one does not happen.
+    *hub.store.patience.lock() = Some(1);
+    assert_eq!(send(&hub.intake, &all[1], false), Verdict::Later { after_ms: BUSY_RETRY_MS });
+    let after = intake(&hub.store, &hub.disk, &hub.clock);
+    assert_eq!(deliver(&after, &all, 1), Verdict::Stored, "its key was not used up");
+    let all = hub.store.all(&tenant());
+    let b = all.iter().find(|(labels, _)| labels.contains("\"b\"")).expect("the series");
+    assert!(b.1.starts_with("[1001000]"), "{}", b.1);
+    let a = all.iter().find(|(labels, _)| labels.contains("\"a\"")).expect("the series");
+    assert!(a.1.starts_with("[1000000, 1001000]"), "{}", a.1);
+}
+
+#[test]
 fn what_nobody_uses_goes_away() {
     let hub = hub();
     let (_encoder, all) = simple_blocks(2, harbour(), "harbour");

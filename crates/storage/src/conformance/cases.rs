@@ -7,8 +7,8 @@ use model::{Exemplar, Histogram, Labels, MatchOp, Matcher, Metadata, MetricType,
 
 use super::{Bench, Store, bits, points, reasons, source_desc};
 use crate::{
-    Batch, BlockKey, CommitPosition, MetadataEntry, Policy, RejectReason, Row, SeriesRef, SourceRef,
-    StoreError,
+    Batch, BlockKey, CommitPosition, MetadataEntry, Policy, RejectReason, Rejection, Row, SeriesRef,
+    SourceRef, StoreError,
 };
 
 type Case = (&'static str, fn(&dyn Store));
@@ -528,7 +528,18 @@ fn blocks_are_stored_once(store: &dyn Store) {
         let batch = Batch { key, ..Batch::rows(&rows, Policy::REMOTE_WRITE) };
         store.append(&batch).expect("append");
     };
+    // One that names a series nobody knows is not taken, and its key stays free.
+    let stranger = SeriesRef(u64::MAX);
+    let key = Some(BlockKey { queue_id: 1, incarnation: 2, block: 5 });
+    let (series, values) = ([a, stranger], [8.0, 9.0]);
+    let rows = [Row::floats(bench.source, 5, &series, &values)];
+    let batch = Batch { key, ..Batch::rows(&rows, Policy::REMOTE_WRITE) };
+    let untaken = store.append(&batch).expect("append");
+    let unknown = Rejection { row: 0, series: stranger, reason: RejectReason::UnknownSeries };
+    assert_eq!((untaken.untaken, untaken.repeated, untaken.samples), (true, false, 0));
+    assert_eq!(untaken.rejected, [unknown]);
     put(5, 10, 1.0);
+    assert!(store.append(&batch).expect("append").repeated, "the key counts before the series");
     put(5, 20, 2.0);
     put(3, 30, 3.0);
     put(3, 40, 4.0);

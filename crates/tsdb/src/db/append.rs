@@ -257,6 +257,14 @@ impl Inner {
         {
             return Ok((self.taken_before(batch), false));
         }
+        if let Some(key) = &batch.key {
+            let rejected = unknown_series(batch, &lanes);
+            if !rejected.is_empty() {
+                self.taken.lock().remove(&tenant.id, key);
+                let position = CommitPosition(self.wal.position());
+                return Ok((Appended { rejected, untaken: true, position, ..Appended::default() }, false));
+            }
+        }
         encoder.begin(tenant.id.as_str(), batch.key);
         let mut at = Appending::new(batch.policy, self.wal.position() + 1, segment.number(), &mut encoder);
         at.oldest_ms = self.retention_start_ms();
@@ -366,11 +374,25 @@ impl Inner {
             samples: batch.rows.iter().map(|row| row.series.len()).sum(),
             histograms: batch.rows.iter().map(|row| row.histograms.len()).sum(),
             exemplars: batch.rows.iter().map(|row| row.exemplars.len()).sum(),
-            rejected: Vec::new(),
             repeated: true,
             position: CommitPosition(self.wal.position()),
+            ..Appended::default()
         }
     }
+}
+
+/// The samples of a batch whose series the head does not know.
+fn unknown_series(batch: &Batch<'_>, lanes: &crate::head::Lanes) -> Vec<Rejection> {
+    let mut unknown = Vec::new();
+    for (number, row) in batch.rows.iter().enumerate() {
+        for series in row.series.iter().chain(row.histograms.iter().map(|(series, _)| series)) {
+            if lanes.home(*series).is_none() {
+                let reason = RejectReason::UnknownSeries;
+                unknown.push(Rejection { row: number, series: *series, reason });
+            }
+        }
+    }
+    unknown
 }
 
 /// The latest start timestamps of rows of a batch that the lanes do not know yet.
