@@ -164,7 +164,7 @@ impl Encoder {
         if !inner.block.is_empty() && self.is_old(inner.opened_ms, now_ms) {
             self.close_block(&mut inner);
         }
-        let rested = inner.sources.iter_mut().filter_map(|source| source.rest(now_ms).then_some(())).count();
+        let rested: usize = inner.sources.iter_mut().map(|source| usize::from(source.rest(now_ms))).sum();
         let is_quiet = rested > 0 && !inner.sources.iter().any(Source::is_learning);
         drop(inner);
         if is_quiet {
