@@ -18,17 +18,31 @@ pub type Pieces = mpsc::Receiver<Result<Vec<u8>, FarError>>;
 #[error("{0}")]
 pub struct FarError(pub String);
 
+/// From when to when a store may have samples, milliseconds since the epoch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Before this it has not all there was, where it is known.
+    pub oldest_ms: Option<i64>,
+    /// Before this it surely has nothing, where it is known.
+    pub first_ms: Option<i64>,
+    /// After this it surely has nothing, where it is known.
+    pub end_ms: Option<i64>,
+}
+
 /// One store far away, as it is now.
 pub trait Far: Send + Sync {
     /// Its cluster.
     fn cluster(&self) -> &str;
 
+    /// Its own name; a cluster may have several stores.
+    fn name(&self) -> &str;
+
     /// Labels that every series of it carries (`cluster` and what else enrolment stamped): a selection
-    /// that contradicts them is not sent.
+    /// that contradicts them is not sent, a series that contradicts them is not taken.
     fn labels(&self) -> &Labels;
 
-    /// The oldest time it may still have samples of, milliseconds since the epoch, where it is known.
-    fn oldest_ms(&self) -> Option<i64>;
+    /// What times it has.
+    fn reach(&self) -> Reach;
 
     /// Sends a remote-read request (a `prometheus.ReadRequest`, packed with snappy) that wants chunks.
     /// Dropping the receiver ends the answer.

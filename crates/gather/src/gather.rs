@@ -1,38 +1,35 @@
 //! One store made of a local one and those of the clusters.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Exemplar, Labels, Matcher, Metadata, MetricType, TenantId};
-use serde::Deserialize;
+use model::{Matcher, Metadata, TenantId};
 use serde::de::DeserializeOwned;
 use storage::{
-    Column, ListedLabels, QueryError, Queryable, Select, SeriesExemplars, SeriesSet, exemplars_by_series,
+    ListedLabels, QueryError, Queryable, Request, Select, SeriesExemplars, SeriesSet, exemplars_by_series,
 };
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
-use wire::remote_read::{FrameReader, LABELS_ONLY, ReadHints, ReadQuery, ReadRequest};
-use wire::remote_write::snappy_encode;
+use wire::remote_read::LABELS_ONLY;
 
-use crate::far::{Far, FarError, Fleet, may_have};
-use crate::merge::Merged;
+use crate::far::{BoxFuture, Far, Fleet};
+use crate::merge::{Merged, Warned};
 use crate::metrics::Metrics;
-use crate::samples::{Budget, Collector, FarSet, Trouble};
+use crate::pulse::Pulses;
+use crate::request::{Answer, Asked, Asking, Shared, Sign, heard};
+use crate::text::{Envelope, FarExemplars, FarMetadata, escaped_name, query_string, selector};
 
 /// Most bytes of an answer to a look-up of names, values and the like.
 const LOOKUP_BYTES_MAX: usize = 64 << 20;
-/// What `ReadRequest::accepted` calls chunks in frames.
-const STREAMED_XOR_CHUNKS: u64 = 1;
+/// Longest path that is sent: what a request's head may have.
+const PATH_BYTES_MAX: usize = 12 << 10;
 
-/// Bounds of a selection.
+/// Bounds of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// How long one far store may take for its whole answer.
     pub patience: Duration,
-    /// Bytes that the answers of all far stores to one selection may take in memory.
+    /// Bytes that the answers of all far stores to one request may take in memory.
     pub bytes_max: usize,
 }
 
@@ -44,19 +41,11 @@ impl Default for Options {
 
 /// A store made of a local one and those of the clusters. Its methods block; they are called on threads
 /// that may, not on the runtime's.
+///
+/// [`Queryable::for_request`] makes one for the selections of one request together; asked directly, each
+/// selection is a request.
 #[derive(Clone)]
-pub struct Gather {
-    local: Arc<dyn Queryable>,
-    fleet: Arc<dyn Fleet>,
-    runtime: Handle,
-    options: Options,
-    metrics: Metrics,
-    /// An error instead of a warning for a store that does not answer.
-    complete: bool,
-}
-
-/// What a far store said, or why it said nothing, for people.
-type Answer<T> = Result<T, String>;
+pub struct Gather(Arc<Shared>);
 
 impl Gather {
     /// Joins `local` and the stores of `fleet`, which are asked on `runtime`.
@@ -67,112 +56,68 @@ impl Gather {
         options: Options,
         metrics: Metrics,
     ) -> Gather {
-        Gather { local, fleet, runtime, options, metrics, complete: false }
+        Gather(Arc::new(Shared { local, fleet, runtime, options, metrics, pulses: Pulses::default() }))
     }
 
-    /// The same stores, for callers who want an error where a cluster's part is missing.
-    pub fn complete(&self) -> Gather {
-        Gather { complete: true, ..self.clone() }
+    fn asking(&self) -> Asking {
+        Asking::new(&self.0, Request::default())
+    }
+}
+
+impl Queryable for Gather {
+    fn for_request(&self, request: &Request) -> Option<Arc<dyn Queryable>> {
+        Some(Arc::new(Asking::new(&self.0, request.clone())))
     }
 
-    /// The far stores that may have something for `select`, and what is to be said of their reach.
-    fn asked(&self, select: &Select) -> (Vec<Arc<dyn Far>>, Vec<String>) {
-        let mut stores = self.fleet.stores(&select.tenant);
-        stores.retain(|far| may_have(far.labels(), &select.matchers));
-        let mut warnings = Vec::new();
-        for far in &stores {
-            // Look-ups without a window begin long before anybody kept anything.
-            let reaches = far.oldest_ms().is_none_or(|oldest| oldest <= select.start_ms);
-            if !reaches && select.start_ms > 0 {
-                let oldest = far.oldest_ms().unwrap_or_default();
-                warnings.push(format!(
-                    "cluster {:?} keeps nothing older than {}; the answer lacks its part before that",
-                    far.cluster(),
-                    shown_time(oldest)
-                ));
-            }
-        }
-        (stores, warnings)
+    fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
+        self.asking().select(select)
     }
 
-    /// Asks all of `stores` at once, runs `meanwhile`, and gives both. Stores that failed are in the
-    /// warnings, or the error.
-    fn ask<T: Send + 'static, L>(
+    fn series(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
+        self.asking().series(select)
+    }
+
+    fn label_names(&self, select: &Select) -> Result<ListedLabels, QueryError> {
+        self.asking().label_names(select)
+    }
+
+    fn label_values(&self, name: &str, select: &Select) -> Result<ListedLabels, QueryError> {
+        self.asking().label_values(name, select)
+    }
+
+    fn metadata(
         &self,
-        stores: Vec<Arc<dyn Far>>,
-        mut warnings: Vec<String>,
-        each: impl Fn(Arc<dyn Far>) -> crate::far::BoxFuture<'static, Answer<T>>,
-        meanwhile: impl FnOnce() -> Result<L, QueryError>,
-    ) -> Result<(L, Vec<T>, Vec<String>), QueryError> {
-        let mut asking = JoinSet::new();
-        for (number, far) in stores.into_iter().enumerate() {
-            let (cluster, metrics) = (far.cluster().to_owned(), self.metrics.clone());
-            metrics.requests.get_or_create(&Metrics::of(&cluster)).inc();
-            let (answer, patience) = (each(far), self.options.patience);
-            let work = async move {
-                let in_time = tokio::time::timeout(patience, answer).await;
-                let answer = in_time.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")));
-                if answer.is_err() {
-                    metrics.failures.get_or_create(&Metrics::of(&cluster)).inc();
-                }
-                (number, answer.map_err(|why| format!("cluster {cluster:?} did not answer: {why}")))
-            };
-            asking.spawn_on(work, &self.runtime);
-        }
-        // Dropped on an error: what is under way ends then.
-        let local = meanwhile()?;
-        let mut answers = BTreeMap::new();
-        self.runtime.block_on(async {
-            while let Some(done) = asking.join_next().await {
-                match done {
-                    Ok((number, Ok(answer))) => {
-                        answers.insert(number, answer);
-                    }
-                    Ok((_, Err(why))) => warnings.push(why),
-                    Err(error) => warnings.push(format!("a cluster's answer could not be read: {error}")),
-                }
-            }
-        });
-        warnings.sort();
-        if self.complete && !warnings.is_empty() {
-            return Err(QueryError::Incomplete(warnings.join("; ")));
-        }
-        Ok((local, answers.into_values().collect(), warnings))
+        tenant: &TenantId,
+        metric: Option<&str>,
+    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
+        self.asking().metadata(tenant, metric)
     }
 
+    fn exemplars_of(
+        &self,
+        tenant: &TenantId,
+        start_ms: i64,
+        end_ms: i64,
+        matchers: &[Vec<Matcher>],
+    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+        self.asking().exemplars_of(tenant, start_ms, end_ms, matchers)
+    }
+}
+
+/// A far store, and its answer to a look-up.
+type Said<T> = (Arc<dyn Far>, Envelope<T>);
+
+impl Asking {
     fn select_with(
         &self,
         select: &Select,
         func: &'static str,
         local: impl FnOnce() -> Result<Box<dyn SeriesSet>, QueryError>,
     ) -> Result<Box<dyn SeriesSet>, QueryError> {
-        let (stores, warnings) = self.asked(select);
-        if stores.is_empty() {
-            return local();
-        }
-        let budget = Arc::new(Budget::new(self.options.bytes_max));
-        let request = request(select, func)?;
-        let each = |far: Arc<dyn Far>| -> crate::far::BoxFuture<'static, Answer<Answered>> {
-            let (request, budget, metrics) = (request.clone(), Arc::clone(&budget), self.metrics.clone());
-            let window = (select.start_ms, select.end_ms);
-            Box::pin(async move {
-                match read(&*far, request, &budget, window, &metrics).await {
-                    Ok(set) => Ok(Answered::Set(set)),
-                    // Too much is the query's fault, not the store's.
-                    Err(trouble @ Trouble::TooMuch(_)) => Ok(Answered::TooMuch(trouble.to_string())),
-                    Err(Trouble::Answer(why)) => Err(why),
-                }
-            })
-        };
-        let (local, answers, warnings) = self.ask(stores, warnings, each, local)?;
+        let Asked { local, far, warnings } = self.read(select, func, local)?;
+        let far = far.into_iter().filter(|set| !set.is_empty() || !set.warnings().is_empty());
         let mut sets = vec![local];
-        for answer in answers {
-            match answer {
-                Answered::Set(set) if set.is_empty() => {}
-                Answered::Set(set) => sets.push(Box::new(set)),
-                Answered::TooMuch(why) => return Err(QueryError::Limit(why)),
-            }
-        }
+        sets.extend(far.map(|set| Box::new(set) as Box<dyn SeriesSet>));
         if sets.len() == 1 {
             let only = sets.remove(0);
             return Ok(if warnings.is_empty() { only } else { Box::new(Warned { set: only, warnings }) });
@@ -184,176 +129,72 @@ impl Gather {
     fn look_up<T: DeserializeOwned + Send + 'static, L>(
         &self,
         select: &Select,
-        path: String,
+        path: &str,
         local: impl FnOnce() -> Result<L, QueryError>,
-    ) -> Result<(L, Vec<T>, Vec<String>), QueryError> {
-        let (stores, warnings) = self.asked(select);
-        let each = |far: Arc<dyn Far>| -> crate::far::BoxFuture<'static, Answer<T>> {
-            let path = path.clone();
+    ) -> Result<Asked<L, Said<T>>, QueryError> {
+        let each = |far: Arc<dyn Far>, sign: Sign| -> BoxFuture<'static, Answer<Said<T>>> {
+            let path = path.to_owned();
             Box::pin(async move {
-                let body = far.get(path, LOOKUP_BYTES_MAX).await.map_err(|error| error.to_string())?;
+                if path.len() > PATH_BYTES_MAX {
+                    return Err(format!("the question has {} bytes, more than it takes", path.len()));
+                }
+                let answered = far.get(path, LOOKUP_BYTES_MAX).await;
+                heard(&sign);
+                let body = answered.map_err(|error| error.to_string())?;
                 let envelope: Envelope<T> = serde_json::from_slice(&body)
-                    .map_err(|error| format!("its answer is not JSON: {error}"))?;
-                envelope.data.ok_or_else(|| envelope.error.unwrap_or_else(|| "an answer without data".into()))
+                    .map_err(|error| format!("its answer cannot be read: {error}"))?;
+                match &envelope.data {
+                    Some(_) => Ok((far, envelope)),
+                    None => Err(envelope.error.unwrap_or_else(|| "an answer without data".into())),
+                }
             })
         };
-        self.ask(stores, warnings, each, local)
+        self.ask(select, each, local)
     }
 
+    /// The union of what all have for `path`; of each far value those that `keep` likes.
     fn list(
         &self,
         select: &Select,
         path: &str,
+        keep: impl Fn(&dyn Far, &str) -> bool,
         local: impl FnOnce() -> Result<ListedLabels, QueryError>,
     ) -> Result<ListedLabels, QueryError> {
         let path = format!("{path}?{}", query_string(select));
-        let (mut local, far, warnings) = self.look_up::<Vec<String>, _>(select, path, local)?;
+        let Asked { mut local, far, warnings } = self.look_up::<Vec<String>, _>(select, &path, local)?;
         local.warnings.extend(warnings);
-        if far.iter().any(|values| !values.is_empty()) {
-            let all: BTreeSet<String> = local.values.into_iter().chain(far.into_iter().flatten()).collect();
+        let mut all: BTreeSet<String> = BTreeSet::new();
+        for (store, envelope) in far {
+            let said = envelope.warnings.into_iter();
+            local.warnings.extend(said.map(|warning| format!("cluster {:?}: {warning}", store.cluster())));
+            all.extend(envelope.data.into_iter().flatten().filter(|value| keep(&*store, value)));
+        }
+        if !all.is_empty() {
+            all.extend(local.values);
             local.values = all.into_iter().collect();
         }
         Ok(local)
     }
 }
 
-/// A far store's answer to a selection.
-enum Answered {
-    Set(FarSet),
-    TooMuch(String),
-}
-
-/// The envelope of Prometheus' API.
-#[derive(Deserialize)]
-struct Envelope<T> {
-    data: Option<T>,
-    error: Option<String>,
-}
-
-fn request(select: &Select, func: &str) -> Result<Vec<u8>, QueryError> {
-    let hints = ReadHints {
-        func: func.to_owned(),
-        start_ms: select.start_ms,
-        end_ms: select.end_ms,
-        ..ReadHints::default()
-    };
-    let query = ReadQuery {
-        start_ms: select.start_ms,
-        end_ms: select.end_ms,
-        matchers: select.matchers.clone(),
-        hints: Some(hints),
-    };
-    let request = ReadRequest { queries: vec![query], accepted: vec![STREAMED_XOR_CHUNKS] };
-    snappy_encode(&request.encode()).map_err(|error| QueryError::Limit(error.to_string()))
-}
-
-async fn read(
-    far: &dyn Far,
-    request: Vec<u8>,
-    budget: &Budget,
-    window: (i64, i64),
-    metrics: &Metrics,
-) -> Result<FarSet, Trouble> {
-    let of_far = |error: FarError| Trouble::Answer(error.to_string());
-    let mut pieces = far.read(request).await.map_err(of_far)?;
-    let bytes = metrics.bytes.get_or_create(&Metrics::of(far.cluster())).clone();
-    let (mut reader, mut frames) = (FrameReader::default(), Vec::new());
-    let mut collector = Collector::new(budget, window.0, window.1);
-    let malformed = |error: wire::remote_read::FrameError| Trouble::Answer(error.to_string());
-    while let Some(piece) = pieces.recv().await {
-        let piece = piece.map_err(of_far)?;
-        bytes.inc_by(piece.len() as u64);
-        reader.push(&piece);
-        while reader.next(&mut frames).map_err(malformed)? {
-            for frame in frames.drain(..) {
-                collector.take(frame)?;
-            }
-        }
-    }
-    reader.end().map_err(malformed)?;
-    collector.finish()
-}
-
-/// `match[]`, `start` and `end` for look-ups.
-fn query_string(select: &Select) -> String {
-    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-    if !select.matchers.is_empty() {
-        pairs.append_pair("match[]", &selector(&select.matchers));
-    }
-    // Windows without an end are those that name none.
-    let seconds = |ms: i64| format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000));
-    if select.start_ms > 0 {
-        pairs.append_pair("start", &seconds(select.start_ms));
-    }
-    if select.end_ms < i64::MAX / 1000 {
-        pairs.append_pair("end", &seconds(select.end_ms));
-    }
-    pairs.finish()
-}
-
-/// A selector of PromQL that means `matchers`.
-fn selector(matchers: &[Matcher]) -> String {
-    let mut text = String::from("{");
-    for (at, matcher) in matchers.iter().enumerate() {
-        let comma = if at == 0 { "" } else { "," };
-        // Quoted names may be any; writing to a string cannot fail.
-        _ = text.write_str(comma);
-        _ = model::labels::write_quoted(&mut text, &matcher.name);
-        _ = text.write_str(&matcher.op.to_string());
-        _ = model::labels::write_quoted(&mut text, &matcher.value);
-    }
-    text.push('}');
-    text
-}
-
-/// `2026-11-22T10:00:00Z`, for people.
-fn shown_time(ms: i64) -> String {
-    jiff::Timestamp::from_second(ms.div_euclid(1000)).map_or_else(|_| ms.to_string(), |time| time.to_string())
-}
-
-/// A set, and what is to be said of the selection.
-#[derive(Debug)]
-struct Warned {
-    set: Box<dyn SeriesSet>,
-    warnings: Vec<String>,
-}
-
-impl SeriesSet for Warned {
-    fn len(&self) -> usize {
-        self.set.len()
-    }
-
-    fn labels(&self, at: usize) -> &Labels {
-        self.set.labels(at)
-    }
-
-    fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError> {
-        self.set.load(range, out)
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.set.warnings();
-        warnings.extend(self.warnings.iter().cloned());
-        warnings
-    }
-}
-
-impl Queryable for Gather {
+impl Queryable for Asking {
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
-        self.select_with(select, "", || self.local.select(select))
+        self.select_with(select, "", || self.shared.local.select(select))
     }
 
     fn series(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
-        self.select_with(select, LABELS_ONLY, || self.local.series(select))
+        self.select_with(select, LABELS_ONLY, || self.shared.local.series(select))
     }
 
     fn label_names(&self, select: &Select) -> Result<ListedLabels, QueryError> {
-        self.list(select, "/api/v1/labels", || self.local.label_names(select))
+        self.list(select, "/api/v1/labels", |_, _| true, || self.shared.local.label_names(select))
     }
 
     fn label_values(&self, name: &str, select: &Select) -> Result<ListedLabels, QueryError> {
         let path = format!("/api/v1/label/{}/values", escaped_name(name));
-        self.list(select, &path, || self.local.label_values(name, select))
+        // Nobody has values of a stamped label but the one that is stamped.
+        let keep = |far: &dyn Far, value: &str| far.labels().get(name).is_none_or(|stamped| stamped == value);
+        self.list(select, &path, keep, || self.shared.local.label_values(name, select))
     }
 
     fn metadata(
@@ -361,31 +202,22 @@ impl Queryable for Gather {
         tenant: &TenantId,
         metric: Option<&str>,
     ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
-        #[derive(Deserialize)]
-        struct Entry {
-            r#type: String,
-            unit: String,
-            help: String,
-        }
         let mut pairs = url::form_urlencoded::Serializer::new(String::new());
         if let Some(metric) = metric {
             pairs.append_pair("metric", metric);
         }
         let path = format!("/api/v1/metadata?{}", pairs.finish());
-        let everything = everything(tenant);
-        let (local, far, warnings) =
-            self.look_up::<BTreeMap<String, Vec<Entry>>, _>(&everything, path, || {
-                self.local.metadata(tenant, metric)
-            })?;
+        let local = || self.shared.local.metadata(tenant, metric);
+        let select = everything(tenant);
+        let Asked { local, far, warnings } =
+            self.look_up::<BTreeMap<String, Vec<FarMetadata>>, _>(&select, &path, local)?;
         for warning in warnings {
-            tracing::warn!(warning, "metadata without a cluster's part");
+            tracing::info!(warning, "metadata without a cluster's part");
         }
         let mut all: BTreeMap<String, Vec<Metadata>> = local.into_iter().collect();
-        for (name, entries) in far.into_iter().flatten() {
+        for (name, entries) in far.into_iter().filter_map(|(_, envelope)| envelope.data).flatten() {
             let known = all.entry(name).or_default();
-            for Entry { r#type, unit, help } in entries {
-                let stated =
-                    Metadata { metric_type: MetricType::parse(&r#type).unwrap_or_default(), unit, help };
+            for stated in entries.into_iter().map(FarMetadata::into_metadata) {
                 if !known.contains(&stated) {
                     known.push(stated);
                 }
@@ -401,79 +233,44 @@ impl Queryable for Gather {
         end_ms: i64,
         matchers: &[Vec<Matcher>],
     ) -> Result<Vec<SeriesExemplars>, QueryError> {
-        let local = || self.local.exemplars_of(tenant, start_ms, end_ms, matchers);
+        let local = || self.shared.local.exemplars_of(tenant, start_ms, end_ms, matchers);
         let mut select = Select { start_ms, end_ms, ..everything(tenant) };
         let selectors: Vec<String> = matchers.iter().map(|one| selector(one)).collect();
-        if let [only] = matchers {
-            select.matchers.clone_from(only);
+        // Conditions that all selectors share tell whom to ask.
+        if let Some((first, rest)) = matchers.split_first() {
+            let shared = |one: &&Matcher| rest.iter().all(|list| list.contains(one));
+            select.matchers = first.iter().filter(shared).cloned().collect();
         }
         let mut pairs = url::form_urlencoded::Serializer::new(String::new());
         pairs.append_pair("query", &selectors.join(" or "));
         let bounds = query_string(&Select { matchers: Vec::new(), ..select.clone() });
         let path = format!("/api/v1/query_exemplars?{}&{bounds}", pairs.finish());
-        let (local, far, warnings) = self.look_up::<Vec<FarExemplars>, _>(&select, path, local)?;
+        let Asked { local, far, warnings } = self.look_up::<Vec<FarExemplars>, _>(&select, &path, local)?;
         for warning in warnings {
-            tracing::warn!(warning, "exemplars without a cluster's part");
+            tracing::info!(warning, "exemplars without a cluster's part");
         }
-        if far.iter().all(Vec::is_empty) {
+        if far.is_empty() {
             return Ok(local);
         }
         let own = local.into_iter().flat_map(|of| {
             let series = of.series;
             of.exemplars.into_iter().map(move |exemplar| (series.clone(), exemplar))
         });
-        let others = far.into_iter().flatten().flat_map(FarExemplars::into_pairs);
+        let others = far.into_iter().flat_map(|(store, envelope)| {
+            let found = envelope.data.into_iter().flatten().flat_map(FarExemplars::into_pairs);
+            found.filter(move |(series, _)| carries(series, &*store))
+        });
         Ok(exemplars_by_series(own.chain(others)))
     }
 }
 
+/// Whether these are labels of a series of `far`.
+fn carries(series: &model::Labels, far: &dyn Far) -> bool {
+    far.labels().iter().all(|(name, value)| series.get(name) == Some(value))
+}
+
 fn everything(tenant: &TenantId) -> Select {
     Select { tenant: tenant.clone(), start_ms: i64::MIN, end_ms: i64::MAX, matchers: Vec::new() }
-}
-
-/// A label name in a path: what is no plain name is escaped as the API has it (`U__`).
-///
-/// Source: Prometheus `common/model`, `EscapeName` with `ValueEncodingEscaping`.
-fn escaped_name(name: &str) -> String {
-    if model::labels::is_legacy_label_name(name) {
-        return name.to_owned();
-    }
-    let mut escaped = String::from("U__");
-    for character in name.chars() {
-        match character {
-            '_' => escaped.push_str("__"),
-            plain if plain.is_ascii_alphanumeric() => escaped.push(plain),
-            other => _ = write!(escaped, "_{:x}_", u32::from(other)),
-        }
-    }
-    escaped
-}
-
-/// As `/api/v1/query_exemplars` has them.
-#[derive(Deserialize)]
-struct FarExemplars {
-    #[serde(rename = "seriesLabels")]
-    series: BTreeMap<String, String>,
-    exemplars: Vec<FarExemplar>,
-}
-
-#[derive(Deserialize)]
-struct FarExemplar {
-    labels: BTreeMap<String, String>,
-    value: String,
-    timestamp: f64,
-}
-
-impl FarExemplars {
-    fn into_pairs(self) -> impl Iterator<Item = (Labels, Exemplar)> {
-        let series = Labels::from_pairs(&self.series);
-        self.exemplars.into_iter().filter_map(move |exemplar| {
-            let value = model::number::parse_float(&exemplar.value).ok()?;
-            let timestamp_ms = (exemplar.timestamp * 1000.0).round() as i64;
-            let labels = Labels::from_pairs(&exemplar.labels);
-            Some((series.clone(), Exemplar { labels, value, timestamp_ms }))
-        })
-    }
 }
 
 #[cfg(test)]

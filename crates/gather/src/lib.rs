@@ -6,9 +6,12 @@
 //! does not know.
 //!
 //! A store that does not answer in time costs its own part: the answer carries a warning that names the
-//! cluster, or, for callers who want everything or nothing ([`Gather::complete`]), the query fails.
+//! cluster, or, for callers who want everything or nothing ([`storage::Missing`]), the query fails. A store
+//! that keeps silent is waited for by few, and then left alone for a while.
 //!
-//! Bounds: seconds for each store, bytes for all stores of one selection.
+//! Bounds: seconds for each store and request, bytes for all stores of one request.
+//!
+//! [`OfCluster`] narrows such a store to one cluster, and takes off what enrolment stamped.
 //!
 //! Source: decision 24 of the design; Prometheus `storage/remote/read.go`, `storage/merge.go`.
 
@@ -16,8 +19,13 @@ mod far;
 mod gather;
 mod merge;
 mod metrics;
+mod of_cluster;
+mod pulse;
+mod request;
 mod samples;
+mod text;
 
-pub use far::{BoxFuture, Far, FarError, Fleet, Pieces};
+pub use far::{BoxFuture, Far, FarError, Fleet, Pieces, Reach};
 pub use gather::{Gather, Options};
 pub use metrics::Metrics;
+pub use of_cluster::OfCluster;

@@ -95,8 +95,35 @@ impl SeriesSet for Merged {
     }
 }
 
+/// A set, and what is to be said of the selection.
+#[derive(Debug)]
+pub(crate) struct Warned {
+    pub(crate) set: Box<dyn SeriesSet>,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl SeriesSet for Warned {
+    fn len(&self) -> usize {
+        self.set.len()
+    }
+
+    fn labels(&self, at: usize) -> &Labels {
+        self.set.labels(at)
+    }
+
+    fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError> {
+        self.set.load(range, out)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.set.warnings();
+        warnings.extend(self.warnings.iter().cloned());
+        warnings
+    }
+}
+
 /// The samples of two columns of one series.
-fn woven(first: Column, second: Column) -> Column {
+pub(crate) fn woven(first: Column, second: Column) -> Column {
     if second.is_empty() {
         return first;
     }

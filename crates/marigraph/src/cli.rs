@@ -251,6 +251,23 @@ pub struct HubArgs {
         env = "MARIGRAPH_QUERY_MAX_CONCURRENCY"
     )]
     pub query_max_concurrency: usize,
+    /// Longest an agent that keeps data of its own may take for its part of a query
+    #[arg(
+        long = "query.agent-timeout",
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = parse_duration,
+        env = "MARIGRAPH_QUERY_AGENT_TIMEOUT"
+    )]
+    pub query_agent_timeout: Duration,
+    /// Most bytes that agents' parts of one query may take in memory
+    #[arg(
+        long = "query.agent-max-bytes",
+        value_name = "BYTES",
+        default_value_t = 512 << 20,
+        env = "MARIGRAPH_QUERY_AGENT_MAX_BYTES"
+    )]
+    pub query_agent_bytes_max: usize,
     /// How far back an instant selector looks for a sample
     #[arg(
         long = "query.lookback-delta",
@@ -470,6 +487,8 @@ impl HubArgs {
             ("config", config),
             ("data", self.data.display().to_string()),
             ("listen", self.listen.clone()),
+            ("query.agent-max-bytes", self.query_agent_bytes_max.to_string()),
+            ("query.agent-timeout", duration(self.query_agent_timeout)),
             ("query.lookback-delta", duration(self.query_lookback)),
             ("query.max-concurrency", self.query_max_concurrency.to_string()),
             ("query.max-samples", self.query_max_samples.to_string()),

@@ -2,6 +2,7 @@
 //! query engine, the HTTP side.
 
 pub(crate) mod central;
+mod cluster;
 pub(crate) mod doors;
 mod enrol;
 mod fleet;
@@ -9,6 +10,7 @@ pub(crate) mod front;
 mod ledger;
 mod proxy;
 pub(crate) mod store;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,12 +25,14 @@ use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
 use scrape::config::ConfigDuration;
 use stdx::clock::{Clock, SystemClock};
 use storage::Queryable;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tsdb::Db;
 use tunnel::identity::PeerIdentity;
 use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
 
 use self::central::Central;
+use self::cluster::Clusters;
 use self::ledger::Accounts;
 pub(crate) use self::ledger::DIRECTORY as LEDGER_DIRECTORY;
 use crate::cli::{HubArgs, PlaintextFor};
@@ -43,6 +47,7 @@ pub(crate) use enrol::{FLEET_DIRECTORY, FleetHub};
 use fleet::{Fleet, FleetParts};
 use front::{Bound, Front, Plaintext};
 use store::Store;
+use stores::Stores;
 
 /// Where the queries under way stand, in the data directory. Source: Prometheus.
 const ACTIVE_QUERIES: &str = "queries.active";
@@ -136,6 +141,7 @@ impl Hub {
             clock: Arc::clone(&clock),
         };
         let fleet = Fleet::new(fleet, &mut registry);
+        let gathered = gathered(&args, store.clone(), &fleet, &clock, &mut registry);
         let presence = tokio::spawn(ledger::keep_presence(
             Arc::clone(&accounts),
             Arc::clone(identity.registry()),
@@ -169,10 +175,9 @@ impl Hub {
             max_samples: args.query_max_samples,
             ..EngineOptions::default()
         });
-        let queryable: Arc<dyn Queryable> = store.clone();
         let web = WebState {
             engine: Arc::new(engine),
-            store: queryable,
+            store: gathered,
             admin,
             targets: pull.clone(),
             lifecycle: program.clone(),
@@ -292,13 +297,14 @@ impl Stages {
         self.remote_writes.apply(&config.remote_writes)?;
         self.web.query_log.install(query_log);
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
-        let doors = doors::router(self.receive.clone(), machine)
-            .merge(proxy::lists(&self.proxy))
-            .merge(self.identity.admin());
         let external_labels = config.global.external_labels.clone();
         let auth = Arc::new(auth.with_tokens(self.identity.tokens()));
         self.proxy.install(Arc::new(proxy::Readers(Arc::clone(&auth))), pushprox);
         let web = WebState { auth, external_labels, ..self.web.clone() };
+        let doors = doors::router(self.receive.clone(), machine)
+            .merge(proxy::lists(&self.proxy))
+            .merge(self.identity.admin())
+            .merge(Clusters::new(self.fleet.clone(), web.clone(), self.store.clone()).doors());
         // What is nobody's door is web's, so that unknown paths want a credential too.
         let fleet = self.identity.doors().merge(self.fleet.doors());
         let router = fleet.fallback_service(web::router_with(web, doors));
@@ -394,6 +400,27 @@ async fn open_store(args: &HubArgs, retention: &Retention, storage: &StorageConf
     // The store's errors say what lies behind them themselves.
     let opened = tokio::task::spawn_blocking(move || Db::open(store)).await?;
     opened.map_err(|error| anyhow!("open the store in {directory}: {error}"))
+}
+
+/// The store with those of agents that keep data of their own.
+fn gathered(
+    args: &HubArgs,
+    store: Arc<dyn Queryable>,
+    fleet: &Fleet,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> Arc<dyn Queryable> {
+    let stores = Stores::follow(
+        fleet.agents().clone(),
+        fleet.registry(),
+        Arc::clone(clock),
+        args.query_agent_timeout,
+        args.data.join(FLEET_DIRECTORY).join(stores::FILE),
+    );
+    let options =
+        gather::Options { patience: args.query_agent_timeout, bytes_max: args.query_agent_bytes_max };
+    let metrics = gather::Metrics::register(registry);
+    Arc::new(gather::Gather::new(store, Arc::new(stores), Handle::current(), options, metrics))
 }
 
 async fn open_ledger(args: &HubArgs, retention: &Retention, clock: &Arc<dyn Clock>) -> Result<Ledger> {

@@ -19,4 +19,7 @@ pub use append::{
 pub use error::{QueryError, StoreError};
 pub use fan_out::{Branch, FanOut, Selection};
 pub use memory::MemoryStore;
-pub use query::{Column, ListedLabels, Queryable, Select, SeriesExemplars, SeriesSet, exemplars_by_series};
+pub use query::{
+    Column, ListedLabels, Missing, Queryable, Request, Select, SeriesExemplars, SeriesSet,
+    exemplars_by_series,
+};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{Exemplar, Histogram, Labels, Matcher, Metadata, TenantId};
 
@@ -129,8 +130,44 @@ pub fn exemplars_by_series(found: impl IntoIterator<Item = (Labels, Exemplar)>) 
     by_series.into_iter().map(ordered).collect()
 }
 
+/// What to do where part of the data cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Missing {
+    /// Answer with the rest, and warn.
+    #[default]
+    Warn,
+    /// Fail where somebody who may have data does not answer; warn where data are older than what is kept.
+    FailUnanswered,
+    /// Fail ([`QueryError::Incomplete`]).
+    Fail,
+}
+
+/// What one request wants of a store that has to ask others.
+#[derive(Clone, Default)]
+pub struct Request {
+    /// What to do where part of the data cannot be had.
+    pub missing: Missing,
+    /// The time there is for all of it; the store's own bounds where none is given.
+    pub time_left: Option<Duration>,
+    /// Tells that nobody waits for the answer any more.
+    pub gone: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Request");
+        shown.field("missing", &self.missing).field("time_left", &self.time_left).finish_non_exhaustive()
+    }
+}
+
 /// A store that answers.
 pub trait Queryable: Send + Sync {
+    /// The store for one request with all its selections, where it makes a difference: a store that asks
+    /// others bounds what a request takes as a whole.
+    fn for_request(&self, _request: &Request) -> Option<Arc<dyn Queryable>> {
+        None
+    }
+
     /// The series that match, with samples in the selected time.
     ///
     /// # Errors

@@ -169,6 +169,8 @@ pub enum RequestError {
 pub struct AgentState {
     /// Which.
     pub key: AgentKey,
+    /// Further labels that it puts on everything, from the certificate it last connected with.
+    pub labels: BTreeMap<String, String>,
     /// Since when it is connected, milliseconds since the epoch: of its oldest connection.
     pub connected_since_ms: Option<i64>,
     /// When and how its last connection ended (milliseconds since the epoch).
@@ -221,6 +223,7 @@ struct Table {
 struct Agent {
     /// Oldest first.
     links: Vec<Arc<Link>>,
+    labels: BTreeMap<String, String>,
     last_end: Option<(i64, String)>,
     version: Option<String>,
     started_ms: Option<i64>,
@@ -367,6 +370,7 @@ impl Shared {
         let (kind, remote) = (hello.kind, hello.remote);
         let now_ms = self.clock.now_ms();
         let (version, started_ms) = (hello.version.clone(), hello.started_ms);
+        let labels = hello.peer.labels.clone();
         let (link, driving) = match Link::over(upgraded, number, hello, now_ms, self.timings).await {
             Ok(made) => made,
             Err(error) => return tracing::warn!(agent = %key, %error, "begin a tunnel"),
@@ -375,7 +379,7 @@ impl Shared {
             let mut table = self.table.write();
             table.links += 1;
             let agent = table.agents.entry(key.clone()).or_default();
-            (agent.version, agent.started_ms) = (version, started_ms);
+            (agent.version, agent.started_ms, agent.labels) = (version, started_ms, labels);
             agent.links.push(Arc::clone(&link));
             let same: Vec<&Arc<Link>> = agent.links.iter().filter(|link| link.kind == kind).collect();
             if same.len() > LINKS_PER_AGENT_MAX {
@@ -527,6 +531,7 @@ impl Agent {
         let newest = self.newest(Kind::Control, &[]);
         AgentState {
             key: key.clone(),
+            labels: self.labels.clone(),
             connected_since_ms: self.links.first().map(|link| link.since_ms),
             last_end: self.last_end.clone(),
             remote: newest.map(|link| link.remote),

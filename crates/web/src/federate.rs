@@ -50,8 +50,13 @@ pub(crate) async fn federate(
     let format = Format::negotiate(&accept.join(","));
     let end_ms = app.state.clock.now_ms();
     let start_ms = end_ms.saturating_sub(app.state.engine.options().lookback_ms);
-    let (store, external) = (caller.view(&app.state.store), app.state.external_labels.clone());
+    let missing = match form.missing() {
+        Ok(missing) => missing,
+        Err(error) => return error.into_plain_response(),
+    };
+    let (store, external) = (Arc::clone(&app.state.store), app.state.external_labels.clone());
     let run = move |patience: &Patience| {
+        let store = caller.view_for(&store, &patience.request(missing));
         let samples = latest(&*store, &caller.tenant, start_ms..=end_ms, &form, patience)?;
         Ok(written(&samples, &external, format))
     };
@@ -85,6 +90,10 @@ fn latest(
             for (at, column) in columns.iter().enumerate() {
                 samples.extend(last_of(set.labels(from + at), column));
             }
+        }
+        // The formats have no place for it.
+        for warning in set.warnings() {
+            tracing::info!(warning, "federate");
         }
     }
     let key = |sample: &Sample| (sample.labels.metric_name().to_owned(), sample.labels.clone());

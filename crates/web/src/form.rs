@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use model::labels::write_quoted;
 use model::{duration, number};
+use storage::Missing;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::App;
@@ -68,6 +69,28 @@ impl Form {
         }
         let limit = parse_integer(text).map_err(|why| ApiError::parameter("limit", why))?;
         usize::try_from(limit).map_err(|_| ApiError::parameter("limit", "limit must be non-negative"))
+    }
+
+    /// `partial_response`: what to do where part of the data cannot be had; it is there to be seen when not
+    /// said otherwise.
+    ///
+    /// Source: Thanos `pkg/api/query/v1.go`, `parsePartialResponseParam`; Go `strconv.ParseBool`.
+    pub(crate) fn missing(&self) -> Result<Missing, ApiError> {
+        match self.get("partial_response") {
+            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Missing::Warn),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Missing::Fail),
+            other => {
+                let why = format_args!("{} is neither true nor false", go_quoted(other)).to_string();
+                Err(ApiError::parameter("partial_response", why))
+            }
+        }
+    }
+
+    /// The parameters of a query string.
+    pub(crate) fn of_query(query: Option<&str>) -> Form {
+        let mut form = Form::default();
+        form.parse(query.unwrap_or_default());
+        form
     }
 
     /// An optional time, milliseconds.

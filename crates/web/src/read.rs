@@ -11,8 +11,8 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use blocks::chunk::Encoder;
 use http::header;
-use model::{Labels, LabelsBuilder, MatchOp, Matcher, TenantId};
-use storage::{Column, Queryable, Select, SeriesSet};
+use model::{Labels, LabelsBuilder, MatchOp, Matcher};
+use storage::{Column, Missing, Queryable, Select, SeriesSet};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use wire::remote_read::{
@@ -23,7 +23,7 @@ use wire::remote_write::{snappy_decode, snappy_encode};
 
 use crate::App;
 use crate::auth::Caller;
-use crate::form::read_body;
+use crate::form::{Form, read_body};
 use crate::reply::ApiError;
 use crate::stream::{self, Piece};
 use crate::work::{Patience, Work};
@@ -48,10 +48,12 @@ struct Limits {
     frame_bytes: usize,
 }
 
-/// What is asked, of whom.
+/// What is asked, of whom, by whom.
 struct Asked {
     request: ReadRequest,
-    tenant: TenantId,
+    store: Arc<dyn Queryable>,
+    caller: Caller,
+    missing: Missing,
     external: Labels,
     limits: Limits,
 }
@@ -65,6 +67,7 @@ pub(crate) async fn read(State(app): State<App>, caller: Caller, request: Reques
 }
 
 async fn answer(app: App, caller: Caller, request: Request) -> Result<Response, ApiError> {
+    let missing = Form::of_query(request.uri().query()).missing()?;
     let (packed, memory) =
         read_body(&app.work, request.into_body(), REQUEST_BYTES_MAX, "error reading the request").await?;
     let options = &app.state.options;
@@ -78,19 +81,23 @@ async fn answer(app: App, caller: Caller, request: Request) -> Result<Response, 
     let request = app.work.search(decode).await?;
     drop(memory);
     let form = request.response_type().map_err(ApiError::bad_data)?;
-    let store = caller.view(&app.state.store);
-    let asked = Asked { request, tenant: caller.tenant, external, limits };
+    let asked = Asked { request, store: Arc::clone(&app.state.store), caller, missing, external, limits };
     match form {
         ResponseType::Samples => {
-            let body = app.work.read(move |patience| samples(&*store, &asked, patience)).await?;
+            let body = app.work.read(move |patience| samples(&asked, patience)).await?;
             let headers = [(header::CONTENT_TYPE, SAMPLES_TYPE), (header::CONTENT_ENCODING, "snappy")];
             Ok((headers, body).into_response())
         }
-        ResponseType::StreamedXorChunks => streamed(app.work, store, asked).await,
+        ResponseType::StreamedXorChunks => streamed(app.work, asked).await,
     }
 }
 
 impl Asked {
+    /// The store as the caller may see it.
+    fn store(&self, patience: &Patience) -> Arc<dyn Queryable> {
+        self.caller.view_for(&self.store, &patience.request(self.missing))
+    }
+
     /// What of the store is meant: no series has our external labels there.
     fn select(&self, query: &ReadQuery) -> Result<Select, ApiError> {
         let ours = |matcher: &Matcher| {
@@ -106,7 +113,7 @@ impl Asked {
             });
         }
         let (start_ms, end_ms) = (query.start_ms, query.end_ms);
-        Ok(Select { tenant: self.tenant.clone(), start_ms, end_ms, matchers })
+        Ok(Select { tenant: self.caller.tenant.clone(), start_ms, end_ms, matchers })
     }
 
     /// `labels` as the reader shall see them.
@@ -144,7 +151,8 @@ fn each_series(
 }
 
 /// The whole answer, packed.
-fn samples(store: &dyn Queryable, asked: &Asked, patience: &Patience) -> Result<Vec<u8>, ApiError> {
+fn samples(asked: &Asked, patience: &Patience) -> Result<Vec<u8>, ApiError> {
+    let store = asked.store(patience);
     let mut encoder = SamplesEncoder::default();
     let (mut count, limit) = (0u64, asked.limits.samples);
     for query in &asked.request.queries {
@@ -168,13 +176,13 @@ fn samples(store: &dyn Queryable, asked: &Asked, patience: &Patience) -> Result<
 }
 
 /// Starts the stream; an error before its first piece is an answer of its own.
-async fn streamed(work: Work, store: Arc<dyn Queryable>, asked: Asked) -> Result<Response, ApiError> {
+async fn streamed(work: Work, asked: Asked) -> Result<Response, ApiError> {
     let (sender, mut pieces) = mpsc::channel(PIECES_WAITING);
     tokio::spawn(async move {
         let failing = sender.clone();
         let run = move |patience: &Patience| {
             let mut stream = Stream { sender, waiting: Handle::current(), piece: Vec::new() };
-            chunks(&*store, &asked, patience, &mut stream)?;
+            chunks(&asked, patience, &mut stream)?;
             stream.flush()
         };
         if let Err(error) = work.read(run).await {
@@ -229,16 +237,12 @@ fn labels(
 }
 
 /// Writes the frames of all queries: one series in a frame, several frames for a large one.
-fn chunks(
-    store: &dyn Queryable,
-    asked: &Asked,
-    patience: &Patience,
-    stream: &mut Stream,
-) -> Result<(), ApiError> {
+fn chunks(asked: &Asked, patience: &Patience, stream: &mut Stream) -> Result<(), ApiError> {
+    let store = asked.store(patience);
     let mut encoder = Encoder::default();
     for (number, query) in asked.request.queries.iter().enumerate() {
         if query.wants_labels_only() {
-            labels(store, asked, number, query, stream)?;
+            labels(&*store, asked, number, query, stream)?;
             continue;
         }
         let set = store.select(&asked.select(query)?)?;

@@ -159,6 +159,7 @@ impl From<EvalError> for ApiError {
             EvalError::Cancelled => ErrorKind::Canceled,
             EvalError::Storage(QueryError::Limit(_)) => ErrorKind::Execution,
             EvalError::Storage(QueryError::Incomplete(_)) => ErrorKind::Busy,
+            EvalError::Storage(QueryError::Cancelled) => ErrorKind::Canceled,
             EvalError::Storage(_) | EvalError::Internal(_) => ErrorKind::Internal,
         };
         ApiError::new(kind, error)
@@ -230,6 +231,8 @@ mod tests {
             (EvalError::Timeout, 503, "timeout"),
             (EvalError::Cancelled, 499, "canceled"),
             (EvalError::Storage(QueryError::Corrupt("x".into())), 500, "internal"),
+            (EvalError::Storage(QueryError::Incomplete("x".into())), 503, "unavailable"),
+            (EvalError::Storage(QueryError::Cancelled), 499, "canceled"),
             (EvalError::Internal("x".into()), 500, "internal"),
         ];
         for (error, status, name) in cases {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::{MatchOp, Matcher, Metadata, TenantId};
-use storage::{ListedLabels, QueryError, Queryable, Select, SeriesExemplars, SeriesSet};
+use storage::{ListedLabels, QueryError, Queryable, Request, Select, SeriesExemplars, SeriesSet};
 
 use crate::auth::Caller;
 use crate::reply::{ApiError, ErrorKind};
@@ -90,6 +90,11 @@ impl Caller {
         Arc::new(View { store: Arc::clone(store), matcher })
     }
 
+    /// As [`view`](Self::view), for what one request asks.
+    pub(crate) fn view_for(&self, store: &Arc<dyn Queryable>, request: &Request) -> Arc<dyn Queryable> {
+        store.for_request(request).map_or_else(|| self.view(store), |store| self.view(&store))
+    }
+
     /// The condition that every series of this caller satisfies; `None` for all.
     fn matcher(&self) -> Option<Matcher> {
         if self.clusters.is_empty() {
@@ -129,6 +134,11 @@ impl View {
 }
 
 impl Queryable for View {
+    fn for_request(&self, request: &Request) -> Option<Arc<dyn Queryable>> {
+        let store = self.store.for_request(request)?;
+        Some(Arc::new(View { store, matcher: self.matcher.clone() }))
+    }
+
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
         self.store.select(&self.narrowed(select))
     }

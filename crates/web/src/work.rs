@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use promql::engine::CancelFlag;
+use storage::{Missing, Request};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::reply::{ApiError, ErrorKind};
@@ -110,6 +111,12 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
+    /// What a store that asks others is told.
+    pub(crate) fn request(&self, missing: Missing) -> Request {
+        let time_left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        Request { missing, time_left, gone: Some(gone(&self.cancel)) }
+    }
+
     /// Whether anybody still waits.
     pub(crate) fn check(&self) -> Result<(), ApiError> {
         if self.cancel.is_cancelled() {
@@ -121,6 +128,12 @@ impl Patience {
         }
         Ok(())
     }
+}
+
+/// Tells whether the flag is raised.
+pub(crate) fn gone(cancel: &CancelFlag) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    let cancel = cancel.clone();
+    Arc::new(move || cancel.is_cancelled())
 }
 
 async fn place(

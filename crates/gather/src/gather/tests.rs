@@ -1,23 +1,28 @@
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use blocks::chunk::Encoder;
-use model::{Histogram, MatchOp, SourceId};
+use model::{Histogram, Labels, Matcher, SourceId};
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
-use storage::{Appender, Batch, MemoryStore, Policy, Row, SourceDesc};
+use storage::{Appender, Batch, MemoryStore, Missing, Policy, Row, SourceDesc};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use wire::remote_read::{ChunkRead, write_chunk_frame};
+use wire::remote_read::{ChunkRead, ReadRequest, write_chunk_frame};
 use wire::remote_write::snappy_decode;
 
 use super::*;
-use crate::far::{BoxFuture, Pieces};
+use crate::far::{FarError, Pieces, Reach};
+
+static NUMBERS: AtomicUsize = AtomicUsize::new(0);
 
 /// How a far store behaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mood {
     Answers,
     Silent,
+    Slow,
     BreaksOff,
     Garbage,
     Disconnected,
@@ -29,7 +34,10 @@ struct FarAway {
     labels: Labels,
     store: Arc<MemoryStore>,
     mood: Mood,
-    oldest_ms: Option<i64>,
+    reach: Reach,
+    name: String,
+    /// How often it was asked.
+    asked: AtomicUsize,
 }
 
 impl FarAway {
@@ -63,16 +71,24 @@ impl Far for FarAway {
         &self.cluster
     }
 
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn labels(&self) -> &Labels {
         &self.labels
     }
 
-    fn oldest_ms(&self) -> Option<i64> {
-        self.oldest_ms
+    fn reach(&self) -> Reach {
+        self.reach
     }
 
     fn read(&self, request: Vec<u8>) -> BoxFuture<'_, Result<Pieces, FarError>> {
         Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if self.mood == Mood::Silent {
+                return std::future::pending().await;
+            }
             if self.mood == Mood::Disconnected {
                 return Err(FarError("the agent is not connected".into()));
             }
@@ -80,7 +96,7 @@ impl Far for FarAway {
             let (answer, mood) = (self.answer(&request), self.mood);
             tokio::spawn(async move {
                 match mood {
-                    Mood::Silent => return std::future::pending().await,
+                    Mood::Slow => return std::future::pending().await,
                     Mood::Garbage => _ = sender.send(Ok(vec![0xff; 64])).await,
                     _ => {}
                 }
@@ -148,13 +164,19 @@ fn far(cluster: &str, mood: Mood) -> FarAway {
         labels: Labels::from_pairs([("cluster", cluster)]),
         store: Arc::default(),
         mood,
-        oldest_ms: None,
+        reach: Reach::default(),
+        name: format!("{cluster}/{}", NUMBERS.fetch_add(1, Ordering::Relaxed)),
+        asked: AtomicUsize::new(0),
     }
 }
 
 fn gather(runtime: &Runtime, local: Arc<MemoryStore>, fars: Vec<FarAway>) -> Gather {
+    bounded(runtime, local, fars, 1 << 20)
+}
+
+fn bounded(runtime: &Runtime, local: Arc<MemoryStore>, fars: Vec<FarAway>, bytes_max: usize) -> Gather {
     let fleet = Clusters(fars.into_iter().map(|far| Arc::new(far) as Arc<dyn Far>).collect());
-    let options = Options { patience: Duration::from_millis(300), bytes_max: 1 << 20 };
+    let options = Options { patience: Duration::from_millis(300), bytes_max };
     let metrics = Metrics::register(&mut Registry::default());
     Gather::new(local, Arc::new(fleet), runtime.handle().clone(), options, metrics)
 }
@@ -234,18 +256,28 @@ fn a_store_that_fails_costs_its_own_part_and_is_named() {
         let set = gather.select(&asked).expect("the rest");
         assert_eq!(shown(&*set, 10).len(), 2, "{mood:?}");
         assert_eq!(set.warnings(), [format!("cluster \"bad\" did not answer: {why}")], "{mood:?}");
-        let refused = gather.complete().select(&asked).expect_err("all or nothing").to_string();
-        assert_eq!(
-            refused,
-            format!("the answer would be incomplete: cluster \"bad\" did not answer: {why}"),
-            "{mood:?}"
-        );
+        let strict =
+            |missing| gather.for_request(&Request { missing, ..Request::default() }).expect("it asks others");
+        for missing in [Missing::Fail, Missing::FailUnanswered] {
+            let refused = strict(missing).select(&asked).expect_err("all or nothing").to_string();
+            // A silent one is not waited for a second time.
+            let why = match refused.contains("it kept silent a moment ago") {
+                true => "it kept silent a moment ago and is asked again in 10 s",
+                false => why,
+            };
+            assert_eq!(
+                refused,
+                format!("the answer would be incomplete: cluster \"bad\" did not answer: {why}"),
+                "{mood:?}"
+            );
+        }
         // A selection that cannot concern it does not notice.
         let other = select(0, 5000, vec![Matcher::equal("cluster", "good")]);
-        let set = gather.complete().select(&other).expect("the good one");
+        let set = strict(Missing::Fail).select(&other).expect("the good one");
         assert_eq!(shown(&*set, 10).len(), 1, "{mood:?}");
     };
     check(Mood::Silent, "no answer within 300ms");
+    check(Mood::Slow, "no whole answer within 300ms");
     check(Mood::BreaksOff, "the answer ends within a frame");
     check(Mood::Garbage, "a frame begins with a malformed length");
     check(Mood::Disconnected, "the agent is not connected");
@@ -255,7 +287,7 @@ fn a_store_that_fails_costs_its_own_part_and_is_named() {
 fn a_window_beyond_what_a_store_keeps_is_named() {
     let runtime = Runtime::new().expect("a runtime");
     let mut short = far("short", Mood::Answers);
-    short.oldest_ms = Some(1_600_000_000_000);
+    short.reach.oldest_ms = Some(1_600_000_000_000);
     append(&short.store, &labels("short", 1), 1_600_000_001_000, 1.0, false);
     let gather = gather(&runtime, Arc::default(), vec![short]);
     let warnings = |start_ms: i64| {
@@ -266,7 +298,7 @@ fn a_window_beyond_what_a_store_keeps_is_named() {
     assert_eq!(
         warnings(1_599_999_999_999),
         [
-            "cluster \"short\" keeps nothing older than 2020-09-13T12:26:40Z; the answer lacks its part before that"
+            "cluster \"short\" keeps nothing older than 2020-09-13T12:26:40Z: of the time before, the answer has what this hub stores"
         ]
     );
 }
@@ -278,18 +310,90 @@ fn too_much_from_afar_is_a_limit_of_the_query() {
     for time in 0..3000 {
         append(&large.store, &labels("large", 1), time, 1.0, false);
     }
-    let mut gather = gather(&runtime, Arc::default(), vec![large]);
-    gather.options.bytes_max = 30 << 10;
+    let gather = bounded(&runtime, Arc::default(), vec![large], 30 << 10);
     let error = gather.select(&select(0, 5000, Vec::new())).expect_err("too much").to_string();
-    assert_eq!(error, "the stores of the clusters answered with more than 0 MiB for one selector");
+    assert_eq!(error, "the stores of the clusters answered with more than 0 MiB");
 }
 
 #[test]
-fn selectors_and_names_are_written_as_the_api_reads_them() {
-    let matcher = |op, name: &str, value: &str| Matcher::new(op, name, value).expect("a matcher");
-    let matchers =
-        [matcher(MatchOp::Regex, "http.status", "5.\""), matcher(MatchOp::NotEqual, "job", "a\nb")];
-    assert_eq!(selector(&matchers), r#"{"http.status"=~"5.\"","job"!="a\nb"}"#);
-    assert_eq!(escaped_name("instance"), "instance");
-    assert_eq!(escaped_name("http.status_code"), "U__http_2e_status__code");
+fn a_store_is_asked_only_for_what_it_may_have() {
+    let runtime = Runtime::new().expect("a runtime");
+    let mut ended = far("ended", Mood::Answers);
+    ended.reach = Reach { oldest_ms: Some(1_000), first_ms: Some(950), end_ms: Some(2_000) };
+    append(&ended.store, &labels("ended", 1), 1_500, 1.0, false);
+    let ended = Arc::new(ended);
+    let fleet = Clusters(vec![Arc::clone(&ended) as Arc<dyn Far>]);
+    let options = Options { patience: Duration::from_millis(300), ..Options::default() };
+    let metrics = Metrics::register(&mut Registry::default());
+    let local = Arc::new(MemoryStore::new());
+    let gather = Gather::new(local, Arc::new(fleet), runtime.handle().clone(), options, metrics);
+    let check = |start_ms: i64,
+                 end_ms: i64,
+                 matchers: Vec<Matcher>,
+                 found: usize,
+                 asked: usize,
+                 warned: usize| {
+        let before = ended.asked.load(Ordering::Relaxed);
+        let set = gather.select(&select(start_ms, end_ms, matchers)).expect("a selection");
+        let now = ended.asked.load(Ordering::Relaxed) - before;
+        assert_eq!((set.len(), now, set.warnings().len()), (found, asked, warned), "{start_ms} to {end_ms}");
+    };
+    check(1_000, 3_000, Vec::new(), 1, 1, 0);
+    check(2_001, 3_000, Vec::new(), 0, 0, 0);
+    check(500, 900, Vec::new(), 0, 0, 1);
+    check(500, 960, Vec::new(), 0, 1, 1);
+    check(500, 1_600, Vec::new(), 1, 1, 1);
+    check(1_000, 3_000, vec![Matcher::equal("cluster", "other")], 0, 0, 0);
+    check(500, 900, vec![Matcher::equal("cluster", "other")], 0, 0, 0);
+}
+
+#[test]
+fn one_request_waits_once_and_only_as_long_as_somebody_wants_it() {
+    let runtime = Runtime::new().expect("a runtime");
+    let gather = gather(&runtime, Arc::default(), vec![far("good", Mood::Answers), far("slow", Mood::Slow)]);
+    let asked = select(0, 5_000, Vec::new());
+    let request = gather.for_request(&Request::default()).expect("it asks others");
+    let warned = |set: Box<dyn SeriesSet>| set.warnings();
+    let first = warned(request.select(&asked).expect("the rest"));
+    assert_eq!(first, ["cluster \"slow\" did not answer: no whole answer within 300ms"]);
+    let begin = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(warned(request.select(&asked).expect("the rest")), first);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+
+    // Who has little time gets an answer within it.
+    let hurried = Request { time_left: Some(Duration::from_millis(80)), ..Request::default() };
+    let hurried = gather.for_request(&hurried).expect("it asks others");
+    let said = warned(hurried.select(&asked).expect("the rest")).join("");
+    assert!(said.contains("no whole answer within") && !said.contains("300ms"), "{said}");
+
+    let gone = Arc::new(AtomicBool::new(true));
+    let left = Request { gone: Some(Arc::new(move || gone.load(Ordering::Relaxed))), ..Request::default() };
+    let error = gather.for_request(&left).expect("it asks others").select(&asked).expect_err("nobody waits");
+    assert!(matches!(error, QueryError::Cancelled), "{error}");
+}
+
+#[test]
+fn memory_comes_back_and_series_of_others_are_not_taken() {
+    let runtime = Runtime::new().expect("a runtime");
+    let store = far("own", Mood::Answers);
+    for time in 0..1000 {
+        append(&store.store, &labels("own", 1), time, 1.0, false);
+    }
+    append(&store.store, &labels("other", 1), 5, 1.0, false);
+    let before = Labels::from_pairs([("__name__", "m"), ("instance", "i001")]);
+    append(&store.store, &before, 2_000, 1.0, false);
+    let gather = bounded(&runtime, Arc::default(), vec![store], 30 << 10);
+    let request = gather.for_request(&Request::default()).expect("it asks others");
+    for _ in 0..10 {
+        let set = request.select(&select(0, 5_000, Vec::new())).expect("within the bounds each time");
+        let found = shown(&*set, 10);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("cluster=\"own\"") && found[0].contains("(2000, \"1\")"), "{found:?}");
+        let said = set.warnings().join("");
+        assert!(said.starts_with("cluster \"own\": 1 series left out that carry labels of others"), "{said}");
+    }
+    let _held = request.select(&select(0, 5_000, Vec::new())).expect("within the bounds");
+    assert!(request.select(&select(0, 5_000, Vec::new())).is_err(), "two at once are too much");
 }

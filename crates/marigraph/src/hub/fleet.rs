@@ -40,7 +40,7 @@ const BLOCKS_PATH: &str = "/fleet/v1/rows/blocks";
 /// Dictionaries of agents' segments, within the data directory.
 const DICTIONARIES: &str = "fleet/dictionaries";
 /// What says which cluster a series comes from.
-const CLUSTER_LABEL: &str = "cluster";
+pub(super) const CLUSTER_LABEL: &str = "cluster";
 /// How often the intake lets go of what nobody uses.
 const UPKEEP_EVERY: Duration = Duration::from_secs(60);
 /// How long an agent has to list its targets.
@@ -100,6 +100,11 @@ impl Fleet {
         &self.agents
     }
 
+    /// Who is enrolled.
+    pub(super) fn registry(&self) -> Arc<tenancy::Registry> {
+        Arc::clone(&self.registry)
+    }
+
     /// The doors of agents. They know their callers by certificate; nobody else gets in.
     pub(super) fn doors(&self) -> Router {
         let rows = Router::new()
@@ -146,7 +151,32 @@ impl Fleet {
         }
     }
 
-    fn cluster(tenant: &TenantId, cluster: &str) -> To {
+    /// What the series of a cluster carry, as far as all its agents agree.
+    pub(super) fn stamped(&self, tenant: &TenantId, cluster: &str) -> Labels {
+        let mut agreed: Option<BTreeMap<String, String>> = None;
+        let mut agree = |labels: BTreeMap<String, String>| match &mut agreed {
+            None => agreed = Some(labels),
+            Some(agreed) => agreed.retain(|name, value| labels.get(name) == Some(value)),
+        };
+        let is_meant = |of: &str, name: &str| of == tenant.as_str() && name == cluster;
+        let enrolled = self.registry.agents().into_iter();
+        let good = enrolled.filter(|agent| !self.registry.is_revoked(&agent.agent_id, &agent.serial));
+        good.filter(|agent| is_meant(&agent.tenant, &agent.cluster)).for_each(|agent| agree(agent.labels));
+        let connected = self.agents.list().into_iter().filter(|agent| agent.connections > 0);
+        let connected = connected.filter(|agent| is_meant(&agent.key.tenant, &agent.key.cluster));
+        connected.for_each(|agent| agree(agent.labels));
+        stamped(cluster, &agreed.unwrap_or_default())
+    }
+
+    /// When the last agent of a cluster went, milliseconds since the epoch, where that is known.
+    pub(super) fn last_seen_ms(&self, tenant: &TenantId, cluster: &str) -> Option<i64> {
+        let agents = self.agents.list().into_iter();
+        let of_cluster =
+            agents.filter(|agent| *agent.key.tenant == *tenant.as_str() && *agent.key.cluster == *cluster);
+        of_cluster.filter_map(|agent| agent.last_end).map(|(at_ms, _)| at_ms).max()
+    }
+
+    pub(super) fn cluster(tenant: &TenantId, cluster: &str) -> To {
         To::Cluster { tenant: tenant.as_str().into(), cluster: cluster.into() }
     }
 
@@ -188,6 +218,12 @@ impl Fleet {
         }
         Ok(body)
     }
+}
+
+/// What every series of an agent carries, from its cluster and the further labels of its certificate.
+pub(super) fn stamped(cluster: &str, further: &BTreeMap<String, String>) -> Labels {
+    let further = further.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    Labels::from_pairs(further.chain([(CLUSTER_LABEL, cluster)]))
 }
 
 async fn keep_up(door: std::sync::Weak<Door<StoreIntake>>) {

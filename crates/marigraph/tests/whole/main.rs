@@ -14,6 +14,7 @@ mod namespaces;
 mod proxy;
 mod pull;
 mod push;
+mod reach;
 mod remote_write;
 mod soak;
 mod terminal;

@@ -1,6 +1,7 @@
 //! Look-ups without samples: label names, label values, series.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use model::{Labels, Matcher};
@@ -62,8 +63,9 @@ async fn list(
     form: Form,
     find: impl Fn(&dyn storage::Queryable, &Select) -> Result<ListedLabels, QueryError> + Send + 'static,
 ) -> ApiResult {
-    let store = caller.view(&app.state.store);
+    let (store, missing) = (Arc::clone(&app.state.store), form.missing()?);
     let run = move |patience: &Patience| {
+        let store = caller.view_for(&store, &patience.request(missing));
         let mut sets = language::selectors(&form, patience, |why| ApiError::bad_data(why))?;
         if sets.is_empty() {
             sets.push(Vec::new());
@@ -102,8 +104,9 @@ pub(super) async fn series(State(app): State<App>, caller: Caller, form: Form) -
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
     let bounds = Bounds::read(&form)?;
-    let store = caller.view(&app.state.store);
+    let (store, missing) = (Arc::clone(&app.state.store), form.missing()?);
     let run = move |patience: &Patience| {
+        let store = caller.view_for(&store, &patience.request(missing));
         let sets = language::selectors(&form, patience, |why| ApiError::parameter("match[]", why))?;
         let many = sets.len() > 1;
         let mut found: Vec<Labels> = Vec::new();

@@ -1,5 +1,7 @@
 //! What metrics say of themselves: by name, and by target.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use model::{Labels, Metadata};
 
@@ -8,6 +10,7 @@ use crate::App;
 use crate::auth::Caller;
 use crate::form::Form;
 use crate::json;
+use crate::work::Patience;
 
 /// `/metadata`
 pub(super) async fn by_metric(State(app): State<App>, caller: Caller, form: Form) -> ApiResult {
@@ -15,8 +18,9 @@ pub(super) async fn by_metric(State(app): State<App>, caller: Caller, form: Form
     let per_metric =
         optional_count(&form, "limit_per_metric")?.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
     let metric = Some(form.get("metric").to_owned()).filter(|metric| !metric.is_empty());
-    let store = caller.view(&app.state.store);
-    let run = move || {
+    let (store, missing) = (Arc::clone(&app.state.store), form.missing()?);
+    let run = move |patience: &Patience| {
+        let store = caller.view_for(&store, &patience.request(missing));
         let found = store.metadata(&caller.tenant, metric.as_deref())?;
         Ok(Reply::new(|out| {
             let mut metrics = json::Object::new(out);
@@ -32,7 +36,7 @@ pub(super) async fn by_metric(State(app): State<App>, caller: Caller, form: Form
             metrics.end();
         }))
     };
-    app.work.lookup(run).await
+    app.work.search(run).await
 }
 
 /// `/targets/metadata`

@@ -11,7 +11,7 @@ use http::request::Parts;
 use model::number;
 use promql::answer::{Answer, EvalError, Stats, StepStats, Timings};
 use promql::engine::QueryOptions;
-use storage::{Queryable, SeriesExemplars};
+use storage::{Missing, Queryable, Request, SeriesExemplars};
 
 use super::{ApiError, ApiResult, Reply, language, no_content, tree};
 use crate::App;
@@ -21,6 +21,7 @@ use crate::form::{Form, TIME_MAX_MS, TIME_MIN_MS, go_quoted};
 use crate::json;
 use crate::query_log::{ClientAddress, Logged};
 use crate::state::WebState;
+use crate::work::{self, Patience};
 
 /// Most steps of a range query: a week by the minute, or a year by the hour.
 const STEPS_MAX: i64 = 11_000;
@@ -100,6 +101,7 @@ struct Asked {
     limit: usize,
     timeout: Option<Duration>,
     lookback_ms: Option<i64>,
+    missing: Missing,
     /// `stats`, as written.
     stats: String,
 }
@@ -118,7 +120,8 @@ impl Asked {
             }
         };
         let (query, stats) = (form.get("query").to_owned(), form.get("stats").to_owned());
-        Ok(Asked { query, span, origin, limit, timeout, lookback_ms, stats })
+        let missing = form.missing()?;
+        Ok(Asked { query, span, origin, limit, timeout, lookback_ms, missing, stats })
     }
 
     /// Evaluates and writes the answer, on a thread of its own.
@@ -140,7 +143,11 @@ impl Asked {
                 limit: self.limit,
             };
             let active = state.active_queries.begin(&self.query, state.clock.now_ms());
-            let (outcome, touched) = noting(&state, &caller, |store| evaluate(store, &self.query, &options));
+            let gone = Some(work::gone(&options.cancel));
+            let request = Request { missing: self.missing, time_left: Some(left), gone };
+            let view = caller.view_for(&state.store, &request);
+            let evaluate = |store: &dyn Queryable| evaluate(store, &self.query, &options);
+            let (outcome, touched) = noting(&state, &caller, &*view, evaluate);
             drop(active);
             let queued = timeout.saturating_sub(left);
             self.log(&state, &outcome, queued);
@@ -181,14 +188,14 @@ impl Asked {
 fn noting(
     state: &WebState,
     caller: &Caller,
+    view: &dyn Queryable,
     evaluate: impl FnOnce(&dyn Queryable) -> Result<Answer, EvalError>,
 ) -> (Result<Answer, EvalError>, Vec<IncompleteTime>) {
-    let view = caller.view(&state.store);
     let tenant = &caller.tenant;
     let Some(completeness) = state.completeness.as_ref().filter(|known| known.has_gaps(tenant)) else {
-        return (evaluate(&*view), Vec::new());
+        return (evaluate(view), Vec::new());
     };
-    let store = Noting::new(&*view);
+    let store = Noting::new(view);
     let outcome = evaluate(&store);
     let mut touched = match outcome {
         Ok(_) => completeness.touched(tenant, &store.selected()),
@@ -291,17 +298,18 @@ pub(super) async fn exemplars(
     if end_ms < start_ms {
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
-    let (shared, store) = (app.clone(), caller.view(&app.state.store));
-    let run = move || {
+    let (shared, missing) = (app.clone(), form.missing()?);
+    let run = move |patience: &Patience| {
         let expr = language::expression(&shared, form.get("query")).map_err(ApiError::bad_data)?;
         let selectors = language::selectors_of(&expr);
         if selectors.is_empty() {
             return Ok(None);
         }
+        let store = caller.view_for(&shared.state.store, &patience.request(missing));
         let found = store.exemplars_of(&caller.tenant, start_ms, end_ms, &selectors)?;
         Ok(Some(Reply::new(|out| json::array(out, &found, write_exemplars))))
     };
-    Ok(app.work.lookup(run).await?.map_or_else(no_content, Reply::into_response))
+    Ok(app.work.search(run).await?.map_or_else(no_content, Reply::into_response))
 }
 
 /// Source: Prometheus `model/exemplar/exemplar.go`, `QueryResult`; `web/api/v1/json_codec.go`.

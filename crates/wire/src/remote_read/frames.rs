@@ -69,6 +69,11 @@ impl FrameReader {
         self.buffer.extend_from_slice(piece);
     }
 
+    /// Bytes held that are not frames yet.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len() - self.read
+    }
+
     /// The series of the next whole frame, appended to `out`; false when more bytes are needed.
     ///
     /// # Errors
