@@ -386,6 +386,9 @@ impl Retention {
 }
 
 async fn open_store(args: &HubArgs, retention: &Retention, storage: &StorageConfig) -> Result<Db> {
+    if storage.local.is_some() {
+        tracing::warn!("storage: local: is for agents; a hub has a store anyhow");
+    }
     let mut store = tsdb::Config::new(&args.data);
     store.retention = retention.time;
     store.retention_bytes = retention.bytes;

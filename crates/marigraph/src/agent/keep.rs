@@ -61,6 +61,9 @@ impl Keep {
         registry: &mut Registry,
     ) -> Result<Keep> {
         let has_hubs = !args.hubs.is_empty();
+        if config.storage.retention_time.is_some() || config.storage.retention_bytes.is_some() {
+            tracing::warn!("storage: tsdb: retention is a hub's; an agent has `storage: local: retention`");
+        }
         require_a_place(has_hubs || config.storage.local.is_some(), config)?;
         let local = match &config.storage.local {
             Some(local) => Some(Local::open(&args.data, local, &config.storage, clock, registry).await?),

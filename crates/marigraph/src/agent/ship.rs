@@ -65,13 +65,20 @@ impl Ship {
         if in_force.as_deref() == Some(selectors) {
             return Ok(());
         }
-        let ends_others_until_ms = remember(&self.path, Some(selectors), self.clock.now_ms())?;
+        let now_ms = self.clock.now_ms();
+        let ends_others_until_ms = remember(&self.path, Some(selectors), now_ms)?;
+        *in_force = Some(selectors.to_vec());
+        if selectors.is_empty() && ends_others_until_ms <= now_ms {
+            // Nothing ships and nobody expects any: then nothing has to be known of any series.
+            self.scraped.switch(None);
+            self.pushed.switch(None);
+            return Ok(());
+        }
         let matchers = matchers.to_vec();
         let wants = Arc::new(move |labels: &Labels| matchers.iter().any(|all| is_match(all, labels)));
         let selection = Selection { wants, ends_others_until_ms };
         self.scraped.switch_to(Arc::clone(&self.encoder) as _, selection.clone());
         self.pushed.switch_to(Arc::new(Prompt(Arc::clone(&self.encoder))), selection);
-        *in_force = Some(selectors.to_vec());
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The program as a whole, in-process and as a real process, on port 0.
 
 mod access;
+mod agent_remote_write;
 mod backup;
 mod central;
 mod crash;

@@ -13,20 +13,20 @@ use testkit::push::Push;
 
 use crate::{PATIENCE, query, start_hub, value};
 
-const SERIES: usize = 20;
+pub(crate) const SERIES: usize = 20;
 
 /// A receiver that can be stopped and started again where it was.
-struct Receiver {
-    name: &'static str,
+pub(crate) struct Receiver {
+    pub(crate) name: &'static str,
     program: PathBuf,
     args: Vec<String>,
-    addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
     ready: &'static str,
     running: Option<Peer>,
 }
 
 impl Receiver {
-    fn prometheus(directory: &Path) -> Result<Option<Receiver>> {
+    pub(crate) fn prometheus(directory: &Path) -> Result<Option<Receiver>> {
         let Some(program) = program("prometheus") else { return Ok(None) };
         let addr = free_addr()?;
         let file = directory.join("receiver.yml");
@@ -73,18 +73,18 @@ impl Receiver {
         Ok(Receiver { name: "marigraph", program, args, addr, ready: "/-/ready", running: None })
     }
 
-    async fn start(&mut self) -> Result<()> {
+    pub(crate) async fn start(&mut self) -> Result<()> {
         self.running = Some(Peer::start(&self.program, &self.args, self.addr, self.ready).await?);
         Ok(())
     }
 
     /// In order, so that it has written down what it answered for.
-    fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         self.running.take().map_or(Ok(()), Peer::terminate)
     }
 
     /// Waits until each series of `tide` has `rows` samples, as each of them should have.
-    async fn has(&self, rows: usize) -> Result<()> {
+    pub(crate) async fn has(&self, rows: usize) -> Result<()> {
         let begin = Instant::now();
         loop {
             let counts = query(self.addr, "count_over_time(tide{cluster=\"west\"}[1h])").await?;
@@ -128,7 +128,7 @@ async fn sender(directory: &Path, receivers: &[Receiver]) -> Result<Peer> {
 }
 
 /// Pushes rows `from..to`, a second apart, each in a request that is acknowledged.
-async fn push(addr: SocketAddr, first_ms: i64, from: usize, to: usize) -> Result<()> {
+pub(crate) async fn push(addr: SocketAddr, first_ms: i64, from: usize, to: usize) -> Result<()> {
     for row in from..to {
         let at_ms = first_ms + row as i64 * 1000;
         let mut request = Push::default();

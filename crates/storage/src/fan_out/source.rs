@@ -18,6 +18,8 @@ pub(super) struct Source {
     /// What the branch calls it, once it has been opened there.
     pub(super) theirs: Option<SourceRef>,
     pub(super) series: HashMap<SeriesRef, Known>,
+    /// Those that are not selected, and when they were used: nobody asks for more.
+    others: HashMap<SeriesRef, u32>,
     /// The columns of the last row, and what the branch calls them: a steady scrape has the same again.
     last: Option<Columns>,
     /// What the receiver of a selection is to expect.
@@ -26,9 +28,7 @@ pub(super) struct Source {
 }
 
 pub(super) struct Known {
-    /// Empty where it is not selected: nobody asks for them.
     labels: Labels,
-    is_selected: bool,
     /// Of a scrape's report.
     is_report: bool,
     /// What the branch calls it; `None` while it has no place there.
@@ -61,6 +61,7 @@ impl Source {
             desc: desc.clone(),
             theirs: None,
             series: HashMap::new(),
+            others: HashMap::new(),
             last: None,
             due: Due::default(),
             epoch,
@@ -69,7 +70,8 @@ impl Source {
 
     /// The branch has another receiver, or another selection.
     pub(super) fn start_over(&mut self) {
-        (self.theirs, self.series, self.last) = (None, HashMap::new(), None);
+        self.theirs = None;
+        self.forget_series();
         self.due.start_over();
     }
 
@@ -82,15 +84,27 @@ impl Source {
     pub(super) fn forget_idle(&mut self, now: u32) {
         let is_idle = |epoch: u32| epoch + 2 <= now;
         if is_idle(self.epoch) {
-            (self.series, self.last) = (HashMap::new(), None);
-            return;
+            return self.forget_series();
         }
         if let Some(last) = &self.last {
             for series in last.ours.iter() {
-                self.series.entry(*series).and_modify(|known| known.epoch = self.epoch);
+                match self.series.get_mut(series) {
+                    Some(known) => known.epoch = self.epoch,
+                    None => _ = self.others.entry(*series).and_modify(|epoch| *epoch = self.epoch),
+                }
             }
         }
         self.series.retain(|_, known| !is_idle(known.epoch));
+        self.others.retain(|_, epoch| !is_idle(*epoch));
+    }
+
+    fn forget_series(&mut self) {
+        (self.series, self.others, self.last) = (HashMap::new(), HashMap::new(), None);
+    }
+
+    /// Whether it remembers a series, selected or not.
+    pub(super) fn knows(&self, series: SeriesRef) -> bool {
+        self.series.contains_key(&series) || self.others.contains_key(&series)
     }
 
     /// The first appender has told what it calls these.
@@ -107,12 +121,12 @@ impl Source {
         for (labels, ours) in labels.iter().zip(ours) {
             let is_selected = selection.is_none_or(|selection| (selection.wants)(labels));
             match ours {
-                Some(ours) => {
+                Some(ours) if is_selected => {
                     let is_report = selection.is_some() && is_report(labels, &self.desc.labels);
-                    let labels = if is_selected { labels.clone() } else { Labels::empty() };
-                    let known = Known { labels, is_selected, is_report, theirs: None, epoch };
+                    let known = Known { labels: labels.clone(), is_report, theirs: None, epoch };
                     self.series.entry(*ours).or_insert(known);
                 }
+                Some(ours) => _ = self.others.insert(*ours, epoch),
                 None if is_selected && selection.is_some() => self.due.refused(labels),
                 None => {}
             }
@@ -123,11 +137,7 @@ impl Source {
 
     /// The names of the series that are selected.
     pub(super) fn selected_names(&self) -> HashSet<&str> {
-        self.series
-            .values()
-            .filter(|known| known.is_selected)
-            .map(|known| known.labels.metric_name())
-            .collect()
+        self.series.values().map(|known| known.labels.metric_name()).collect()
     }
 
     /// Finds places for selected series that have none.
@@ -135,7 +145,7 @@ impl Source {
         let missing = wanted.iter().filter_map(|ours| {
             self.series
                 .get(ours)
-                .filter(|known| known.is_selected && known.theirs.is_none())
+                .filter(|known| known.theirs.is_none())
                 .map(|known| (*ours, known.labels.clone()))
         });
         let (ours, labels): (Vec<SeriesRef>, Vec<Labels>) = missing.unzip();
@@ -231,11 +241,11 @@ impl Source {
         let missing: Vec<SeriesRef> =
             known.filter(|series| matches!(self.place(*series), Place::Missing)).collect();
         self.resolve(appender, &missing);
-        out.forgotten.extend(missing.into_iter().filter(|series| !self.series.contains_key(series)));
+        out.forgotten.extend(missing.into_iter().filter(|series| !self.knows(*series)));
         let mut theirs = Vec::with_capacity(row.series.len());
         let (mut picks, mut cells, mut selected) = (Vec::new(), 0, 0);
         for (at, (series, value)) in row.series.iter().zip(row.values).enumerate() {
-            let Some(known) = self.series.get(series).filter(|known| known.is_selected) else { continue };
+            let Some(known) = self.series.get(series) else { continue };
             if !is_taken(*series) {
                 out.selected.lose(u32::from(!known.is_report));
                 continue;
@@ -249,8 +259,8 @@ impl Source {
             }
         }
         let lost_histograms = row.histograms.iter().filter(|(series, _)| !is_taken(*series));
-        let is_selected = |series: &SeriesRef| self.series.get(series).is_some_and(|known| known.is_selected);
-        out.selected.lose(lost_histograms.filter(|(series, _)| is_selected(series)).count() as u32);
+        let lost_histograms = lost_histograms.filter(|(series, _)| self.series.contains_key(series));
+        out.selected.lose(lost_histograms.count() as u32);
         out.series = theirs.into();
         out.selected.add(out.series.len(), cells);
         if is_whole && out.forgotten.is_empty() && out.series.len() == selected {
@@ -261,11 +271,15 @@ impl Source {
     }
 
     fn place(&mut self, series: SeriesRef) -> Place {
-        let Some(known) = self.series.get_mut(&series) else { return Place::Missing };
-        known.epoch = self.epoch;
-        match known.theirs {
-            _ if !known.is_selected => Place::NotSelected,
-            Some(theirs) => Place::At(theirs),
+        if let Some(known) = self.series.get_mut(&series) {
+            known.epoch = self.epoch;
+            return known.theirs.map_or(Place::Missing, Place::At);
+        }
+        match self.others.get_mut(&series) {
+            Some(epoch) => {
+                *epoch = self.epoch;
+                Place::NotSelected
+            }
             None => Place::Missing,
         }
     }
