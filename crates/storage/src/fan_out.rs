@@ -145,7 +145,7 @@ impl Branch {
     /// Appends what was taken of a batch. Series that the branch no longer remembers come back as rejections.
     fn append(&self, batch: &Batch<'_>, taken: &Appended, forgotten: &mut Vec<Rejection>) {
         let state = &mut *self.state.lock();
-        let Some(appender) = state.appender.clone() else { return };
+        let Some(appender) = state.appender.clone() else { return state.overhear(batch) };
         let mut rows = state.translate(appender.as_ref(), batch, &taken.rejected, forgotten);
         rows.iter().for_each(|row| state.count(row));
         rows.retain(|row| row.points() > 0);
@@ -231,6 +231,15 @@ impl State {
         rows
     }
 
+    /// While the branch is off: since when rows are due is said only once.
+    fn overhear(&mut self, batch: &Batch<'_>) {
+        for account in batch.accounts.iter().filter(|account| !matches!(account, Account::Tick { .. })) {
+            if let Some(source) = self.sources.get_mut(&account.source()) {
+                source.due.overhear(account);
+            }
+        }
+    }
+
     fn count(&mut self, row: &Translated) {
         if self.selection.is_some()
             && let Some(source) = self.sources.get_mut(&row.ours)
@@ -258,7 +267,7 @@ impl State {
         for account in batch.accounts {
             let Some(source) = self.sources.get_mut(&account.source()) else { continue };
             if unsure.contains(&account.source()) {
-                source.due.again(account);
+                source.due.overhear(account);
                 continue;
             }
             for said in source.due.say(account, selection.ends_others_until_ms).into_iter().flatten() {

@@ -75,12 +75,13 @@ impl Due {
         (self.has_begun, self.is_settled) = (false, false);
     }
 
-    /// The writer will say this again; only what it says once is taken in.
-    pub(super) fn again(&mut self, account: &Account) {
+    /// This is not told now: the branch is off, or the writer will say it again. What it says only once is
+    /// taken in.
+    pub(super) fn overhear(&mut self, account: &Account) {
         match account {
             Account::Begin { schedule, .. } => self.schedule = Some(*schedule),
             Account::Tick { .. } => self.selected = Selected::default(),
-            Account::End { .. } => {}
+            Account::End { .. } => self.schedule = None,
         }
     }
 

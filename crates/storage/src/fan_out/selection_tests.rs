@@ -245,6 +245,15 @@ fn another_selection_takes_over_at_the_next_scrape() {
 }
 
 #[test]
+fn a_branch_that_was_off_knows_that_rows_are_due() {
+    let mut bench = Bench::new(selecting(&["a"], i64::MIN));
+    bench.branch.switch(None);
+    assert_eq!(bench.scrape(1000, &["a"], 0), Vec::<String>::new());
+    bench.branch.switch_to(bench.receiver.clone(), selecting(&["a"], i64::MIN));
+    assert_eq!(bench.scrape(2000, &["a"], 0), ["open a", "begin 2000", "tick 2000 1/1", "row 2003 a=0"]);
+}
+
+#[test]
 fn selected_cells_that_the_first_did_not_take_are_lost() {
     let mut bench = Bench::new(selecting(&["a"], i64::MIN));
     bench.resolve(&["a", "b", "up", "scrape_duration_seconds"]);
