@@ -83,7 +83,7 @@ pub(crate) async fn run(workload: Workload, verdicts: &mut Verdicts) -> Result<(
     let directory = tempfile::tempdir()?;
     let hub = Hub::start(directory.path()).await?;
     let victoria = System::VictoriaMetrics.start(directory.path(), "global: {}\n").await?;
-    let ours = agent(directory.path(), &hub, &config).await?;
+    let ours = agent(directory.path(), hub.addr, &config).await?;
     let theirs = vmagent(directory.path(), &victoria, &config).await?;
     let ids = [ours.id(), theirs.id(), hub.running.peer.id(), victoria.peer.id()];
     tokio::time::sleep(Duration::from_secs(workload.warm_up_seconds)).await;
@@ -148,7 +148,7 @@ async fn backlog(workload: Workload, hub: Hub, directory: &Path, verdicts: &mut 
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as i64;
     let start_ms = now_ms - rows as i64 * interval_ms;
     let timeline = Timeline { start_ms, interval_ms, phases: false, jitter_ms: 0 };
-    let agent = agent(directory, &hub, "global: {}\n").await?;
+    let agent = agent(directory, hub.addr, "global: {}\n").await?;
     let killed = hub.kill();
     sender::load(agent.addr, &data, 0..rows, 1, &timeline).await?;
     let queued = process::directory_bytes(&directory.join("agent/data/queue"));
@@ -197,7 +197,8 @@ async fn names(addr: SocketAddr) -> Result<Vec<String>> {
     Ok(names.iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect())
 }
 
-async fn agent(directory: &Path, hub: &Hub, config: &str) -> Result<Peer> {
+/// Starts an agent that enrols at `hub`; back when it is ready.
+pub(crate) async fn agent(directory: &Path, hub: SocketAddr, config: &str) -> Result<Peer> {
     let directory = directory.join("agent");
     let data = directory.join("data");
     std::fs::create_dir_all(&data)?;
@@ -206,13 +207,13 @@ async fn agent(directory: &Path, hub: &Hub, config: &str) -> Result<Peer> {
     let addr = peers::free_addr()?;
     let mut args = vec![
         "agent".to_owned(),
-        format!("--hub=https://{}", hub.addr),
+        format!("--hub=https://{hub}"),
         format!("--config={}", file.display()),
         format!("--data={}", data.display()),
         format!("--listen={addr}"),
         "--log.level=error".to_owned(),
     ];
-    args.push(format!("--token={}", token(hub.addr, 1)?));
+    args.push(format!("--token={}", token(hub, 1)?));
     Peer::start(&System::Marigraph.program()?, &args, addr, "/-/ready").await
 }
 

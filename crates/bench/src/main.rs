@@ -19,6 +19,7 @@ mod sender;
 mod shapes;
 mod simulator;
 mod system;
+mod tunnel;
 mod write;
 
 use std::path::PathBuf;
@@ -51,6 +52,14 @@ enum What {
     Fleet {
         #[arg(long, default_value_t = 1000)]
         agents: usize,
+    },
+    /// Scrapes through hub, tunnel and agent beside direct ones: what is added, and how many a core
+    Tunnel {
+        #[arg(long, default_value_t = 64)]
+        targets: usize,
+        /// Seconds of each part
+        #[arg(long, default_value_t = 8)]
+        seconds: u64,
     },
     /// What rows of targets are not: a huge target, times of their own, single series, long intervals
     Shapes(ShapesArgs),
@@ -203,6 +212,9 @@ async fn main() -> anyhow::Result<()> {
         What::Queries(args) => queries::run(&args.into(), &mut verdicts).await?,
         What::Agents(args) => agents::run(args.into(), &mut verdicts).await?,
         What::Fleet { agents } => fleet::run(fleet::Workload { agents }, &mut verdicts).await?,
+        What::Tunnel { targets, seconds } => {
+            tunnel::run(tunnel::Workload { targets, seconds }, &mut verdicts).await?;
+        }
         What::Shapes(args) => shapes::run(&args.into(), &mut verdicts).await?,
     }
     println!("\n{verdicts}");
@@ -218,6 +230,7 @@ async fn all(verdicts: &mut Verdicts) -> anyhow::Result<()> {
     for jitter_ms in [5, 0] {
         disk::run(disk::Workload { targets: 20, rows: 240, jitter_ms, recording: None }, verdicts).await?;
     }
+    tunnel::run(tunnel::Workload { targets: 64, seconds: 8 }, verdicts).await?;
     let queries = queries::Workload { targets: 40, rows: 720, rounds: 5, keep: None, only: Vec::new() };
     queries::run(&queries, verdicts).await?;
     let shapes =

@@ -14,6 +14,7 @@
 //! HTTP/2), callers without a certificate have [`STRANGERS_MAX`] places of which one address gets half,
 //! and those with one have places of their own.
 
+mod alive;
 mod body;
 mod stream;
 #[cfg(test)]
@@ -274,6 +275,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shop>) {
             },
         };
         shared.metrics.accepted.inc();
+        if let Err(error) = alive::keep_alive(&stream) {
+            tracing::debug!(%client, %error, "no keep-alive on a connection");
+        }
         let Some(place) = Place::take(&shared, client.ip(), permit) else {
             shared.metrics.refuse("address_has_too_many");
             tracing::debug!(%client, "too many connections from one address");

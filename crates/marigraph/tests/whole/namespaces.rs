@@ -2,6 +2,7 @@
 
 mod lines;
 mod prometheus;
+mod pushprox;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -31,9 +32,14 @@ struct HubAt {
 impl HubAt {
     /// Starts one; its certificate also names `names`.
     async fn start(directory: &Path, site: &Site, names: &[IpAddr]) -> Result<HubAt> {
+        HubAt::start_with(directory, site, names, "").await
+    }
+
+    /// As [`HubAt::start`], with further sections of the configuration.
+    async fn start_with(directory: &Path, site: &Site, names: &[IpAddr], further: &str) -> Result<HubAt> {
         let addr = SocketAddr::new(site.addr(), HUB_PORT);
         let config = directory.join("hub.yml");
-        std::fs::write(&config, format!("web: {{auth: {{bearer_tokens: [{SECRET}]}}}}\n"))?;
+        std::fs::write(&config, format!("web: {{auth: {{bearer_tokens: [{SECRET}]}}}}\n{further}"))?;
         let mut args = vec![
             "hub".to_owned(),
             format!("--config={}", config.display()),
