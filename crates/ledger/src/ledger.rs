@@ -17,7 +17,7 @@ use crate::fleet::{AgentStatus, Agents};
 use crate::metrics::Metrics;
 use crate::pushed::{Pushed, PushedRows};
 use crate::report::{self, Ask, Incomplete, Report};
-use crate::source::{LossReport, Overlay, Said, Window};
+use crate::source::{LossReport, Overlay, Pause, Said, Window};
 use crate::tenant::Tenant;
 
 /// For how long the list of incomplete times is used again.
@@ -206,6 +206,33 @@ impl Ledger {
     /// It cannot be written down; it does not hold then after a restart.
     pub fn pause(&self, tenant: &TenantId, cluster: &str, from_ms: i64, until_ms: i64) -> io::Result<()> {
         self.overlay(tenant, Overlay::Pause { cluster: cluster.to_owned(), from_ms, until_ms })
+    }
+
+    /// Pauses of `cluster` that are in force at `at_ms` end then.
+    ///
+    /// # Errors
+    /// It cannot be written down; it does not hold then after a restart.
+    pub fn resume(&self, tenant: &TenantId, cluster: &str, at_ms: i64) -> io::Result<()> {
+        self.pause(tenant, cluster, at_ms, at_ms)
+    }
+
+    /// The pauses in force at `at_ms`, by cluster.
+    pub fn pauses(&self, tenant: &TenantId, at_ms: i64) -> Vec<Pause> {
+        self.known(tenant).map(|accounts| accounts.inner.lock().pauses(at_ms)).unwrap_or_default()
+    }
+
+    /// The clusters that have agents or sources, by name.
+    pub fn clusters(&self, tenant: &TenantId) -> Vec<String> {
+        let mut clusters: Vec<String> =
+            self.agents.list(tenant, self.clock.now_ms()).into_iter().map(|agent| agent.cluster).collect();
+        if let Some(accounts) = self.known(tenant) {
+            let accounts = accounts.inner.lock();
+            let of_source = |source| report::place(source, &self.config.cluster_label).0.to_owned();
+            clusters.extend(accounts.live().map(of_source));
+        }
+        clusters.sort_unstable();
+        clusters.dedup();
+        clusters
     }
 
     /// Nothing is expected of `cluster` from `at_ms` on, until its sources begin anew.

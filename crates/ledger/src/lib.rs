@@ -44,7 +44,7 @@ pub use ledger::{Ledger, LedgerConfig, OpenError};
 pub use log::entries_in;
 pub use pushed::Pushed;
 pub use report::{Ask, By, Gap, Group, Incomplete, Report, Tally, Unevenness};
-pub use source::LossReport;
+pub use source::{LossReport, Pause};
 
 #[cfg(test)]
 mod tests;

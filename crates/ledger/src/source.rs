@@ -37,12 +37,23 @@ pub(crate) struct Source {
 /// What counts for a whole cluster, or one source of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Overlay {
-    /// Nothing is expected from a time up to another.
+    /// Nothing is expected from a time up to another; of no length, it ends those in force at that time.
     Pause { cluster: String, from_ms: i64, until_ms: i64 },
     /// Nothing is expected from a time on, unless it begins anew.
     Retire { cluster: String, at_ms: i64 },
     /// Rows were lost.
     Loss(LossReport),
+}
+
+/// A time in which nothing is expected of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// The cluster.
+    pub cluster: String,
+    /// First millisecond.
+    pub from_ms: i64,
+    /// The first one after it.
+    pub until_ms: i64,
 }
 
 /// Rows that were lost, as their loser reports it.

@@ -14,7 +14,7 @@ use crate::entry::Entry;
 use crate::fact::Fact;
 use crate::ledger::LedgerConfig;
 use crate::log::{self, Frame, Log};
-use crate::source::{Overlay, Said, Source};
+use crate::source::{Overlay, Pause, Said, Source};
 
 /// A log longer than this, and longer than the last snapshot, is put into a snapshot.
 const LOG_BYTES: u64 = 4 << 20;
@@ -252,9 +252,39 @@ impl Tenant {
     }
 }
 
+/// Ends the pauses that are in force at a time; whether there were any.
+fn end_pauses(overlays: &mut Vec<Overlay>, at_ms: i64) -> bool {
+    let mut ended = false;
+    for overlay in overlays.iter_mut() {
+        if let Overlay::Pause { from_ms, until_ms, .. } = overlay
+            && (*from_ms..*until_ms).contains(&at_ms)
+        {
+            *until_ms = at_ms;
+            ended = true;
+        }
+    }
+    overlays.retain(
+        |overlay| !matches!(overlay, Overlay::Pause { from_ms, until_ms, .. } if from_ms == until_ms),
+    );
+    overlays.sort_unstable();
+    overlays.dedup();
+    ended
+}
+
 impl Inner {
     pub(crate) fn live(&self) -> impl Iterator<Item = &Source> {
         self.sources.iter().flatten().map(|source| &**source)
+    }
+
+    /// The pauses in force, by cluster.
+    pub(crate) fn pauses(&self, at_ms: i64) -> Vec<Pause> {
+        let in_force = |overlay: &Overlay| match overlay {
+            Overlay::Pause { cluster, from_ms, until_ms } if (*from_ms..*until_ms).contains(&at_ms) => {
+                Some(Pause { cluster: cluster.clone(), from_ms: *from_ms, until_ms: *until_ms })
+            }
+            _ => None,
+        };
+        self.overlays.values().flatten().filter_map(in_force).collect()
     }
 
     pub(crate) fn by_id(&self, id: SourceId) -> Option<&Source> {
@@ -316,6 +346,11 @@ impl Inner {
             Overlay::Loss(loss) => &loss.cluster,
         };
         let known = self.overlays.entry(cluster.clone()).or_default();
+        if let Overlay::Pause { from_ms, until_ms, .. } = overlay
+            && from_ms == until_ms
+        {
+            return end_pauses(known, from_ms);
+        }
         let Err(place) = known.binary_search(&overlay) else { return false };
         known.insert(place, overlay);
         if known.len() > OVERLAYS_MAX {

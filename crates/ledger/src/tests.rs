@@ -12,7 +12,7 @@ use storage::{
     SeriesRef, SourceDesc, SourceRef,
 };
 
-use crate::{Ask, By, Ledger, LedgerAppender, LedgerConfig, Loss, LossReport, Report, Tally};
+use crate::{Ask, By, Ledger, LedgerAppender, LedgerConfig, Loss, LossReport, Pause, Report, Tally};
 
 mod crashes;
 mod golden;
@@ -271,10 +271,34 @@ fn pauses_retirement_and_losses() {
     bench.state(&[begin(b, 15)]);
     assert_eq!(by_cluster(&bench, "b"), "15 expected, 1 stored, 9 agent_down, 5 silent");
     let other = TenantId::new("other").unwrap();
+    assert_eq!(bench.ledger.clusters(&tenant), ["a", "b"]);
+    assert_eq!(bench.ledger.clusters(&other), [""; 0]);
     assert_eq!(
         bench.ledger.report(&other, &Ask { end_ms: i64::MAX / 4, ..Ask::default() }),
         Report::default()
     );
+}
+
+#[test]
+fn a_pause_ends_early() {
+    let bench = Bench::new();
+    let tenant = TenantId::default();
+    let a = bench.source("a", "node");
+    bench.state(&[begin(a, 0), whole(a, 0)]);
+    bench.ledger.pause(&tenant, "a", tick(2), tick(30)).unwrap();
+    bench.clock.set_ms(tick(8));
+    let in_force = bench.ledger.pauses(&tenant, tick(8));
+    assert_eq!(in_force, [Pause { cluster: "a".to_owned(), from_ms: tick(2), until_ms: tick(30) }]);
+    bench.ledger.resume(&tenant, "a", tick(8)).unwrap();
+    bench.clock.set_ms(tick(40));
+    let check = |bench: &Bench| {
+        assert_eq!(bench.ledger.pauses(&tenant, tick(8)), []);
+        let ask = Ask { start_ms: tick(0), end_ms: tick(20), ..Ask::default() };
+        let total = bench.ledger.report(&tenant, &ask).total;
+        assert_eq!(shown(&total), "14 expected, 1 stored, 13 silent");
+    };
+    check(&bench);
+    check(&bench.restarted(bench.disk.after_power_cut(stdx::disk::Survivors::Nothing), "boot"));
 }
 
 #[test]

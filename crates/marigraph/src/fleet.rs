@@ -1,5 +1,7 @@
 //! `marigraph fleet`: what a hub's ledger says, as tables: clusters, and gaps with their reasons.
 
+mod lifecycle;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use serde::Deserialize;
 use crate::client::{ClientArgs, Server};
 use crate::query::times::Time;
 use crate::tsdb_verbs::print_table;
+use lifecycle::{PauseArgs, Which};
 
 /// A gap of the same reason that begins or ends so much apart is shown on one line with its like.
 const TOGETHER_MS: i64 = 60_000;
@@ -23,7 +26,8 @@ const TOGETHER_MS: i64 = 60_000;
         marigraph fleet                                     clusters, and how complete the last hour is\n  \
         marigraph fleet --by job --since 24h                the same for each job, over a day\n  \
         marigraph fleet gaps --cluster eu1 --since 6h       what is missing, and why\n  \
-        marigraph fleet gaps --check || page-somebody       exit status 1 when anything is missing\n\n\
+        marigraph fleet gaps --check || page-somebody       exit status 1 when anything is missing\n  \
+        marigraph fleet pause eu1 --for 2h --reason moving  nothing is expected of it meanwhile\n\n\
         Rows are ticks at which a row was due. `missing` has a reason, `unknown` has none (yet): nobody has told\n\
         what became of them. Failed scrapes (target_...) are in the data, too: up is 0.")]
 pub struct FleetArgs {
@@ -66,6 +70,19 @@ pub enum FleetVerb {
         /// Exit with status 1 when there is any
         #[arg(long)]
         check: bool,
+    },
+    /// Expect nothing of a cluster for a while
+    Pause(PauseArgs),
+    /// Expect rows of a paused cluster again
+    Resume(Which),
+    /// Expect nothing more of a cluster, until its sources begin anew
+    Retire {
+        /// Which cluster.
+        #[command(flatten)]
+        which: Which,
+        /// Why, for the hub's log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
     },
 }
 
@@ -205,6 +222,7 @@ pub fn run(args: &FleetArgs) -> Result<()> {
             let by = format!("{:?}", args.by).to_lowercase();
             let report = ask(&args.asked, &by)?;
             clusters(&report, args.by, Timestamp::now(), out)?;
+            lifecycle::list(&args.asked.url, &args.asked.client, out)?;
             if args.check && !is_whole(&report) {
                 bail!("{} of {} rows are stored", report.total.stored, report.total.expected);
             }
@@ -216,6 +234,9 @@ pub fn run(args: &FleetArgs) -> Result<()> {
                 bail!("there are gaps");
             }
         }
+        Some(FleetVerb::Pause(args)) => lifecycle::pause(args, out)?,
+        Some(FleetVerb::Resume(which)) => lifecycle::resume(which, out)?,
+        Some(FleetVerb::Retire { which, reason }) => lifecycle::retire(which, reason, out)?,
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod enrol;
 mod fleet;
 pub(crate) mod front;
 mod ledger;
+mod lifecycle;
 mod proxy;
 pub(crate) mod store;
 mod stores;
@@ -73,6 +74,8 @@ struct Stages {
     store: Arc<Db>,
     /// The way to the store, past the ledger.
     kept: Arc<LedgerAppender>,
+    /// What it tells.
+    ledger: Arc<Ledger>,
     /// What the store was opened with.
     storage: StorageConfig,
     program: Arc<Program>,
@@ -189,7 +192,7 @@ impl Hub {
             external_labels: Labels::empty(),
             query_log: Arc::default(),
             active_queries: Arc::new(active_queries(&args)),
-            completeness: Some(Arc::new(Accounts(accounts))),
+            completeness: Some(Arc::new(Accounts(Arc::clone(&accounts)))),
             notifications: Arc::clone(&program.notifications),
             options: Arc::new(web_options(&args, addr)),
         };
@@ -204,6 +207,7 @@ impl Hub {
             remote_writes,
             store,
             kept,
+            ledger: accounts,
             storage,
             program,
             reloading,
@@ -304,6 +308,7 @@ impl Stages {
         let doors = doors::router(self.receive.clone(), machine)
             .merge(proxy::lists(&self.proxy))
             .merge(self.identity.admin())
+            .merge(lifecycle::router(Arc::clone(&self.ledger), Arc::clone(&self.web.clock)))
             .merge(Clusters::new(self.fleet.clone(), web.clone(), self.store.clone()).doors());
         // What is nobody's door is web's, so that unknown paths want a credential too.
         let fleet = self.identity.doors().merge(self.fleet.doors());

@@ -28,7 +28,7 @@ use web::{Caller, ClientAddress, Role, Tokens};
 
 use crate::cli::HubArgs;
 
-mod admin;
+pub(super) mod admin;
 mod fellows;
 
 use fellows::Fellows;

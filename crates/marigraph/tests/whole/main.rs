@@ -10,6 +10,7 @@ mod fleet;
 mod hostile;
 mod hubs;
 mod identity;
+mod lifecycle;
 mod local;
 mod namespaces;
 mod proxy;

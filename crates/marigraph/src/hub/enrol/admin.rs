@@ -39,7 +39,7 @@ pub(super) fn router(hub: Arc<Identity>) -> Router {
 }
 
 /// A refusal.
-struct Failure(StatusCode, String);
+pub(in crate::hub) struct Failure(pub(in crate::hub) StatusCode, pub(in crate::hub) String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -68,11 +68,11 @@ impl From<IdentityError> for Failure {
     }
 }
 
-fn wrong(error: impl std::fmt::Display) -> Failure {
+pub(in crate::hub) fn wrong(error: impl std::fmt::Display) -> Failure {
     Failure(StatusCode::BAD_REQUEST, error.to_string())
 }
 
-fn administrator(caller: &Caller) -> Result<(), Failure> {
+pub(in crate::hub) fn administrator(caller: &Caller) -> Result<(), Failure> {
     if caller.role == Role::Admin {
         return Ok(());
     }
@@ -89,7 +89,7 @@ fn owner(caller: &Caller) -> Result<(), Failure> {
 }
 
 /// Refuses what a page of somebody else sends with the user's credentials.
-fn own_page(headers: &HeaderMap) -> Result<(), Failure> {
+pub(in crate::hub) fn own_page(headers: &HeaderMap) -> Result<(), Failure> {
     if web::auth::is_cross_site(headers) {
         return Err(Failure(StatusCode::FORBIDDEN, "not for pages of other sites".into()));
     }
@@ -97,7 +97,7 @@ fn own_page(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 /// Runs what writes to the disk where that may block.
-async fn blocking<T: Send + 'static>(
+pub(in crate::hub) async fn blocking<T: Send + 'static>(
     run: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     let ran = tokio::task::spawn_blocking(run).await;

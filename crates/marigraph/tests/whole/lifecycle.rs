@@ -1,0 +1,156 @@
+//! Clusters of which nothing is expected, and rows that are taken away on purpose.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use marigraph::agent::Agent;
+use marigraph::cli::{AgentArgs, HubArgs};
+use marigraph::hub::Hub;
+use serde_json::Value;
+use testkit::http;
+
+use crate::fleet::token;
+use crate::{eventually, query, start_hub_at};
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+async fn start_agent(directory: &Path, hub: &Hub) -> Result<Agent> {
+    let enrol = token(hub, "alpha").await?;
+    let listen = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let file = directory.join("agent.yml");
+    let config = format!(
+        "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nmachine: {{}}\nscrape_configs:\n\
+         - job_name: node\n  metrics_path: /metrics/machine\n  static_configs: [{{targets: ['{listen}']}}]\n"
+    );
+    std::fs::write(&file, config)?;
+    let words = [
+        format!("--data={}", directory.join("agent").display()),
+        format!("--listen={listen}"),
+        format!("--config={}", file.display()),
+        format!("--hub=https://{}", hub.addr()),
+        format!("--token={enrol}"),
+    ];
+    Agent::start(AgentArgs::parse(words)?).await
+}
+
+async fn account(hub: &Hub) -> Result<Value> {
+    Ok(http::get(hub.addr(), "/api/v1/completeness?cluster=alpha").await?.json()?["data"].take())
+}
+
+/// What stays the same for a second: what the account expects of the cluster.
+async fn settled(hub: &Hub) -> Result<u64> {
+    let mut before = None;
+    for _ in 0..30 {
+        let expected = account(hub).await?["total"]["expected"].as_u64().context("a number")?;
+        if before == Some(expected) {
+            return Ok(expected);
+        }
+        before = Some(expected);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    anyhow::bail!("the account goes on growing")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cluster_is_paused_resumed_and_retired() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let hub = start_hub_at(directory.path(), Some("global: {}\n"), "127.0.0.1:0").await?;
+    let agent = start_agent(directory.path(), &hub).await?;
+    eventually(hub.addr(), "up{cluster=\"alpha\"}", |found| found.len() == 1).await?;
+    let post = async |verb: &str, form: &str| {
+        http::post(hub.addr(), &format!("/api/v1/admin/clusters/{verb}"), FORM, form.to_owned()).await
+    };
+
+    // What cannot be.
+    for (verb, form, status, told) in [
+        ("pause", "cluster=beta&until=4000000000", 404, "there is no cluster \"beta\"; there is alpha"),
+        ("pause", "cluster=alpha&until=soon", 400, "until: \"soon\" is no time"),
+        ("pause", "cluster=alpha&until=1000", 400, "1970-01-01T00:16:40Z has passed"),
+        ("pause", "cluster=alpha&until=4000000000", 400, "a pause lasts 31 days at most"),
+        ("resume", "cluster=alpha", 409, "cluster \"alpha\" is not paused"),
+    ] {
+        let answer = post(verb, form).await?;
+        assert_eq!(answer.status, status, "{verb} {form}: {}", answer.text());
+        assert!(answer.text().contains(&told.replace('"', "\\\"")), "{verb} {form}: {}", answer.text());
+    }
+
+    agent.stop().await?;
+    let until = jiff::Timestamp::now().as_second() + 3600;
+    let paused = post("pause", &format!("cluster=alpha&until={until}&reason=moving")).await?;
+    assert_eq!(paused.status, 200, "{}", paused.text());
+    let pauses = http::get(hub.addr(), "/api/v1/fleet/pauses").await?.json()?;
+    assert_eq!(pauses["data"][0]["cluster"], "alpha", "{pauses}");
+    let expected = settled(&hub).await?;
+    assert!(expected > 0);
+
+    assert_eq!(post("resume", "cluster=alpha").await?.status, 200);
+    let pauses = http::get(hub.addr(), "/api/v1/fleet/pauses").await?.json()?;
+    assert_eq!(pauses["data"], serde_json::json!([]), "{pauses}");
+    // Rows are due again, and nobody brings them.
+    let begin = std::time::Instant::now();
+    while account(&hub).await?["total"]["expected"].as_u64().context("a number")? < expected + 5 {
+        anyhow::ensure!(
+            begin.elapsed() < Duration::from_secs(30),
+            "nothing is expected: {}",
+            account(&hub).await?
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(post("retire", "cluster=alpha&reason=sold").await?.status, 200);
+    settled(&hub).await?;
+    hub.stop().await
+}
+
+/// Rows taken out of a store are not noticed by the ledger, which is about what came: the audit finds them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_drill_is_found_by_the_audit() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let data = directory.path().join("data");
+    let start = || {
+        let words = [
+            format!("--data={}", data.display()),
+            "--listen=127.0.0.1:0".to_owned(),
+            format!("--config={}", directory.path().join("hub.yml").display()),
+        ];
+        Ok::<HubArgs, anyhow::Error>(HubArgs::parse(words)?)
+    };
+    std::fs::write(directory.path().join("hub.yml"), "global: {}\n")?;
+    let hub = Hub::start(start()?).await?;
+    let agent = start_agent(directory.path(), &hub).await?;
+    eventually(hub.addr(), "count_over_time(up{cluster=\"alpha\"}[5m]) > 20", |found| found.len() == 1)
+        .await?;
+    agent.stop().await?;
+    let rows = query(hub.addr(), "timestamp(up{cluster=\"alpha\"})").await?;
+    let newest: f64 = rows[0]["value"][1].as_str().context("a time")?.parse()?;
+    hub.stop().await?;
+
+    let marigraph = |words: &[&str]| -> Result<(bool, String)> {
+        let run = std::process::Command::new(env!("CARGO_BIN_EXE_marigraph")).args(words).output()?;
+        let said = [run.stdout, run.stderr].concat();
+        Ok((run.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    };
+    let data = data.display().to_string();
+    let (whole, said) = marigraph(&["ledger", "audit", &data])?;
+    assert!(whole && said.contains("the store has all that the ledger says"), "{said}");
+    let (from, to) = (format!("{}", newest - 2.1), format!("{}", newest - 1.0));
+    let selector = "{cluster=\"alpha\",job=\"node\"}";
+    let drop = ["drill", "drop", "--data", &data, "--match", selector, "--start", &from, "--end", &to];
+    let (done, said) = marigraph(&drop)?;
+    assert!(!done && said.contains("say --yes"), "{said}");
+    let (done, said) = marigraph(&[&drop[..], &["--yes"]].concat())?;
+    assert!(done, "{said}");
+    let dropped: u64 = said
+        .strip_prefix("dropped ")
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .with_context(|| said.clone())?;
+    assert!((3..=8).contains(&dropped), "{said}");
+    let (whole, said) = marigraph(&["ledger", "audit", &data])?;
+    assert!(!whole, "{said}");
+    assert!(
+        said.contains(&format!("{dropped} rows that the ledger has as stored are not in the store")),
+        "{said}"
+    );
+    assert!(said.contains("alpha") && said.contains(&format!("-{dropped}")), "{said}");
+    Ok(())
+}
