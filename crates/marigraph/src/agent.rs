@@ -4,6 +4,7 @@
 mod enrolment;
 mod home;
 mod keep;
+mod limits;
 mod local;
 mod nothing;
 pub(crate) mod reach;
@@ -40,6 +41,7 @@ use crate::pull::{Pull, PullParts};
 use enrolment::{Way, Who};
 use home::{Home, HomeMetrics};
 use keep::Keep;
+use limits::CentralLimits;
 use reach::Scraped;
 use stamp::Stamping;
 
@@ -78,6 +80,8 @@ struct Stages {
     pull: Arc<Pull>,
     keep: Keep,
     storage: StorageConfig,
+    /// What hubs limit.
+    limits: Arc<CentralLimits>,
     program: Arc<Program>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
@@ -135,6 +139,7 @@ impl Agent {
             clock: Arc::clone(&clock),
         };
         let pull = Arc::new(Pull::new(scraping, &mut registry));
+        let limits = CentralLimits::open(&args.data, Arc::clone(&pull))?;
         let (program, reloads) =
             Program::new(source, keep.keeper(), keep.retention(), Arc::clone(&clock), &mut registry);
         let receive_metrics = ReceiveMetrics::default();
@@ -174,6 +179,7 @@ impl Agent {
             pull,
             keep,
             storage: config.storage.clone(),
+            limits,
             program,
             reloading: tokio::sync::Mutex::new(()),
             web,
@@ -305,13 +311,14 @@ impl Stages {
             status.insert("started_ms".to_owned(), started_ms.into());
             if let Some(stages) = stages.upgrade() {
                 stages.keep.status(&mut status);
+                status.insert("limits".to_owned(), stages.limits.status());
             }
             status.into()
         });
         // Hubs are readers here, whoever else may call. What they add to series, they add themselves.
         let reader = Caller::new(TenantId::default(), Role::Read);
         let api = web::router(WebState { auth: Arc::new(Auth::everybody(reader)), ..self.web.clone() });
-        let pages = reach::pages(self.pull.scraper(), status, api);
+        let pages = reach::pages(self.pull.scraper(), status, api).merge(self.limits.door());
         let own = Handler::new(TowerToHyperService::new(pages));
         let handler = self.gate.clone();
         // Set once: there is one agent.

@@ -9,6 +9,7 @@ use crate::backup::{BackupArgs, RestoreArgs};
 use crate::fleet::FleetArgs;
 use crate::fleet_verbs::{AgentVerb, AgentsVerb, CaVerb, HubVerb, TokenVerb};
 use crate::ledger_verbs::{DrillVerb, LedgerVerb};
+use crate::limits_verbs::LimitsVerb;
 use crate::query::QueryArgs;
 use crate::tsdb_verbs::TsdbVerb;
 
@@ -61,6 +62,12 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         verb: AgentsVerb,
+    },
+    /// Limits for the agents of a cluster, given by a hub
+    Limits {
+        /// What to do.
+        #[command(subcommand)]
+        verb: LimitsVerb,
     },
     /// The fleet's roots: show, replace, export, import
     Ca {

@@ -9,6 +9,7 @@ mod fleet;
 pub(crate) mod front;
 mod ledger;
 mod lifecycle;
+mod limits;
 mod proxy;
 pub(crate) mod store;
 mod stores;
@@ -47,6 +48,7 @@ use enrol::Identity;
 pub(crate) use enrol::{FLEET_DIRECTORY, FleetHub};
 use fleet::{Fleet, FleetParts};
 use front::{Bound, Front, Plaintext};
+use limits::AgentLimits;
 use store::Store;
 use stores::Stores;
 
@@ -62,6 +64,8 @@ pub struct Hub {
     renewer: JoinHandle<()>,
     /// Tells the ledger who is connected.
     presence: JoinHandle<()>,
+    /// Brings agents their limits.
+    limiting: JoinHandle<()>,
     /// Keeps the ledger going.
     upkeep: JoinHandle<()>,
 }
@@ -88,6 +92,8 @@ struct Stages {
     proxy_options: ::proxy::Options,
     identity: Arc<Identity>,
     fleet: Fleet,
+    /// Limits for agents.
+    limits: Arc<AgentLimits>,
 }
 
 impl std::fmt::Debug for Hub {
@@ -145,6 +151,9 @@ impl Hub {
         };
         let fleet = Fleet::new(fleet, &mut registry);
         let gathered = gathered(&args, store.clone(), &fleet, &clock, &mut registry);
+        let limits =
+            AgentLimits::open(&args.data.join(FLEET_DIRECTORY), fleet.agents().clone(), Arc::clone(&clock))?;
+        let limiting = tokio::spawn(Arc::clone(&limits).keep_brought());
         let presence = tokio::spawn(ledger::keep_presence(
             Arc::clone(&accounts),
             Arc::clone(identity.registry()),
@@ -217,6 +226,7 @@ impl Hub {
             proxy_options,
             identity,
             fleet,
+            limits,
         });
         // Before the first row comes in.
         stages.remote_writes.apply(&config.remote_writes)?;
@@ -229,7 +239,7 @@ impl Hub {
         stages.front.secure(stages.identity.tls().server_config(), plaintext);
         let renewer = tokio::spawn(keep_identity(Arc::clone(&stages)));
         let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
-        Ok(Hub { stages, reloader, renewer, upkeep, presence })
+        Ok(Hub { stages, reloader, renewer, upkeep, presence, limiting })
     }
 
     /// Where it listens.
@@ -271,6 +281,7 @@ impl Hub {
         self.renewer.abort();
         self.stages.identity.stop();
         self.presence.abort();
+        self.limiting.abort();
         let stages = self.stages;
         stages.program.stopping();
         stages.pull.stop().await;
@@ -308,6 +319,7 @@ impl Stages {
         let doors = doors::router(self.receive.clone(), machine)
             .merge(proxy::lists(&self.proxy))
             .merge(self.identity.admin())
+            .merge(self.limits.router())
             .merge(lifecycle::router(Arc::clone(&self.ledger), Arc::clone(&self.web.clock)))
             .merge(Clusters::new(self.fleet.clone(), web.clone(), self.store.clone()).doors());
         // What is nobody's door is web's, so that unknown paths want a credential too.

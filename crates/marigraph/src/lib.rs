@@ -13,6 +13,8 @@ pub mod fleet;
 pub mod fleet_verbs;
 pub mod hub;
 pub mod ledger_verbs;
+mod limits;
+pub mod limits_verbs;
 pub mod logging;
 mod program;
 pub mod progress;

@@ -10,7 +10,7 @@ use model::{Labels, TenantId};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use scrape::client::{Fetch, FetchError, HttpClient, TcpConnector};
-use scrape::config::HttpClientConfig;
+use scrape::config::{HttpClientConfig, ScrapeConfig};
 use scrape::{Clusters, Manager, ManagerParts};
 use stdx::clock::Clock;
 use storage::Appender;
@@ -22,6 +22,7 @@ use web::{PoolConfig, TargetStatus};
 
 use crate::config::{Config, Discovery, DnsRecord, Job};
 use crate::hub::central::Central;
+use crate::limits::LimitSet;
 
 /// Discovery, scraping, and the task that hands targets from one to the other.
 pub(crate) struct Pull {
@@ -33,6 +34,30 @@ pub(crate) struct Pull {
     clients: Mutex<Vec<Arc<DiscoveryClient>>>,
     /// What the pages tell of each pool's configuration.
     configs: RwLock<BTreeMap<String, PoolConfig>>,
+    jobs: Mutex<Jobs>,
+}
+
+/// The jobs as configured, and limits for all of them.
+#[derive(Default)]
+struct Jobs {
+    configured: Vec<Arc<ScrapeConfig>>,
+    limits: LimitSet,
+}
+
+impl Jobs {
+    /// The jobs as they are to be scraped.
+    fn narrowed(&self) -> Vec<Arc<ScrapeConfig>> {
+        let narrow = |job: &Arc<ScrapeConfig>| {
+            let limits = self.limits.narrow(job.limits);
+            if limits == job.limits {
+                return Arc::clone(job);
+            }
+            let mut narrowed = ScrapeConfig::clone(job);
+            narrowed.limits = limits;
+            Arc::new(narrowed)
+        };
+        self.configured.iter().map(narrow).collect()
+    }
 }
 
 /// What scraping works with.
@@ -77,6 +102,7 @@ impl Pull {
             handing_over: Mutex::new(Some(handing_over)),
             clients: Mutex::default(),
             configs: RwLock::default(),
+            jobs: Mutex::default(),
         }
     }
 
@@ -92,8 +118,12 @@ impl Pull {
             .iter()
             .map(|job| self.pool(job, &clients, &mut used))
             .collect::<Result<Vec<discovery::PoolConfig>>>()?;
-        let jobs: Vec<_> = config.jobs.iter().map(|job| Arc::clone(&job.scrape)).collect();
-        self.scraper.apply(&jobs)?;
+        let mut jobs = self.jobs.lock();
+        let configured = config.jobs.iter().map(|job| Arc::clone(&job.scrape)).collect();
+        let next = Jobs { configured, limits: jobs.limits.clone() };
+        self.scraper.apply(&next.narrowed())?;
+        *jobs = next;
+        drop(jobs);
         self.discovery.apply(pools);
         *clients = used;
         *self.configs.write() = config
@@ -105,6 +135,18 @@ impl Pull {
                 (job.scrape.job_name.clone(), PoolConfig { yaml, relabel })
             })
             .collect();
+        Ok(())
+    }
+
+    /// Makes `limits` hold for all jobs, where they are narrower than what is configured.
+    ///
+    /// # Errors
+    /// As [`Pull::apply`].
+    pub(crate) fn limit(&self, limits: LimitSet) -> Result<()> {
+        let mut jobs = self.jobs.lock();
+        let next = Jobs { configured: jobs.configured.clone(), limits };
+        self.scraper.apply(&next.narrowed())?;
+        *jobs = next;
         Ok(())
     }
 

@@ -281,7 +281,7 @@ impl Scheme {
 }
 
 /// One entry of `scrape_configs` as meant. Two are equal when the same was written with the same
-/// global defaults.
+/// global defaults, and the same limits are in force.
 #[derive(Debug, Clone)]
 pub struct ScrapeConfig {
     /// Names the pool; the label `job` of its targets.
@@ -335,7 +335,7 @@ pub struct ScrapeConfig {
 
 impl PartialEq for ScrapeConfig {
     fn eq(&self, other: &Self) -> bool {
-        self.written == other.written
+        self.written == other.written && self.limits == other.limits
     }
 }
 

@@ -5,6 +5,7 @@
 //! | `GET /tunnel/v1/targets` | what is scraped here, as JSON |
 //! | `GET /tunnel/v1/scrape/<id>` | one target's page, passed on |
 //! | `GET /tunnel/v1/status` | how the agent does |
+//! | `PUT /tunnel/v1/limits` | limits that hubs give it ([`super::limits`]) |
 //! | `/api/v1/*`, `/federate` | the agent's own API, for readers |
 //!
 //! The gate before it ([`tunnel::policy`]) refuses everything else.

@@ -69,7 +69,7 @@ impl Lifecycle {
             return Err(wrong(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
         }
         let mut known = self.ledger.clusters(&caller.tenant);
-        known.retain(|cluster| sees(caller, cluster));
+        known.retain(|cluster| caller.sees_cluster(cluster));
         if known.contains(&asked.cluster) {
             return Ok(());
         }
@@ -79,11 +79,6 @@ impl Lifecycle {
             format!("there is no cluster {:?}; there is {shown}", asked.cluster),
         ))
     }
-}
-
-/// Whether a caller's token is for this cluster.
-fn sees(caller: &Caller, cluster: &str) -> bool {
-    caller.clusters.is_empty() || caller.clusters.iter().any(|seen| seen == cluster)
 }
 
 async fn pause(
@@ -149,7 +144,7 @@ async fn retire(
 
 async fn pauses(State(hub): State<Lifecycle>, caller: Caller) -> Response {
     let mut pauses = hub.ledger.pauses(&caller.tenant, hub.clock.now_ms());
-    pauses.retain(|pause| sees(&caller, &pause.cluster));
+    pauses.retain(|pause| caller.sees_cluster(&pause.cluster));
     let shown: Vec<Shown> = pauses
         .into_iter()
         .map(|pause| Shown {

@@ -1,4 +1,4 @@
-//! Clusters of which nothing is expected, and rows that are taken away on purpose.
+//! Clusters of which nothing is expected, rows that are taken away on purpose, limits that a hub gives.
 
 use std::path::Path;
 use std::time::Duration;
@@ -153,4 +153,78 @@ async fn a_drill_is_found_by_the_audit() -> Result<()> {
     );
     assert!(said.contains("alpha") && said.contains(&format!("-{dropped}")), "{said}");
     Ok(())
+}
+
+/// Waits until the agent's one target is as `enough` says; its health and last error.
+async fn target(agent: &Agent, enough: impl Fn(&str, &str) -> bool) -> Result<()> {
+    let begin = std::time::Instant::now();
+    loop {
+        let targets = http::get(agent.addr(), "/api/v1/targets").await?.json()?;
+        let target = &targets["data"]["activeTargets"][0];
+        let (health, error) = (&target["health"], &target["lastError"]);
+        if enough(health.as_str().unwrap_or_default(), error.as_str().unwrap_or_default()) {
+            return Ok(());
+        }
+        anyhow::ensure!(begin.elapsed() < Duration::from_secs(30), "still {health} {error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn limits_of_a_hub_narrow_and_go_back() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let hub = start_hub_at(directory.path(), Some("global: {}\n"), "127.0.0.1:0").await?;
+    let agent = start_agent(directory.path(), &hub).await?;
+    target(&agent, |health, _| health == "up").await?;
+    let post = async |path: &str, form: &str| {
+        http::post(hub.addr(), &format!("/api/v1/admin/limits{path}"), FORM, form.to_owned()).await
+    };
+    for (form, told) in [
+        ("cluster=alpha&limits=bearer_token_file=1", "there is no limit"),
+        ("cluster=alpha&limits=sample_limit=none", "is no number"),
+        ("cluster=&limits=sample_limit=3", "cluster"),
+    ] {
+        let answer = post("", form).await?;
+        assert_eq!(answer.status, 400, "{form}: {}", answer.text());
+        assert!(answer.text().contains(told), "{form}: {}", answer.text());
+    }
+    assert_eq!(post("/rollback", "cluster=alpha").await?.status, 404);
+
+    // Wide ones change nothing; narrow ones do.
+    assert_eq!(post("", "cluster=alpha&limits=sample_limit=1000000").await?.status, 200);
+    assert_eq!(post("", "cluster=alpha&limits=sample_limit=3&reason=test").await?.status, 200);
+    target(&agent, |health, error| health == "down" && error.contains("sample limit exceeded")).await?;
+    let shown = http::get(hub.addr(), "/api/v1/admin/limits").await?.json()?;
+    assert_eq!(shown[0]["cluster"], "alpha", "{shown}");
+    let newest = &shown[0]["revisions"][1];
+    assert_eq!(
+        (&newest["limits"]["sample_limit"], &newest["reason"]),
+        (&3.into(), &"test".into()),
+        "{shown}"
+    );
+    assert_eq!(newest["author"], "configuration", "{shown}");
+    let answer = &shown[0]["agents"][0];
+    assert_eq!((&answer["revision"], &answer["refused"]), (&newest["revision"], &"".into()), "{shown}");
+
+    // They outlive the agent, and need no hub.
+    let (addr, listen) = (hub.addr(), agent.addr());
+    agent.stop().await?;
+    hub.stop().await?;
+    let words = [
+        format!("--data={}", directory.path().join("agent").display()),
+        format!("--listen={listen}"),
+        format!("--config={}", directory.path().join("agent.yml").display()),
+        format!("--hub=https://{addr}"),
+    ];
+    let agent = Agent::start(AgentArgs::parse(words)?).await?;
+    target(&agent, |health, error| health == "down" && error.contains("sample limit exceeded")).await?;
+
+    let hub = start_hub_at(directory.path(), Some("global: {}\n"), &addr.to_string()).await?;
+    let back =
+        http::post(hub.addr(), "/api/v1/admin/limits/rollback", FORM, "cluster=alpha".to_owned()).await?;
+    assert_eq!(back.status, 200, "{}", back.text());
+    assert!(back.text().contains("back to revision"), "{}", back.text());
+    target(&agent, |health, _| health == "up").await?;
+    agent.stop().await?;
+    hub.stop().await
 }

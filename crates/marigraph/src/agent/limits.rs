@@ -1,0 +1,124 @@
+//! Limits that hubs give this agent: checked, written down, in force until a higher revision comes, also
+//! without a hub.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::put;
+use axum::{Json, Router};
+use http::StatusCode;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use stdx::disk::{RealDisk, replace_private};
+
+use crate::limits::{DOCUMENT_BYTES_MAX, LIMITS_PATH, LimitSet, LimitsDocument};
+use crate::pull::Pull;
+
+/// The document, within the data directory.
+const FILE: &str = "limits.json";
+
+/// The limits in force.
+pub(super) struct CentralLimits {
+    path: PathBuf,
+    pull: Arc<Pull>,
+    held: Mutex<Option<LimitsDocument>>,
+    /// Why the last document was not taken; empty when it was.
+    refused: Mutex<String>,
+}
+
+impl CentralLimits {
+    /// Opens what was in force when the agent last ran, and puts it in force again.
+    ///
+    /// # Errors
+    /// The file cannot be read or is none of ours.
+    pub(super) fn open(data: &Path, pull: Arc<Pull>) -> Result<Arc<CentralLimits>> {
+        let path = data.join(FILE);
+        let held = match std::fs::read(&path) {
+            Ok(bytes) => {
+                let place = || format!("read the limits in {}", path.display());
+                let held: LimitsDocument = serde_json::from_slice(&bytes).with_context(place)?;
+                held.limits.clone().checked().map_err(anyhow::Error::msg).with_context(place)?;
+                tracing::info!(
+                    revision = held.revision,
+                    author = held.author,
+                    limits = held.limits.words().join(" "),
+                    "limits given by a hub are in force"
+                );
+                Some(held)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let limits = held.as_ref().map(|held| held.limits.clone()).unwrap_or_default();
+        pull.limit(limits).context("put the hub's limits in force")?;
+        Ok(Arc::new(CentralLimits { path, pull, held: Mutex::new(held), refused: Mutex::default() }))
+    }
+
+    /// Where hubs bring them.
+    pub(super) fn door(self: &Arc<CentralLimits>) -> Router {
+        let door = put(take).layer(DefaultBodyLimit::max(DOCUMENT_BYTES_MAX));
+        Router::new().route(LIMITS_PATH, door).with_state(Arc::clone(self))
+    }
+
+    /// For the agent's status.
+    pub(super) fn status(&self) -> Value {
+        let refused = self.refused.lock().clone();
+        match &*self.held.lock() {
+            Some(held) => json!({ "in_force": held, "refused": refused }),
+            None => json!({ "in_force": null, "refused": refused }),
+        }
+    }
+
+    /// Takes a document; the error says why not.
+    fn take(&self, bytes: &[u8]) -> Result<u64, (StatusCode, String)> {
+        let wrong = |what: String| (StatusCode::BAD_REQUEST, what);
+        let document: LimitsDocument = serde_json::from_slice(bytes)
+            .map_err(|error| wrong(format!("no document of limits: {error}")))?;
+        let limits: LimitSet = document.limits.clone().checked().map_err(wrong)?;
+        let revision = document.revision;
+        let mut held = self.held.lock();
+        match &*held {
+            // Sent again.
+            Some(held) if *held == document => return Ok(revision),
+            Some(held) if held.revision >= revision => {
+                let what = format!("revision {} by {} is in force", held.revision, held.author);
+                return Err((StatusCode::CONFLICT, what));
+            }
+            _ => {}
+        }
+        let failed = |what: String| (StatusCode::SERVICE_UNAVAILABLE, what);
+        let bytes = serde_json::to_vec(&document).map_err(|error| failed(error.to_string()))?;
+        replace_private(&RealDisk, &self.path, &bytes)
+            .map_err(|error| failed(format!("write {}: {error}", self.path.display())))?;
+        self.pull.limit(limits).map_err(|error| failed(format!("{error:#}")))?;
+        tracing::info!(
+            revision,
+            author = document.author,
+            limits = document.limits.words().join(" "),
+            "limits given by a hub are in force"
+        );
+        *held = Some(document);
+        Ok(revision)
+    }
+}
+
+async fn take(State(limits): State<Arc<CentralLimits>>, body: Bytes) -> Response {
+    let taken = tokio::task::block_in_place(|| limits.take(&body));
+    match taken {
+        Ok(revision) => {
+            limits.refused.lock().clear();
+            Json(json!({ "revision": revision })).into_response()
+        }
+        Err((status, what)) => {
+            if status != StatusCode::CONFLICT {
+                tracing::warn!(%status, "limits of a hub were not taken, those in force stay: {what}");
+                limits.refused.lock().clone_from(&what);
+            }
+            (status, what).into_response()
+        }
+    }
+}

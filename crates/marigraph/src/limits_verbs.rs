@@ -1,0 +1,194 @@
+//! `marigraph limits`: limits that a hub gives to the agents of a cluster.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use http::Method;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::client::Server;
+use crate::fleet_verbs::HubConnection;
+use crate::limits::LimitsDocument;
+use crate::tsdb_verbs::print_table;
+
+const PATH: &str = "/api/v1/admin/limits";
+
+/// The verbs of `marigraph limits`.
+#[derive(Debug, Subcommand)]
+pub enum LimitsVerb {
+    /// Give limits to the agents of a cluster, in place of those it has
+    #[command(after_long_help = "Examples:\n  \
+        marigraph limits set eu1 sample_limit=50000 label_limit=40\n  \
+        marigraph limits set eu1                               none any more\n\n\
+        Names are those of a scrape configuration: body_size_limit (bytes), label_limit, label_name_length_limit,\n\
+        label_value_length_limit, sample_limit, target_limit. They count where they are narrower than what the\n\
+        agent's own configuration says, never where they are wider.")]
+    Set {
+        /// The cluster
+        #[arg(value_name = "CLUSTER")]
+        cluster: String,
+        /// The limits
+        #[arg(value_name = "NAME=VALUE")]
+        limits: Vec<String>,
+        /// Why
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        /// The hub.
+        #[command(flatten)]
+        hub: HubConnection,
+    },
+    /// Show the limits of clusters, and which agents have taken them
+    Show {
+        /// Only this cluster
+        #[arg(value_name = "CLUSTER")]
+        cluster: Option<String>,
+        /// The hub.
+        #[command(flatten)]
+        hub: HubConnection,
+    },
+    /// List the revisions of a cluster's limits
+    History {
+        /// The cluster
+        #[arg(value_name = "CLUSTER")]
+        cluster: String,
+        /// The hub.
+        #[command(flatten)]
+        hub: HubConnection,
+    },
+    /// Go back to the limits before, or to those of a revision
+    Rollback {
+        /// The cluster
+        #[arg(value_name = "CLUSTER")]
+        cluster: String,
+        /// The revision, as `limits history` shows it
+        #[arg(long, value_name = "REVISION")]
+        to: Option<u64>,
+        /// The hub.
+        #[command(flatten)]
+        hub: HubConnection,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+struct OfCluster {
+    cluster: String,
+    revisions: Vec<LimitsDocument>,
+    agents: Vec<Answer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Answer {
+    agent: String,
+    revision: u64,
+    refused: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failed {
+    error: String,
+}
+
+/// Carries out a verb.
+///
+/// # Errors
+/// The hub cannot be asked or refuses.
+pub fn run(verb: &LimitsVerb) -> Result<()> {
+    let out = &mut io::stdout().lock();
+    match verb {
+        LimitsVerb::Set { cluster, limits, reason, hub } => {
+            let form =
+                [("cluster", cluster.clone()), ("limits", limits.join(" ")), ("reason", reason.clone())];
+            let document: LimitsDocument = ask(hub, Method::POST, PATH, &form)?;
+            told(cluster, &document, out)
+        }
+        LimitsVerb::Rollback { cluster, to, hub } => {
+            let mut form = vec![("cluster", cluster.clone())];
+            form.extend(to.iter().map(|to| ("to", to.to_string())));
+            let document: LimitsDocument = ask(hub, Method::POST, &format!("{PATH}/rollback"), &form)?;
+            told(cluster, &document, out)
+        }
+        LimitsVerb::Show { cluster, hub } => {
+            let form: Vec<_> = cluster.iter().map(|cluster| ("cluster", cluster.clone())).collect();
+            let clusters: Vec<OfCluster> = ask(hub, Method::GET, PATH, &form)?;
+            show(&clusters, out)
+        }
+        LimitsVerb::History { cluster, hub } => {
+            let clusters: Vec<OfCluster> = ask(hub, Method::GET, PATH, &[("cluster", cluster.clone())])?;
+            history(&clusters, out)
+        }
+    }
+}
+
+fn ask<T: DeserializeOwned>(
+    hub: &HubConnection,
+    method: Method,
+    path: &str,
+    form: &[(&str, String)],
+) -> Result<T> {
+    let server = Server::new(&hub.hub, &hub.client)?;
+    let answer = server.ask_blocking(method, path, form)?;
+    if !answer.status.is_success() {
+        match serde_json::from_slice::<Failed>(&answer.body) {
+            Ok(failed) => bail!("{}: {}", server.shown(), failed.error),
+            Err(_) => bail!("{} answered {}", server.shown(), answer.status),
+        }
+    }
+    serde_json::from_slice(&answer.body).with_context(|| format!("{} answered no limits", server.shown()))
+}
+
+fn told(cluster: &str, document: &LimitsDocument, out: &mut dyn Write) -> Result<()> {
+    let limits = shown(document);
+    writeln!(out, "revision {} for {cluster}: {limits}", document.revision)?;
+    writeln!(out, "agents get it now, or when they come; `marigraph limits show {cluster}` tells")?;
+    Ok(())
+}
+
+fn shown(document: &LimitsDocument) -> String {
+    let words = document.limits.words();
+    if words.is_empty() { "none".to_owned() } else { words.join(" ") }
+}
+
+fn show(clusters: &[OfCluster], out: &mut dyn Write) -> Result<()> {
+    let mut rows = vec![["CLUSTER", "REVISION", "LIMITS", "BY", "AGENTS"].map(str::to_owned).to_vec()];
+    for one in clusters {
+        let Some(newest) = one.revisions.last() else { continue };
+        let has = |answer: &&Answer| answer.revision == newest.revision && answer.refused.is_empty();
+        let taken = one.agents.iter().filter(has).count();
+        let mut agents = format!("{taken} have it");
+        for answer in one.agents.iter().filter(|answer| !has(answer)) {
+            agents.push_str(&format!("; {}: {}", answer.agent, answer.refused));
+        }
+        rows.push(vec![
+            one.cluster.clone(),
+            newest.revision.to_string(),
+            shown(newest),
+            newest.author.clone(),
+            agents,
+        ]);
+    }
+    if rows.len() == 1 {
+        writeln!(out, "no limits are given to any cluster")?;
+        return Ok(());
+    }
+    print_table(&rows, out)?;
+    Ok(())
+}
+
+fn history(clusters: &[OfCluster], out: &mut dyn Write) -> Result<()> {
+    let mut rows = vec![["REVISION", "WHEN", "BY", "LIMITS", "REASON"].map(str::to_owned).to_vec()];
+    for document in clusters.iter().flat_map(|one| &one.revisions) {
+        let when = Timestamp::from_millisecond(document.set_ms).map(|time| time.to_string());
+        rows.push(vec![
+            document.revision.to_string(),
+            when.unwrap_or_default(),
+            document.author.clone(),
+            shown(document),
+            document.reason.clone(),
+        ]);
+    }
+    print_table(&rows, out)?;
+    Ok(())
+}
