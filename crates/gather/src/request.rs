@@ -11,7 +11,7 @@ use storage::{Missing, QueryError, Queryable, Request, Select};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use wire::remote_read::{FrameReader, ReadHints, ReadQuery, ReadRequest};
+use wire::remote_read::{FrameReader, ReadHints, ReadQuery, ReadRequest, WARNINGS};
 use wire::remote_write::snappy_encode;
 
 use crate::far::{BoxFuture, Far, FarError, Fleet, may_have};
@@ -114,6 +114,9 @@ impl Asking {
         meanwhile: impl FnOnce() -> Result<L, QueryError>,
     ) -> Result<Asked<L, T>, QueryError> {
         let Plan { stores, mut unanswered, mut too_old } = self.plan(select);
+        if stores.is_empty() && unanswered.is_empty() && too_old.is_empty() {
+            return Ok(Asked { local: meanwhile()?, far: Vec::new(), warnings: Vec::new() });
+        }
         let mut asking = JoinSet::new();
         for (number, far) in stores.into_iter().enumerate() {
             let work = self.work(number, far, &each);
@@ -265,7 +268,7 @@ fn read_request(select: &Select, func: &str) -> Result<Vec<u8>, QueryError> {
         matchers: select.matchers.clone(),
         hints: Some(hints),
     };
-    let request = ReadRequest { queries: vec![query], accepted: vec![STREAMED_XOR_CHUNKS] };
+    let request = ReadRequest { queries: vec![query], accepted: vec![STREAMED_XOR_CHUNKS, WARNINGS] };
     snappy_encode(&request.encode()).map_err(|error| QueryError::Limit(error.to_string()))
 }
 
@@ -297,5 +300,5 @@ async fn read(
         collector.holds(reader.buffered())?;
     }
     reader.end().map_err(malformed)?;
-    collector.finish()
+    collector.finish(reader.warnings)
 }

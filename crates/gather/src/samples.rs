@@ -192,8 +192,8 @@ impl<'a> Collector<'a> {
         Some(stamped.build())
     }
 
-    /// The whole answer, in order whatever order it came in.
-    pub(crate) fn finish(mut self) -> Result<FarSet, Trouble> {
+    /// The whole answer, in order whatever order it came in; `said` is what the store tells of it.
+    pub(crate) fn finish(mut self, said: Vec<String>) -> Result<FarSet, Trouble> {
         self.close()?;
         let mut series = self.series;
         if !series.is_sorted_by(|a, b| a.0 < b.0) {
@@ -210,7 +210,8 @@ impl<'a> Collector<'a> {
         let warning = |(count, one): (usize, Labels)| {
             format!("cluster {cluster:?}: {count} series left out that carry labels of others, such as {one}")
         };
-        let warnings = self.foreign.map(warning).into_iter().collect();
+        let said = said.into_iter().map(|said| format!("cluster {cluster:?}: {said}"));
+        let warnings = self.foreign.map(warning).into_iter().chain(said).collect();
         Ok(FarSet { series, warnings, _charge: self.charge })
     }
 }

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use wire::remote_read::{
     CHUNKS_TYPE, ChunkRead, ReadQuery, ReadRequest, ResponseType, SAMPLES_TYPE, SamplesEncoder, SeriesRead,
-    labels_size, write_chunk_frame,
+    labels_size, write_chunk_frame, write_warnings_frame,
 };
 use wire::remote_write::{snappy_decode, snappy_encode};
 
@@ -129,12 +129,13 @@ impl Asked {
     }
 }
 
-/// Loads the series of `set` batch by batch; `each` gets the number of a series, and its samples.
+/// Loads the series of `set` batch by batch; `each` gets the number of a series, and its samples. Gives what is
+/// to be said of it.
 fn each_series(
     set: &dyn SeriesSet,
     patience: &Patience,
     mut each: impl FnMut(usize, &Column) -> Result<(), ApiError>,
-) -> Result<(), ApiError> {
+) -> Result<Vec<String>, ApiError> {
     let mut columns = Vec::with_capacity(BATCH.min(set.len()));
     for from in (0..set.len()).step_by(BATCH) {
         patience.check()?;
@@ -144,10 +145,7 @@ fn each_series(
             each(from + at, column)?;
         }
     }
-    for warning in set.warnings() {
-        tracing::warn!(warning, "remote read");
-    }
-    Ok(())
+    Ok(set.warnings())
 }
 
 /// The whole answer, packed.
@@ -157,7 +155,7 @@ fn samples(asked: &Asked, patience: &Patience) -> Result<Vec<u8>, ApiError> {
     let (mut count, limit) = (0u64, asked.limits.samples);
     for query in &asked.request.queries {
         let set = store.select(&asked.select(query)?)?;
-        each_series(&*set, patience, |at, column| {
+        let said = each_series(&*set, patience, |at, column| {
             count += (column.times.len() + column.histograms.len()) as u64;
             if limit > 0 && count > limit {
                 return Err(ApiError::bad_data(format_args!("exceeded sample limit ({limit})")));
@@ -170,6 +168,7 @@ fn samples(asked: &Asked, patience: &Patience) -> Result<Vec<u8>, ApiError> {
             });
             Ok(())
         })?;
+        logged(&said);
         encoder.end_query();
     }
     snappy_encode(&encoder.finish()).map_err(ApiError::bad_data)
@@ -225,7 +224,7 @@ fn labels(
     number: usize,
     query: &ReadQuery,
     stream: &mut Stream,
-) -> Result<(), ApiError> {
+) -> Result<Vec<String>, ApiError> {
     let set = store.series(&asked.select(query)?)?;
     for at in 0..set.len() {
         write_chunk_frame(&mut stream.piece, number, &asked.shown(set.labels(at)), &[]);
@@ -233,20 +232,28 @@ fn labels(
             stream.flush()?;
         }
     }
-    Ok(())
+    Ok(set.warnings())
+}
+
+/// For the log, where the form of the answer has no place for it.
+fn logged(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!(warning, "remote read");
+    }
 }
 
 /// Writes the frames of all queries: one series in a frame, several frames for a large one.
 fn chunks(asked: &Asked, patience: &Patience, stream: &mut Stream) -> Result<(), ApiError> {
     let store = asked.store(patience);
     let mut encoder = Encoder::default();
+    let mut said = Vec::new();
     for (number, query) in asked.request.queries.iter().enumerate() {
         if query.wants_labels_only() {
-            labels(&*store, asked, number, query, stream)?;
+            said.extend(labels(&*store, asked, number, query, stream)?);
             continue;
         }
         let set = store.select(&asked.select(query)?)?;
-        each_series(&*set, patience, |at, column| {
+        said.extend(each_series(&*set, patience, |at, column| {
             let labels = asked.shown(set.labels(at));
             let room = asked.limits.frame_bytes.saturating_sub(labels_size(&labels));
             let (mut frame, mut used) = (Vec::new(), 0);
@@ -266,7 +273,12 @@ fn chunks(asked: &Asked, patience: &Patience, stream: &mut Stream) -> Result<(),
                 write_chunk_frame(&mut stream.piece, number, &labels, &frame);
             }
             Ok(())
-        })?;
+        })?);
+    }
+    match asked.request.wants_warnings() {
+        true if said.is_empty() => {}
+        true => write_warnings_frame(&mut stream.piece, &said),
+        false => logged(&said),
     }
     Ok(())
 }

@@ -19,6 +19,9 @@ pub const SAMPLES_TYPE: &str = "application/x-protobuf";
 /// Content type of an answer of chunks.
 pub const CHUNKS_TYPE: &str = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
 
+/// Among the forms of an answer: the reader understands [`write_warnings_frame`]. Ours; others skip it.
+pub const WARNINGS: u64 = 1000;
+
 /// In place of a function: only the labels of the series are wanted.
 pub const LABELS_ONLY: &str = "series";
 
@@ -148,6 +151,11 @@ impl ReadRequest {
             return Ok(ResponseType::Samples);
         }
         self.accepted.iter().find_map(known).ok_or_else(|| ReadError::ResponseType(self.accepted.clone()))
+    }
+
+    /// Whether the reader wants to know what the answer lacks.
+    pub fn wants_warnings(&self) -> bool {
+        self.accepted.contains(&WARNINGS)
     }
 
     /// Encodes the request, as a reader would, snappy not yet applied.
@@ -370,10 +378,24 @@ pub fn write_chunk_frame(out: &mut Vec<u8>, query: usize, labels: &Labels, chunk
         }
     });
     message.uint(2, query as u64);
+    frame(out, &message.out);
+}
+
+/// Appends a frame without series that tells what the answer lacks: field [`WARNINGS`], once for each. For readers
+/// who ask for it.
+pub fn write_warnings_frame(out: &mut Vec<u8>, warnings: &[String]) {
+    let mut message = Writer::default();
+    for warning in warnings {
+        message.bytes_always(WARNINGS as u32, warning.as_bytes());
+    }
+    frame(out, &message.out);
+}
+
+fn frame(out: &mut Vec<u8>, message: &[u8]) {
     let mut frame = Writer { out: std::mem::take(out) };
-    frame.varint(message.out.len() as u64);
-    frame.out.extend_from_slice(&crc32c::crc32c(&message.out).to_be_bytes());
-    frame.out.extend_from_slice(&message.out);
+    frame.varint(message.len() as u64);
+    frame.out.extend_from_slice(&crc32c::crc32c(message).to_be_bytes());
+    frame.out.extend_from_slice(message);
     *out = frame.out;
 }
 

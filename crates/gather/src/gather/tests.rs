@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use storage::{Appender, Batch, MemoryStore, Missing, Policy, Row, SourceDesc};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use wire::remote_read::{ChunkRead, ReadRequest, write_chunk_frame};
+use wire::remote_read::{ChunkRead, ReadRequest, write_chunk_frame, write_warnings_frame};
 use wire::remote_write::snappy_decode;
 
 use super::*;
@@ -23,6 +23,7 @@ enum Mood {
     Answers,
     Silent,
     Slow,
+    Damaged,
     BreaksOff,
     Garbage,
     Disconnected,
@@ -61,6 +62,10 @@ impl FarAway {
                 Ok::<_, Infallible>(())
             });
             let Ok(()) = emitted;
+        }
+        if self.mood == Mood::Damaged {
+            assert!(request.wants_warnings());
+            write_warnings_frame(&mut out, &["page 7 is damaged".to_owned()]);
         }
         out
     }
@@ -396,4 +401,14 @@ fn memory_comes_back_and_series_of_others_are_not_taken() {
     }
     let _held = request.select(&select(0, 5_000, Vec::new())).expect("within the bounds");
     assert!(request.select(&select(0, 5_000, Vec::new())).is_err(), "two at once are too much");
+}
+
+#[test]
+fn what_a_store_says_of_its_answer_comes_along() {
+    let runtime = Runtime::new().expect("a runtime");
+    let store = far("own", Mood::Damaged);
+    append(&store.store, &labels("own", 1), 5, 1.0, false);
+    let gather = gather(&runtime, Arc::default(), vec![store]);
+    let set = gather.select(&select(0, 10, Vec::new())).expect("the rest");
+    assert_eq!((set.len(), set.warnings()), (1, vec!["cluster \"own\": page 7 is damaged".to_owned()]));
 }

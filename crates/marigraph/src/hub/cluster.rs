@@ -139,12 +139,12 @@ async fn answer(
         return *response;
     }
     match answers(&path) {
-        Answers::Here => shared.here(&caller, &cluster, &path, request).await,
+        Answers::Here => shared.here(&caller, &cluster, request).await,
         Answers::AgentToFew if !caller.sees_program() => {
             let why = "this is about the program, which belongs to the default tenant";
             refusal(StatusCode::FORBIDDEN, "forbidden", why)
         }
-        Answers::Agent | Answers::AgentToFew => shared.through(&caller, &cluster, &path, request).await,
+        Answers::Agent | Answers::AgentToFew => shared.through(&caller, &cluster, request).await,
         Answers::Nobody => {
             let why = format!("no such endpoint: {}", request.uri().path());
             refusal(StatusCode::NOT_FOUND, "not_found", &why)
@@ -190,10 +190,9 @@ impl Shared {
     }
 
     /// Answers from the data.
-    async fn here(&self, caller: &Caller, cluster: &str, path: &str, request: Request) -> Response {
+    async fn here(&self, caller: &Caller, cluster: &str, request: Request) -> Response {
         let (mut head, body) = request.into_parts();
-        let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        head.uri = match Uri::try_from(format!("/{path}{query}")) {
+        head.uri = match Uri::try_from(below(&head.uri)) {
             Ok(uri) => uri,
             Err(error) => return refusal(StatusCode::BAD_REQUEST, "bad_data", &error.to_string()),
         };
@@ -235,13 +234,12 @@ impl Shared {
     }
 
     /// Lets the agent answer.
-    async fn through(&self, caller: &Caller, cluster: &str, path: &str, request: Request) -> Response {
+    async fn through(&self, caller: &Caller, cluster: &str, request: Request) -> Response {
         if request.method() != Method::GET {
             let why = format!("{} is not allowed for {}", request.method(), request.uri().path());
             return refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &why);
         }
-        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-        let mut asked = http::Request::get(format!("/{path}{query}"));
+        let mut asked = http::Request::get(below(request.uri()));
         for name in [header::ACCEPT, header::ACCEPT_ENCODING] {
             if let Some(value) = request.headers().get(&name) {
                 asked = asked.header(name, value);
@@ -277,6 +275,12 @@ impl Shared {
         response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("5"));
         response
     }
+}
+
+/// What follows `/cluster/<name>`, as it was written.
+fn below(uri: &Uri) -> String {
+    let path = uri.path().splitn(4, '/').nth(3).unwrap_or_default();
+    uri.query().map_or_else(|| format!("/{path}"), |query| format!("/{path}?{query}"))
 }
 
 /// An error in the words of the Prometheus API.
@@ -320,6 +324,17 @@ impl Completeness for OwnAccount {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_below_a_cluster_stays_as_it_was_written() {
+        for (uri, expected) in [
+            ("/cluster/a/api/v1/query?query=up%7B%7D", "/api/v1/query?query=up%7B%7D"),
+            ("/cluster/b%2Fc/api/v1/label/U__a%3Fb/values", "/api/v1/label/U__a%3Fb/values"),
+            ("/cluster/a/federate", "/federate"),
+        ] {
+            assert_eq!(below(&Uri::from_static(uri)), expected);
+        }
+    }
 
     #[test]
     fn every_endpoint_has_somebody_who_answers() {

@@ -21,6 +21,7 @@ use stdx::clock::Clock;
 use stdx::disk::{Disk, RealDisk, replace_private};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tunnel::{AgentKey, AgentState, Agents, Ask, RequestError, To, TunnelBody};
 
 use super::fleet::stamped;
@@ -131,9 +132,25 @@ impl gather::Fleet for Stores {
 /// What a round of questions has to know of the rounds before.
 #[derive(Default)]
 struct Rounds {
-    /// The process that each agent without a store was when it said so.
-    without: HashMap<AgentKey, Option<i64>>,
+    heard: HashMap<AgentKey, Heard>,
     written_ms: i64,
+}
+
+/// When an agent was last heard, and as what.
+struct Heard {
+    /// Its process: only another one can begin to have a store.
+    started_ms: Option<i64>,
+    connected_since_ms: Option<i64>,
+    has_store: bool,
+    at: Instant,
+}
+
+impl Heard {
+    /// Whether there is nothing to ask `agent` now.
+    fn is_enough(&self, agent: &AgentState, now: Instant) -> bool {
+        let fresh = self.connected_since_ms == agent.connected_since_ms && now.duration_since(self.at) < LOOK;
+        self.started_ms == agent.started_ms && (!self.has_store || fresh)
+    }
 }
 
 async fn follow(shared: Weak<Shared>, mut changes: tokio::sync::watch::Receiver<u64>) {
@@ -145,7 +162,7 @@ async fn follow(shared: Weak<Shared>, mut changes: tokio::sync::watch::Receiver<
             shared.round(&mut rounds).await;
         }
         tokio::time::sleep(PAUSE).await;
-        let next = tokio::time::timeout(LOOK - PAUSE, changes.changed());
+        let next = tokio::time::timeout(LOOK, changes.changed());
         if next.await.is_ok_and(|changed| changed.is_err()) {
             return;
         }
@@ -159,10 +176,11 @@ impl Shared {
         let mut changed = self.forget(now_ms);
         let mut due: Vec<AgentState> = self.agents.list();
         due.retain(|agent| agent.connections > 0);
-        rounds.without.retain(|key, started_ms| {
-            due.iter().any(|agent| agent.key == *key && agent.started_ms == *started_ms)
-        });
-        due.retain(|agent| !rounds.without.contains_key(&agent.key));
+        if rounds.heard.len() > 2 * due.len() + STORES_MAX {
+            rounds.heard.clear();
+        }
+        let now = Instant::now();
+        due.retain(|agent| !rounds.heard.get(&agent.key).is_some_and(|heard| heard.is_enough(agent, now)));
         let (mut due, mut asking) = (due.into_iter(), JoinSet::new());
         loop {
             while asking.len() < STATUS_AT_ONCE
@@ -176,6 +194,12 @@ impl Shared {
             }
             let Some(done) = asking.join_next().await else { break };
             let Ok((agent, status)) = done else { continue };
+            if let Ok(status) = &status {
+                let (started_ms, connected_since_ms) = (agent.started_ms, agent.connected_since_ms);
+                let (has_store, at) = (status.store.is_some(), Instant::now());
+                let heard = Heard { started_ms, connected_since_ms, has_store, at };
+                rounds.heard.insert(agent.key.clone(), heard);
+            }
             match status {
                 Ok(Status { store: Some(known) }) => {
                     let known = Known { seen_ms: self.clock.now_ms(), ..known };
@@ -183,7 +207,6 @@ impl Shared {
                 }
                 Ok(Status { store: None }) => {
                     changed |= self.table.write().remove(&agent.key).is_some();
-                    rounds.without.insert(agent.key, agent.started_ms);
                 }
                 Err(why) => tracing::debug!(agent = %agent.key, why, "an agent does not tell its status"),
             }

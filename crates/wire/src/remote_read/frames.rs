@@ -4,7 +4,7 @@
 
 use model::Labels;
 
-use super::{ChunkRead, push, utf8};
+use super::{ChunkRead, WARNINGS, push, utf8};
 use crate::proto::{DecodeError, Fields};
 use crate::remote_read::ReadError;
 
@@ -13,8 +13,12 @@ const FRAME_BYTES_MAX: usize = 50_000_000;
 /// A length takes at most so many bytes.
 const LENGTH_BYTES_MAX: usize = 10;
 const CHECKSUM_BYTES: usize = 4;
+const WARNINGS_FIELD: u32 = WARNINGS as u32;
 /// Most labels of a series, series of a frame and chunks of a series.
 const ITEMS_MAX: usize = 1 << 20;
+/// Most warnings that are kept, and the most characters of one.
+const WARNINGS_MAX: usize = 20;
+const WARNING_CHARS_MAX: usize = 1000;
 
 /// One series of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub struct FrameReader {
     buffer: Vec<u8>,
     /// What of the buffer has been read.
     read: usize,
+    /// What the frames so far say the answer lacks; the first of it.
+    pub warnings: Vec<String>,
 }
 
 impl FrameReader {
@@ -87,7 +93,7 @@ impl FrameReader {
         if crc32c::crc32c(message).to_be_bytes() != rest[head..head + CHECKSUM_BYTES] {
             return Err(FrameError::Checksum);
         }
-        decode(message, out)?;
+        decode(message, out, &mut self.warnings)?;
         self.read += head + CHECKSUM_BYTES + len;
         Ok(true)
     }
@@ -114,7 +120,7 @@ fn length(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
     if bytes.len() >= LENGTH_BYTES_MAX { Err(FrameError::Length) } else { Ok(None) }
 }
 
-fn decode(message: &[u8], out: &mut Vec<ChunkFrame>) -> Result<(), FrameError> {
+fn decode(message: &[u8], out: &mut Vec<ChunkFrame>, warnings: &mut Vec<String>) -> Result<(), FrameError> {
     let (first, mut query) = (out.len(), 0);
     let mut fields = Fields::of(message, "ChunkedReadResponse");
     while let Some((field, value)) = fields.next()? {
@@ -124,6 +130,10 @@ fn decode(message: &[u8], out: &mut Vec<ChunkFrame>) -> Result<(), FrameError> {
                 push(out, series, "series", first + ITEMS_MAX)?;
             }
             2 => query = value.uint64(&fields)?,
+            WARNINGS_FIELD if warnings.len() < WARNINGS_MAX => {
+                let warning = String::from_utf8_lossy(value.bytes(&fields)?);
+                warnings.push(warning.chars().take(WARNING_CHARS_MAX).collect());
+            }
             _ => {}
         }
     }
@@ -177,7 +187,7 @@ fn decode_chunk(message: &[u8]) -> Result<ChunkRead, ReadError> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::write_chunk_frame;
+    use super::super::{write_chunk_frame, write_warnings_frame};
     use super::*;
 
     fn series(number: u64) -> ChunkFrame {
@@ -201,6 +211,7 @@ mod tests {
             let mut bytes = Vec::new();
             for one in &sent {
                 write_chunk_frame(&mut bytes, one.query as usize, &one.labels, &one.chunks);
+                write_warnings_frame(&mut bytes, &[format!("page {} is damaged", one.labels)]);
             }
             let (mut reader, mut got, mut rest) = (FrameReader::default(), Vec::new(), &bytes[..]);
             for cut in cuts.iter().cycle() {
@@ -214,6 +225,8 @@ mod tests {
             }
             prop_assert_eq!(reader.end(), Ok(()));
             prop_assert_eq!(got, sent);
+            prop_assert_eq!(reader.warnings.len(), WARNINGS_MAX);
+            prop_assert!(reader.warnings[1].ends_with("instance=\"1\"} is damaged"), "{:?}", reader.warnings);
         }
 
         #[test]
