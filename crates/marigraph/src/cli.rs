@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::backup::{BackupArgs, RestoreArgs};
 use crate::fleet::FleetArgs;
+use crate::fleet::listing::ExplainVerb;
 use crate::fleet_verbs::{AgentVerb, AgentsVerb, CaVerb, HubVerb, TokenVerb};
 use crate::ledger_verbs::{DrillVerb, LedgerVerb};
 use crate::limits_verbs::LimitsVerb;
@@ -91,6 +92,12 @@ pub enum Command {
     Query(QueryArgs),
     /// Show clusters and gaps: what was due, what is stored, what is missing and why
     Fleet(Box<FleetArgs>),
+    /// Say what happens to a target, step by step
+    Explain {
+        /// What to explain.
+        #[command(subcommand)]
+        verb: ExplainVerb,
+    },
     /// Check what the ledger says
     Ledger {
         /// What to do.

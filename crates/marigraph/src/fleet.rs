@@ -1,6 +1,7 @@
 //! `marigraph fleet`: what a hub's ledger says, as tables: clusters, and gaps with their reasons.
 
 mod lifecycle;
+pub mod listing;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,6 +17,7 @@ use crate::client::{ClientArgs, Server};
 use crate::query::times::Time;
 use crate::tsdb_verbs::print_table;
 use lifecycle::{PauseArgs, Which};
+use listing::{ListArgs, TargetsArgs};
 
 /// A gap of the same reason that begins or ends so much apart is shown on one line with its like.
 const TOGETHER_MS: i64 = 60_000;
@@ -26,6 +28,8 @@ const TOGETHER_MS: i64 = 60_000;
         marigraph fleet                                     clusters, and how complete the last hour is\n  \
         marigraph fleet --by job --since 24h                the same for each job, over a day\n  \
         marigraph fleet gaps --cluster eu1 --since 6h       what is missing, and why\n  \
+        marigraph fleet agents                              who is connected, since when, and how they do\n  \
+        marigraph fleet targets --down                      targets of all clusters that fail, and why\n  \
         marigraph fleet gaps --check || page-somebody       exit status 1 when anything is missing\n  \
         marigraph fleet pause eu1 --for 2h --reason moving  nothing is expected of it meanwhile\n\n\
         Rows are ticks at which a row was due. `missing` has a reason, `unknown` has none (yet): nobody has told\n\
@@ -71,6 +75,10 @@ pub enum FleetVerb {
         #[arg(long)]
         check: bool,
     },
+    /// List agents: state, version, queue, clock, certificate
+    Agents(ListArgs),
+    /// List the targets of all clusters
+    Targets(TargetsArgs),
     /// Expect nothing of a cluster for a while
     Pause(PauseArgs),
     /// Expect rows of a paused cluster again
@@ -234,6 +242,8 @@ pub fn run(args: &FleetArgs) -> Result<()> {
                 bail!("there are gaps");
             }
         }
+        Some(FleetVerb::Agents(args)) => listing::agents(args, out)?,
+        Some(FleetVerb::Targets(args)) => listing::targets(args, out)?,
         Some(FleetVerb::Pause(args)) => lifecycle::pause(args, out)?,
         Some(FleetVerb::Resume(which)) => lifecycle::resume(which, out)?,
         Some(FleetVerb::Retire { which, reason }) => lifecycle::retire(which, reason, out)?,

@@ -5,7 +5,9 @@ pub(crate) mod central;
 mod cluster;
 pub(crate) mod doors;
 mod enrol;
+mod explain;
 mod fleet;
+mod fleet_api;
 pub(crate) mod front;
 mod ledger;
 mod lifecycle;
@@ -46,7 +48,9 @@ use ::ledger::{Ledger, LedgerAppender};
 use ::proxy::{Proxy, ProxyMetrics};
 use enrol::Identity;
 pub(crate) use enrol::{FLEET_DIRECTORY, FleetHub};
+use explain::Explain;
 use fleet::{Fleet, FleetParts};
+use fleet_api::FleetApi;
 use front::{Bound, Front, Plaintext};
 use limits::AgentLimits;
 use store::Store;
@@ -300,6 +304,18 @@ impl Hub {
 }
 
 impl Stages {
+    /// What tells of the fleet.
+    fn fleet_api(&self) -> FleetApi {
+        let (ledger, clock) = (Arc::clone(&self.ledger), Arc::clone(&self.web.clock));
+        FleetApi { fleet: self.fleet.clone(), ledger, clock }
+    }
+
+    /// What `web` answers to this hub itself.
+    fn reader(&self, web: &WebState) -> WebState {
+        let reader = Caller::new(TenantId::default(), Role::Read);
+        WebState { auth: Arc::new(Auth::everybody(reader)), ..web.clone() }
+    }
+
     /// Puts a checked configuration in force: scraping, then who may call and what answers.
     fn apply(&self, config: &Config, auth: Auth) -> Result<()> {
         let query_log = config.global.query_log_file.as_deref().map(|path| {
@@ -320,6 +336,8 @@ impl Stages {
             .merge(proxy::lists(&self.proxy))
             .merge(self.identity.admin())
             .merge(self.limits.router())
+            .merge(Explain { api: self.fleet_api(), own: web::router(self.reader(&web)) }.router())
+            .merge(self.fleet_api().router())
             .merge(lifecycle::router(Arc::clone(&self.ledger), Arc::clone(&self.web.clock)))
             .merge(Clusters::new(self.fleet.clone(), web.clone(), self.store.clone()).doors());
         // What is nobody's door is web's, so that unknown paths want a credential too.

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Backup(args) => marigraph::backup::run(&args),
         Command::Restore(args) => marigraph::backup::restore(&args),
         Command::Token { verb } => marigraph::fleet_verbs::token(&verb),
+        Command::Explain { verb } => marigraph::fleet::listing::explain(&verb, &mut std::io::stdout().lock()),
         Command::Limits { verb } => marigraph::limits_verbs::run(&verb),
         Command::Agents { verb } => marigraph::fleet_verbs::agents(&verb),
         Command::Ca { verb } => marigraph::fleet_verbs::ca(&verb),

@@ -204,8 +204,8 @@ impl Fleet {
         Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
     }
 
-    /// Asks any agent of a cluster, and reads the whole answer.
-    async fn get(&self, to: &To, path: &str) -> Result<Bytes, FleetError> {
+    /// Asks one agent, or any of a cluster, and reads the whole answer.
+    pub(super) async fn get(&self, to: &To, path: &str) -> Result<Bytes, FleetError> {
         let request = http::Request::builder().method(Method::GET).uri(path).body(Bytes::new());
         let request = request.map_err(|error| FleetError::Failed(error.to_string()))?;
         let answer = self.agents.request(to, request, Ask::control(LIST_PATIENCE)).await.map_err(told)?;

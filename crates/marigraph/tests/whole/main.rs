@@ -7,6 +7,7 @@ mod central;
 mod crash;
 mod damage;
 mod fleet;
+mod fleet_api;
 mod hostile;
 mod hubs;
 mod identity;

@@ -1,0 +1,279 @@
+//! `/api/v1/explain/target`: which step kept a target from being scraped, or that it is scraped and how it goes.
+//!
+//! Every agent of the clusters meant, and this hub's own scraping, is asked for its targets and for those that
+//! relabelling dropped; what is found is told step by step, with the rule at fault.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use axum::routing::get;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use tunnel::To;
+use url::form_urlencoded::byte_serialize;
+use web::Caller;
+
+use super::fleet_api::{FleetApi, Seen, reads, refused, success, unanswered};
+use ::ledger::{Ask, By};
+
+/// Where a Prometheus tells of its targets.
+const TARGETS: &str = "/api/v1/targets";
+/// Largest answer of this hub about its own targets, bytes.
+const OWN_BYTES_MAX: usize = 256 << 20;
+/// Targets that are told of.
+const FOUND_MAX: usize = 50;
+/// Shortest word that is looked for.
+const WORD_BYTES_MIN: usize = 2;
+
+/// What the endpoint works with.
+#[derive(Clone)]
+pub(super) struct Explain {
+    pub(super) api: FleetApi,
+    /// This hub's own API, for readers.
+    pub(super) own: Router,
+}
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    target: Option<String>,
+    cluster: Option<String>,
+}
+
+/// Who was asked.
+struct Place<'a> {
+    /// Empty for this hub.
+    cluster: &'a str,
+    agent: &'a str,
+}
+
+impl Explain {
+    /// The endpoint; it stands where callers are known.
+    pub(super) fn router(self) -> Router {
+        Router::new().route("/api/v1/explain/target", get(explain)).with_state(self)
+    }
+
+    /// What this hub itself answers.
+    async fn own(&self, path: &str) -> Option<Value> {
+        let request = Request::get(path).header("host", "hub").body(Body::empty()).ok()?;
+        let answer = self.own.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+        let body = Limited::new(answer.into_body(), OWN_BYTES_MAX).collect().await.ok()?;
+        serde_json::from_slice(&body.to_bytes()).ok()
+    }
+
+    /// What an agent answers, or this hub where there is none.
+    async fn get(&self, agent: Option<&Seen>, path: &str) -> Option<Value> {
+        let Some(agent) = agent else { return self.own(path).await };
+        let to = To::Agent(agent.state.as_ref()?.key.clone());
+        serde_json::from_slice(&self.api.fleet.get(&to, path).await.ok()?).ok()
+    }
+
+    /// A target that is scraped, or tried to be.
+    fn active(&self, caller: &Caller, place: &Place<'_>, target: &Value) -> Value {
+        let (pool, health) = (text(target, "scrapePool"), text(target, "health"));
+        let mut steps = vec![
+            step("discovered", true, format!("by job {pool}")),
+            step("relabelled", true, format!("to {}", labels(&target["labels"]))),
+        ];
+        let error = text(target, "lastError");
+        let scraped = match health {
+            "up" => {
+                let (at, took) = (text(target, "lastScrape"), target["lastScrapeDuration"].as_f64());
+                step("scraped", true, format!("last at {at}, in {:.3} s", took.unwrap_or_default()))
+            }
+            "down" => step("scraped", false, format!("{error}{}", hint(error))),
+            _ => step("scraped", false, "not yet: its first scrape is due within one interval".to_owned()),
+        };
+        let is_up = scraped["ok"] == true;
+        steps.push(scraped);
+        let newest_ms = self.newest_row(caller, place.cluster, target);
+        steps.push(match newest_ms {
+            Some(at_ms) => {
+                let late_ms = self.api.clock.now_ms().saturating_sub(at_ms);
+                let interval_ms = interval_ms(text(target, "scrapeInterval"));
+                let what = format!("the newest row here is {:.1} s old", late_ms as f64 / 1000.0);
+                let in_time = late_ms <= 3 * interval_ms + 10_000;
+                let queued = " (they wait in the agent's queue: see `marigraph fleet agents`)";
+                step("stored", in_time, if in_time { what } else { format!("{what}{queued}") })
+            }
+            None => {
+                let what = "no row of it has come here: it may be kept in the cluster (`storage: local`), or wait in \
+                            the agent's queue";
+                step("stored", false, what.to_owned())
+            }
+        });
+        let verdict = match (is_up, newest_ms) {
+            (true, Some(_)) => "scraped and stored",
+            (true, None) => "scraped, and no row has come here",
+            _ => "its scrapes fail",
+        };
+        found(place, target, verdict, steps)
+    }
+
+    /// A target that relabelling dropped: with the rule that did.
+    async fn dropped(&self, agent: Option<&Seen>, place: &Place<'_>, target: &Value) -> Value {
+        let pool = text(target, "scrapePool");
+        let discovered = &target["discoveredLabels"];
+        let mut steps = vec![step("discovered", true, format!("by job {pool}, as {}", labels(discovered)))];
+        let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+        let path = format!(
+            "/api/v1/targets/relabel_steps?scrapePool={}&labels={}",
+            encode(pool),
+            encode(&discovered.to_string())
+        );
+        let answer = self.get(agent, &path).await;
+        let rules = answer.as_ref().and_then(|answer| answer["data"]["steps"].as_array());
+        let at = rules.and_then(|rules| rules.iter().position(|rule| rule["keep"] == false));
+        let why = match rules.zip(at) {
+            Some((rules, at)) => {
+                format!("dropped by rule {} of its relabel_configs: {}", at + 1, rules[at]["rule"])
+            }
+            None => "dropped by relabelling".to_owned(),
+        };
+        steps.push(step("relabelled", false, why));
+        found(place, target, "dropped by relabelling", steps)
+    }
+
+    /// When the newest row of a target began that the ledger knows of.
+    fn newest_row(&self, caller: &Caller, cluster: &str, target: &Value) -> Option<i64> {
+        let label = |name: &str| target["labels"][name].as_str().unwrap_or_default();
+        let now_ms = self.api.clock.now_ms();
+        let ask = Ask {
+            cluster: Some(cluster.to_owned()),
+            job: Some(label("job").to_owned()),
+            start_ms: now_ms - 24 * 3_600_000,
+            end_ms: now_ms,
+            by: By::Source,
+            ..Ask::default()
+        };
+        let report = self.api.ledger.report(&caller.tenant, &ask);
+        let of_target = report.groups.into_iter().find(|group| {
+            group.source.as_ref().is_some_and(|(_, labels)| labels.get("instance") == Some(label("instance")))
+        });
+        of_target.and_then(|group| group.tally.newest_ms)
+    }
+}
+
+async fn explain(State(it): State<Explain>, caller: Caller, Query(asked): Query<Asked>) -> Response {
+    if let Err(response) = reads(&caller) {
+        return *response;
+    }
+    let word = asked.target.unwrap_or_default();
+    if word.len() < WORD_BYTES_MIN {
+        let why = "target: an address, an instance or part of a URL is needed";
+        return refused(StatusCode::BAD_REQUEST, "bad_data", why);
+    }
+    let agents = it.api.seen(&caller, asked.cluster.as_deref());
+    let answers = it.api.ask(&agents, TARGETS).await;
+    let mut warnings = unanswered(&agents, &answers);
+    let away = agents.iter().filter(|agent| agent.standing() == "away");
+    warnings.extend(away.map(|agent| {
+        format!(
+            "agent {} of cluster {} is not connected, so what it sees is not known",
+            agent.agent, agent.cluster
+        )
+    }));
+    let (mut explained, mut looked) = (Vec::new(), Vec::new());
+    let own = if caller.sees_program() && asked.cluster.as_deref().is_none_or(str::is_empty) {
+        it.own(TARGETS).await
+    } else {
+        None
+    };
+    let here = own.iter().map(|answer| (None, answer));
+    let there = agents
+        .iter()
+        .zip(&answers)
+        .filter_map(|(agent, answer)| Some((Some(agent), answer.as_ref()?.as_ref().ok()?)));
+    for (agent, answer) in here.chain(there) {
+        let place = Place {
+            cluster: agent.map_or("", |agent| &agent.cluster),
+            agent: agent.map_or("", |agent| &agent.agent),
+        };
+        let list = |name: &str| answer["data"][name].as_array().map(Vec::as_slice).unwrap_or_default();
+        for target in list("activeTargets").iter().filter(|target| is_meant(target, &word)) {
+            if explained.len() < FOUND_MAX {
+                explained.push(it.active(&caller, &place, target));
+            }
+        }
+        for target in list("droppedTargets").iter().filter(|target| is_meant(target, &word)) {
+            if explained.len() < FOUND_MAX {
+                explained.push(it.dropped(agent, &place, target).await);
+            }
+        }
+        let pools = it.get(agent, "/api/v1/scrape_pools").await;
+        looked.push(json!({
+            "cluster": place.cluster,
+            "agent": place.agent,
+            "jobs": pools.map_or(Value::Null, |mut pools| pools["data"]["scrapePools"].take()),
+            "targets": list("activeTargets").len(),
+            "dropped": list("droppedTargets").len(),
+        }));
+    }
+    success(&json!({ "found": explained, "looked": looked }), &warnings)
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+/// Whether the word is in the address, the instance or the URL.
+fn is_meant(target: &Value, word: &str) -> bool {
+    let places = [
+        &target["scrapeUrl"],
+        &target["labels"]["instance"],
+        &target["discoveredLabels"]["__address__"],
+        &target["discoveredLabels"]["instance"],
+    ];
+    places.iter().filter_map(|place| place.as_str()).any(|place| place.contains(word))
+}
+
+fn step(name: &str, ok: bool, what: String) -> Value {
+    json!({ "step": name, "ok": ok, "what": what })
+}
+
+fn found(place: &Place<'_>, target: &Value, verdict: &str, steps: Vec<Value>) -> Value {
+    let shown = match text(target, "scrapeUrl") {
+        "" => text(&target["discoveredLabels"], "__address__"),
+        url => url,
+    };
+    json!({
+        "cluster": place.cluster,
+        "agent": place.agent,
+        "job": text(target, "scrapePool"),
+        "target": shown,
+        "verdict": verdict,
+        "steps": steps,
+    })
+}
+
+/// `{a="1", b="2"}`.
+fn labels(object: &Value) -> String {
+    let pairs = object.as_object().into_iter().flatten();
+    let pairs: Vec<String> =
+        pairs.map(|(name, value)| format!("{name}={:?}", value.as_str().unwrap_or_default())).collect();
+    format!("{{{}}}", pairs.join(", "))
+}
+
+/// What usually lies behind an error.
+fn hint(error: &str) -> &'static str {
+    const HINTS: [(&str, &str); 9] = [
+        ("refused", " (nothing listens there, or a firewall answers)"),
+        ("deadline", " (slower than scrape_timeout; does the port answer at all?)"),
+        ("timed out", " (slower than scrape_timeout; does the port answer at all?)"),
+        ("401", " (the job's credential is missing or wrong)"),
+        ("403", " (the job's credential may not read this)"),
+        ("404", " (metrics_path?)"),
+        ("certificate", " (tls_config: ca_file, server_name)"),
+        ("limit exceeded", " (a limit of the job, or one that a hub gave: `marigraph limits show`)"),
+        ("resolve", " (the name is not known to the agent's DNS)"),
+    ];
+    HINTS.iter().find(|(word, _)| error.contains(word)).map_or("", |(_, hint)| hint)
+}
+
+/// `1m`, `15s`, `200ms` as milliseconds.
+fn interval_ms(text: &str) -> i64 {
+    model::duration::parse(text).unwrap_or(60_000)
+}

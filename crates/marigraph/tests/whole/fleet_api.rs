@@ -1,0 +1,145 @@
+//! What the hub tells of its fleet: clusters, agents, targets, and why one is not scraped.
+
+use std::time::Duration;
+
+use ::http::Request;
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http_body_util::Full;
+use marigraph::agent::Agent;
+use marigraph::cli::AgentArgs;
+use marigraph::hub::Hub;
+use serde_json::Value;
+use testkit::http;
+use testkit::peers::free_addr;
+use testkit::target::FakeTarget;
+
+use crate::fleet::token;
+use crate::{eventually, start_hub_at};
+
+async fn get(hub: &Hub, path: &str, credential: Option<&str>) -> Result<(u16, Value)> {
+    let mut request = Request::builder().uri(path).header("host", "hub");
+    if let Some(credential) = credential {
+        request = request.header("authorization", format!("Bearer {credential}"));
+    }
+    let answer = http::send(hub.addr(), request.body(Full::<Bytes>::default())?).await?;
+    Ok((answer.status.as_u16(), answer.json()?))
+}
+
+/// The answer's data, once `enough` likes it.
+async fn told(hub: &Hub, path: &str, enough: impl Fn(&Value) -> bool) -> Result<Value> {
+    let begin = std::time::Instant::now();
+    loop {
+        let (status, answer) = get(hub, path, None).await?;
+        anyhow::ensure!(status == 200, "{path}: {status} {answer}");
+        if enough(&answer["data"]) {
+            return Ok(answer);
+        }
+        anyhow::ensure!(begin.elapsed() < Duration::from_secs(30), "{path}: still {answer}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn verdicts(answer: &Value) -> Vec<&str> {
+    let found = answer["data"]["found"].as_array().map(Vec::as_slice).unwrap_or_default();
+    found.iter().filter_map(|one| one["verdict"].as_str()).collect()
+}
+
+/// The step at fault of the one target found.
+fn fault(answer: &Value) -> (&str, &str) {
+    let steps = answer["data"]["found"][0]["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let step = steps.iter().find(|step| step["ok"] == false);
+    step.map_or(("", ""), |step| {
+        (step["step"].as_str().unwrap_or_default(), step["what"].as_str().unwrap_or_default())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hub_tells_of_its_fleet_and_explains_targets() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let hub = start_hub_at(directory.path(), Some("global: {}\n"), "127.0.0.1:0").await?;
+    let good = FakeTarget::start("depth 4\n").await?;
+    let (dead, dropped) = (free_addr()?, free_addr()?);
+    let config = format!(
+        "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs:\n- job_name: sea\n  \
+         static_configs: [{{targets: ['{}', '{dead}', '{dropped}']}}]\n  relabel_configs:\n  \
+         - {{source_labels: [job], regex: sea, action: keep}}\n  \
+         - {{source_labels: [__address__], regex: '{dropped}', action: drop}}\n",
+        good.addr
+    );
+    let file = directory.path().join("agent.yml");
+    std::fs::write(&file, config)?;
+    let words = [
+        format!("--data={}", directory.path().join("agent").display()),
+        "--listen=127.0.0.1:0".to_owned(),
+        format!("--config={}", file.display()),
+        format!("--hub=https://{}", hub.addr()),
+        format!("--token={}", token(&hub, "alpha").await?),
+    ];
+    let agent = Agent::start(AgentArgs::parse(words)?).await?;
+    eventually(hub.addr(), "depth{cluster=\"alpha\"}", |found| found.len() == 1).await?;
+
+    let clusters = told(&hub, "/api/v1/fleet/clusters", |data| {
+        data[0]["targets"] == serde_json::json!({ "up": 1, "down": 1 })
+    });
+    let clusters = clusters.await?;
+    let alpha = &clusters["data"][0];
+    assert_eq!((&alpha["cluster"], &alpha["up"]), (&"alpha".into(), &true.into()), "{alpha}");
+    assert_eq!(alpha["agents"], serde_json::json!({ "enrolled": 1, "connected": 1 }), "{alpha}");
+    assert!(alpha["stored"].as_u64() > Some(0) && alpha["newest"].is_string(), "{alpha}");
+
+    let agents =
+        told(&hub, "/api/v1/fleet/agents?cluster=alpha", |data| data[0]["status"].is_object()).await?;
+    let one = &agents["data"][0];
+    assert_eq!((&one["state"], &one["version"]), (&"connected".into(), &env!("CARGO_PKG_VERSION").into()));
+    assert!(one["certificateNotAfter"].is_string() && one["status"]["queue"]["bytes"].is_u64(), "{one}");
+
+    let down = told(&hub, "/api/v1/fleet/targets?health=down", |data| data["count"] == 1).await?;
+    let target = &down["data"]["targets"][0];
+    assert_eq!(target["labels"]["instance"], dead.to_string(), "{target}");
+    assert!(target["lastError"].as_str().is_some_and(|error| error.contains("refused")), "{target}");
+    let (status, wrong) = get(&hub, "/api/v1/fleet/targets?health=ill", None).await?;
+    assert_eq!((status, wrong["errorType"].as_str()), (400, Some("bad_data")), "{wrong}");
+
+    // Step by step.
+    let explain = |word: String| format!("/api/v1/explain/target?target={word}");
+    let stored = |data: &Value| data["found"][0]["verdict"] == "scraped and stored";
+    told(&hub, &explain(good.addr.to_string()), stored).await?;
+    let answer = told(&hub, &explain(dead.to_string()), |data| data["found"][0].is_object()).await?;
+    assert_eq!(verdicts(&answer), ["its scrapes fail"], "{answer}");
+    let (step, what) = fault(&answer);
+    assert!(step == "scraped" && what.contains("nothing listens there"), "{step}: {what}");
+    let answer = told(&hub, &explain(dropped.to_string()), |data| data["found"][0].is_object()).await?;
+    assert_eq!(verdicts(&answer), ["dropped by relabelling"], "{answer}");
+    let (step, what) = fault(&answer);
+    assert!(step == "relabelled" && what.contains("rule 2") && what.contains("drop"), "{step}: {what}");
+    let (_, answer) = get(&hub, &explain("10.9.8.7".to_owned()), None).await?;
+    assert_eq!(verdicts(&answer), Vec::<&str>::new(), "{answer}");
+    let looked = answer["data"]["looked"].as_array().context("a list")?;
+    assert!(looked.iter().any(|one| one["cluster"] == "alpha" && one["jobs"][0] == "sea"), "{answer}");
+    assert_eq!(get(&hub, "/api/v1/explain/target", None).await?.0, 400);
+
+    // Who may see another cluster only sees nothing of this one.
+    let form = "kind=api&role=read&clusters=beta".to_owned();
+    let made = http::post(hub.addr(), "/api/v1/admin/tokens", "application/x-www-form-urlencoded", form);
+    let made = made.await?.json()?;
+    let beta = made["token"].as_str().with_context(|| made.to_string())?;
+    for path in
+        ["/api/v1/fleet/clusters", "/api/v1/fleet/agents", "/api/v1/fleet/targets", "/api/v1/fleet/pauses"]
+    {
+        let (status, answer) = get(&hub, path, Some(beta)).await?;
+        assert_eq!(status, 200, "{path}: {answer}");
+        assert!(!answer.to_string().contains("alpha"), "{path}: {answer}");
+    }
+    let (_, answer) = get(&hub, &explain(good.addr.to_string()), Some(beta)).await?;
+    assert!(!answer.to_string().contains("alpha"), "{answer}");
+
+    agent.stop().await?;
+    let away = told(&hub, "/api/v1/fleet/agents", |data| data[0]["state"] == "away").await?;
+    assert!(away["data"][0]["lastSeen"].is_string(), "{away}");
+    let (_, answer) = get(&hub, &explain(good.addr.to_string()), None).await?;
+    assert_eq!(verdicts(&answer), Vec::<&str>::new(), "{answer}");
+    let warned = answer["warnings"][0].as_str().unwrap_or_default();
+    assert!(warned.contains("of cluster alpha is not connected"), "{answer}");
+    hub.stop().await
+}
