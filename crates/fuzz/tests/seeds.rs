@@ -84,4 +84,8 @@ targets! {
     block_index = "block-index",
     ship = "ship",
     queue_files = "queue-files",
+    ledgers = "ledger",
+    registries = "registry",
+    tokens = "token",
+    certificates = "certificates",
 }

@@ -64,6 +64,7 @@ impl LedgerAppender {
     /// # Errors
     /// The store or the ledger could not be synced.
     pub fn commit(&self) -> Result<(), StoreError> {
+        self.ledger.write_pushed(0);
         self.ledger.commit(&*self.store)
     }
 
@@ -148,7 +149,7 @@ impl LedgerAppender {
             if let Some((_, opened)) = &last
                 && opened.accounts.get().is_none()
             {
-                self.sums(opened).received(1, now_ms);
+                self.sums(opened).received(1, now_ms, appended.position.0);
             }
         }
         let mut refused: BTreeMap<usize, u64> = BTreeMap::new();

@@ -5,6 +5,7 @@ use storage::{EndReason, Failure};
 
 use crate::bytes::{Malformed, Reader, put_bytes, put_i64, put_u64};
 use crate::fact::{Fact, Loss};
+use crate::pushed::Totals;
 use crate::runs::Run;
 use crate::source::{LossReport, Overlay, Said};
 
@@ -26,6 +27,7 @@ const LOSS: u8 = 7;
 const DURABLE: u8 = 8;
 const LOST: u8 = 9;
 const RUN: u8 = 10;
+const PUSHED: u8 = 11;
 
 /// A statement. Sources go by a number that an entry before has given them.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +46,8 @@ pub(crate) enum Entry {
     Durable { position: u64 },
     /// The ledger's detail of a time was lost, both ends included.
     Lost { from_ms: i64, to_ms: i64 },
+    /// What a job has pushed in all; the newest one counts.
+    Pushed { cluster: String, job: String, totals: Totals },
 }
 
 impl Entry {
@@ -99,6 +103,15 @@ impl Entry {
                 out.push(LOST);
                 put_i64(out, *from_ms);
                 put_i64(out, *to_ms);
+            }
+            Entry::Pushed { cluster, job, totals } => {
+                out.push(PUSHED);
+                put_bytes(out, cluster.as_bytes());
+                put_bytes(out, job.as_bytes());
+                put_u64(out, totals.received);
+                put_u64(out, totals.stored);
+                put_u64(out, totals.cells_refused);
+                put_i64(out, totals.last_ms - base_ms);
             }
         }
     }
@@ -175,6 +188,13 @@ impl Entry {
             DURABLE => Entry::Durable { position: from.u64()? },
             LOST => {
                 Entry::Lost { from_ms: in_range(Some(from.i64()?))?, to_ms: in_range(Some(from.i64()?))? }
+            }
+            PUSHED => {
+                let (cluster, job) = (from.text()?.to_owned(), from.text()?.to_owned());
+                let (received, stored, cells_refused) = (from.u64()?, from.u64()?, from.u64()?);
+                let last_ms = after_base(from)?;
+                let totals = Totals { received, stored, cells_refused, last_ms };
+                Entry::Pushed { cluster, job, totals }
             }
             _ => return Err(Malformed),
         })

@@ -22,6 +22,8 @@ use crate::tenant::Tenant;
 
 /// For how long the list of incomplete times is used again.
 const INCOMPLETE_FOR_MS: i64 = 2_000;
+/// How often what was pushed is written down, milliseconds.
+const PUSHED_EVERY_MS: i64 = 10_000;
 /// Rows that a source without a schedule may be behind before the counters go on.
 const UNSCHEDULED_LAG_MS: i64 = 120_000;
 
@@ -85,6 +87,8 @@ pub struct Ledger {
     unread: Mutex<BTreeMap<TenantId, String>>,
     agents: Agents,
     pub(crate) pushed: PushedRows,
+    /// When what was pushed was last written down.
+    pushed_ms: Mutex<i64>,
     metrics: Metrics,
     incomplete: Mutex<BTreeMap<TenantId, IncompleteAt>>,
     opened_ms: i64,
@@ -113,6 +117,7 @@ impl Ledger {
             unread: Mutex::default(),
             agents: Agents::default(),
             pushed: PushedRows::default(),
+            pushed_ms: Mutex::default(),
             metrics: Metrics::default(),
             incomplete: Mutex::default(),
             opened_ms,
@@ -130,7 +135,9 @@ impl Ledger {
         for path in self.disk.read_dir(directory)? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if let Ok(tenant) = TenantId::new(name) {
-                self.tenants.write().insert(tenant, Arc::new(self.read_tenant(&path)?));
+                let accounts = self.read_tenant(&path)?;
+                self.pushed.restore(&tenant, &accounts.inner.lock().pushed);
+                self.tenants.write().insert(tenant, Arc::new(accounts));
             }
         }
         Ok(())
@@ -157,7 +164,7 @@ impl Ledger {
         report::report(&tenant.inner.lock(), ask, now_ms, &self.config.cluster_label)
     }
 
-    /// What pushed, since the start of the program.
+    /// What was pushed.
     pub fn pushed(&self, tenant: &TenantId) -> Vec<Pushed> {
         self.pushed.list(tenant)
     }
@@ -313,12 +320,13 @@ impl Ledger {
     /// The store or a file of the ledger could not be synced.
     pub fn maintain(&self, store: &dyn Appender) -> Result<(), StoreError> {
         self.count();
+        self.write_pushed(PUSHED_EVERY_MS);
         self.commit(store)?;
         let now_ms = self.clock.now_ms();
         let retention = self.config.retention.and_then(|kept| i64::try_from(kept.as_millis()).ok());
         let oldest_ms = retention.map_or(i64::MIN, |kept| now_ms - kept);
         for tenant in self.all() {
-            if tenant.is_long() {
+            if tenant.is_long(now_ms) {
                 let durable =
                     |position| store.wait_durable(CommitPosition(position)).map_err(io::Error::other);
                 tenant.compact(now_ms, oldest_ms, durable).map_err(|source| StoreError::Io {
@@ -327,7 +335,39 @@ impl Ledger {
                 })?;
             }
         }
+        self.pushed.forget_before(oldest_ms);
         Ok(())
+    }
+
+    /// Writes down what was pushed since the last time, unless that is less than `every_ms` ago.
+    pub(crate) fn write_pushed(&self, every_ms: i64) {
+        let now_ms = self.clock.now_ms();
+        {
+            let mut written_ms = self.pushed_ms.lock();
+            if now_ms.saturating_sub(*written_ms) < every_ms {
+                return;
+            }
+            *written_ms = now_ms;
+        }
+        for tenant in self.pushed.tenants() {
+            let (totals, position) = self.pushed.totals(&tenant);
+            let accounts = match self.tenant(&tenant) {
+                Ok(accounts) => accounts,
+                Err(error) => {
+                    tracing::error!(%tenant, "open the tenant's ledger: {error}");
+                    continue;
+                }
+            };
+            let news: Vec<_> = {
+                let inner = accounts.inner.lock();
+                totals.into_iter().filter(|(key, totals)| inner.pushed.get(key) != Some(totals)).collect()
+            };
+            if !news.is_empty() {
+                accounts.tell(position, now_ms, |telling| {
+                    news.into_iter().for_each(|(key, totals)| telling.pushed(key, totals));
+                });
+            }
+        }
     }
 
     /// Makes everything told so far durable, the store's rows first.

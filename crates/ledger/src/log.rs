@@ -257,7 +257,13 @@ pub(crate) fn read_log(
 /// Whether an entry would say more than is true if its batch were not in the store.
 fn claims_rows(entry: &Entry) -> bool {
     use crate::source::Said;
-    matches!(entry, Entry::Tick { .. } | Entry::Run { .. } | Entry::Said { said: Said::End(_), .. })
+    matches!(
+        entry,
+        Entry::Tick { .. }
+            | Entry::Run { .. }
+            | Entry::Pushed { .. }
+            | Entry::Said { said: Said::End(_), .. }
+    )
 }
 
 fn certain_position(frames: &[ReadFrame]) -> u64 {

@@ -14,10 +14,13 @@ use crate::entry::Entry;
 use crate::fact::Fact;
 use crate::ledger::LedgerConfig;
 use crate::log::{self, Frame, Log};
+use crate::pushed::{KEYS_MAX, Totals};
 use crate::source::{Overlay, Pause, Said, Source};
 
 /// A log longer than this, and longer than the last snapshot, is put into a snapshot.
 const LOG_BYTES: u64 = 4 << 20;
+/// A snapshot older than this gives way to a new one, milliseconds.
+const SNAPSHOT_AGE_MS: i64 = 24 * 3600 * 1000;
 /// Statements about clusters that are kept; older ones go first.
 const OVERLAYS_MAX: usize = 4096;
 
@@ -46,6 +49,10 @@ pub(crate) struct Inner {
     pub(crate) overlays: BTreeMap<String, Vec<Overlay>>,
     /// Times whose detail is lost, both ends included.
     pub(crate) lost: Vec<(i64, i64)>,
+    /// What was pushed, by cluster and job, as it was last written down.
+    pub(crate) pushed: BTreeMap<(String, String), Totals>,
+    /// When the last snapshot was made.
+    snapshot_ms: i64,
     /// Grows with everything that is learnt.
     pub(crate) generation: u64,
     log: Option<Log>,
@@ -197,9 +204,13 @@ impl Tenant {
             .map_err(|source| StoreError::Io { attempt: attempt(), source })
     }
 
-    /// Whether the log is long enough to become a snapshot.
-    pub(crate) fn is_long(&self) -> bool {
+    /// Whether the log is long or old enough to become a snapshot.
+    pub(crate) fn is_long(&self, now_ms: i64) -> bool {
         let inner = self.inner.lock();
+        // What retention has passed by leaves files and memory with a snapshot.
+        if now_ms.saturating_sub(inner.snapshot_ms) > SNAPSHOT_AGE_MS {
+            return true;
+        }
         inner.log.as_ref().is_some_and(|log| log.len > LOG_BYTES.max(inner.snapshot_bytes))
     }
 
@@ -247,6 +258,7 @@ impl Tenant {
             return written;
         }
         inner.snapshot_bytes = entries.len() as u64;
+        inner.snapshot_ms = now_ms;
         inner.ended.drain(..ended);
         Ok(())
     }
@@ -332,6 +344,12 @@ impl Inner {
             }
             Entry::Overlay(overlay) => _ = self.overlay(overlay),
             Entry::Durable { .. } => {}
+            Entry::Pushed { cluster, job, totals } => {
+                let key = (cluster, job);
+                if self.pushed.len() < KEYS_MAX || self.pushed.contains_key(&key) {
+                    self.pushed.insert(key, totals);
+                }
+            }
             Entry::Lost { from_ms, to_ms } => {
                 if !self.lost.contains(&(from_ms, to_ms)) {
                     self.lost.push((from_ms, to_ms));
@@ -377,6 +395,7 @@ impl Inner {
         }
         self.overlays.retain(|_, overlays| !overlays.is_empty());
         self.lost.retain(|(_, to)| *to >= oldest_ms);
+        self.pushed.retain(|_, totals| totals.last_ms >= oldest_ms);
         let sources = &self.sources;
         self.free = (0..sources.len() as u32).filter(|at| sources[*at as usize].is_none()).collect();
     }
@@ -399,6 +418,10 @@ impl Inner {
         }
         for (from_ms, to_ms) in &self.lost {
             Entry::Lost { from_ms: *from_ms, to_ms: *to_ms }.encode(base_ms, &mut out);
+        }
+        for ((cluster, job), totals) in &self.pushed {
+            let (cluster, job) = (cluster.clone(), job.clone());
+            Entry::Pushed { cluster, job, totals: *totals }.encode(base_ms, &mut out);
         }
         out
     }
@@ -444,6 +467,13 @@ impl Telling<'_> {
         if !known {
             self.tick(id, labels, tick_ms, fact, 0);
         }
+    }
+
+    /// What was pushed in all.
+    pub(crate) fn pushed(&mut self, (cluster, job): (String, String), totals: Totals) {
+        let entry = Entry::Pushed { cluster, job, totals };
+        entry.encode(self.frame.base_ms, &mut self.frame.entries);
+        self.inner.apply(entry);
     }
 
     /// What counts for a cluster.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use model::{Labels, SourceId, TenantId};
 use stdx::clock::FakeClock;
-use stdx::disk::{Disk, FakeDisk};
+use stdx::disk::{Disk, FakeDisk, Survivors};
 use storage::memory::MemoryStore;
 use storage::{
     Account, Appender, Batch, BlockKey, CommitPosition, EndReason, Failure, Outcome, Policy, Row, Schedule,
@@ -420,6 +420,75 @@ fn pushes_are_received_against_stored() {
     assert_eq!((pushed[0].received, pushed[0].stored, pushed[0].cells_refused), (4, 3, 1));
     assert_eq!((pushed[0].job.as_str(), pushed[0].last_ms), ("telegraf", tick(0)));
     assert_eq!(bench.report(0, i64::MAX / 4).total, Tally::default());
+
+    // It is silent since then, whatever the program does; what comes later is added.
+    bench.appender.commit().unwrap();
+    bench.clock.set_ms(tick(50));
+    for (what, disk) in
+        [("kill", bench.disk.after_kill()), ("power", bench.disk.after_power_cut(Survivors::All))]
+    {
+        let again = bench.restarted(disk, what);
+        assert_eq!(again.ledger.pushed(&TenantId::default()), pushed, "{what}");
+        let source = again.source("a", "telegraf");
+        let rows = [Row::floats(source, tick(5), &series, &[1.0])];
+        again.appender.append(&Batch::rows(&rows, Policy::REMOTE_WRITE)).unwrap();
+        let later = again.ledger.pushed(&TenantId::default());
+        assert_eq!((later[0].received, later[0].stored, later[0].last_ms), (5, 4, tick(50)), "{what}");
+    }
+}
+
+#[test]
+fn what_retention_has_passed_by_leaves_the_files() {
+    let disk = FakeDisk::new(Path::new("/data"));
+    let clock = FakeClock::at(tick(0));
+    let retention = Some(std::time::Duration::from_secs(24 * 3600));
+    let config = || LedgerConfig { retention, boot: "boot".into(), ..LedgerConfig::new(Path::new(DIR)) };
+    let store = Arc::new(MemoryStore::new());
+    let ledger = Arc::new(Ledger::open(config(), disk.shared(), clock.clone()).unwrap());
+    let appender = LedgerAppender::new(store.clone(), Arc::clone(&ledger));
+    let source = appender.open_source(&desc("a", "short")).unwrap();
+    let accounts = [
+        begin(source, 0),
+        whole(source, 0),
+        Account::End { source, at_ms: tick(1), reason: EndReason::Gone },
+    ];
+    appender.append(&Batch { accounts: &accounts, ..Batch::rows(&[], Policy::SCRAPE) }).unwrap();
+    appender.maintain().unwrap();
+    assert_eq!(ledger.pushed(&TenantId::default()), []);
+    let sources = |at: &Ledger| {
+        let ask = Ask { start_ms: 0, end_ms: i64::MAX / 4, by: By::Source, ..Ask::default() };
+        at.report(&TenantId::default(), &ask).groups.len()
+    };
+    assert_eq!(sources(&ledger), 1);
+    // Nothing fills the log; a snapshot is made all the same, a day later and then another.
+    for days in [1, 2, 3] {
+        clock.set_ms(tick(0) + days * 25 * 3_600_000);
+        appender.maintain().unwrap();
+    }
+    let again = Ledger::open(config(), disk.after_kill().shared(), clock.clone()).unwrap();
+    assert_eq!((sources(&ledger), sources(&again)), (0, 0));
+}
+
+#[test]
+fn a_loss_that_is_told_again_after_a_restart_changes_nothing() {
+    let bench = Bench::new();
+    let source = bench.source("a", "node");
+    bench.state(&[begin(source, 0), whole(source, 0), whole(source, 3)]);
+    let tell = |bench: &Bench| {
+        let (from_ms, to_ms) = (tick(1), tick(2));
+        let (cluster, reason) = ("a".to_owned(), Loss::QueueFull);
+        let loss = LossReport { cluster, source: None, from_ms, to_ms, rows: 2, reason };
+        bench.ledger.lost(&TenantId::default(), loss).unwrap();
+    };
+    tell(&bench);
+    bench.clock.set_ms(tick(4));
+    let told = shown(&bench.tally(0, 4));
+    assert!(told.contains("2 dropped_queue_full"), "{told}");
+    let again = bench.restarted(bench.disk.after_kill(), "boot");
+    let bytes = |bench: &Bench| bench.disk.files().iter().map(|(_, len)| len).sum::<u64>();
+    let before = bytes(&again);
+    tell(&again);
+    assert_eq!((shown(&again.tally(0, 4)), bytes(&again)), (told, before));
 }
 
 #[test]

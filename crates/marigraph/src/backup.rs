@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! DESTINATION/20261122T163000Z/BACKUP          the catalog: every file, its length and checksum
-//!                              FORMAT tenant/… wal/…      a data directory
+//!                              FORMAT tenant/… wal/… ledger/… fleet/…      a data directory
 //! ```
 //!
 //! Files are never changed once they are finished, so a backup shares them with its source and with
@@ -12,6 +12,7 @@
 //! backup in the making is called `….tmp`. The catalog is drawn in `docs/formats/backup.md`.
 //!
 //! - [`catalog`]: the catalog;
+//! - `state`: what stands beside the store: the ledger, and who belongs to the fleet;
 //! - `make`: a backup of a running hub (by a snapshot) or of a data directory that nobody has open;
 //! - `verify`: whether backups are sound;
 //! - `restore`: a backup into a new data directory.
@@ -19,6 +20,7 @@
 pub mod catalog;
 mod make;
 mod restore;
+mod state;
 mod verify;
 
 use std::io::Write;
@@ -63,6 +65,9 @@ pub struct BackupArgs {
     /// Copy every file that is new, also where a hard link would do
     #[arg(long)]
     pub copy: bool,
+    /// Leave out the fleet's authority, with its keys, and its tokens and agents
+    #[arg(long)]
+    pub without_fleet: bool,
     /// How to reach the hub.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -13,6 +13,7 @@ mod ledger;
 mod lifecycle;
 mod limits;
 mod proxy;
+mod settle;
 pub(crate) mod store;
 mod stores;
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use model::TenantId;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use queue::{Queue, Start};
 use remote::write_out::{Answer, Post, Posting, WriteOut, WriteOutMetrics};
@@ -41,6 +42,8 @@ pub(crate) struct RemoteWrites {
     encoder_metrics: EncoderMetrics,
     tls: Arc<TlsConfigs>,
     branch: Arc<Branch>,
+    /// What the branch has lost.
+    untaken: Counter,
     /// A queue that is there anyhow, and looked after.
     given: Option<Queue>,
     state: Mutex<State>,
@@ -89,7 +92,14 @@ impl RemoteWrites {
         encoder_metrics: EncoderMetrics,
         registry: &mut Registry,
     ) -> RemoteWrites {
+        let untaken = Counter::default();
+        registry.register(
+            "marigraph_remote_write_untaken_samples",
+            "Samples that the store took and the queue of remote write did not",
+            untaken.clone(),
+        );
         RemoteWrites {
+            untaken,
             dir: data.join(QUEUE_DIR),
             clock,
             commit_interval,
@@ -107,6 +117,7 @@ impl RemoteWrites {
     /// As [`RemoteWrites::new`], but what goes out comes from a queue that somebody else fills and looks after.
     pub(crate) fn over(queue: Queue, clock: Arc<dyn Clock>, registry: &mut Registry) -> RemoteWrites {
         RemoteWrites {
+            untaken: Counter::default(),
             dir: queue.dir().to_owned(),
             clock,
             commit_interval: Duration::ZERO,
@@ -218,7 +229,7 @@ impl RemoteWrites {
         let queue = opened.queue;
         let upkeep = tokio::spawn(upkeep(
             queue.clone(),
-            Arc::clone(&self.branch),
+            (Arc::clone(&self.branch), self.untaken.clone()),
             self.commit_interval,
             self.stop.clone(),
         ));
@@ -280,7 +291,12 @@ impl RemoteWrites {
 }
 
 /// Looks after the queue until `stop`.
-async fn upkeep(queue: Queue, branch: Arc<Branch>, commit_interval: Duration, stop: CancellationToken) {
+async fn upkeep(
+    queue: Queue,
+    (branch, untaken): (Arc<Branch>, Counter),
+    commit_interval: Duration,
+    stop: CancellationToken,
+) {
     let mut commits = tokio::time::interval(commit_interval.max(Duration::from_millis(50)));
     let mut upkeeps = tokio::time::interval(UPKEEP);
     let mut forgets = tokio::time::interval(FORGET);
@@ -289,7 +305,10 @@ async fn upkeep(queue: Queue, branch: Arc<Branch>, commit_interval: Duration, st
         let done = tokio::select! {
             () = stop.cancelled() => return,
             _ = commits.tick() => tokio::task::spawn_blocking(move || queue.sync().map(drop)).await,
-            _ = upkeeps.tick() => tokio::task::spawn_blocking(move || queue.upkeep().map(drop)).await,
+            _ = upkeeps.tick() => {
+                untaken.inc_by(branch.lost().saturating_sub(untaken.get()));
+                tokio::task::spawn_blocking(move || queue.upkeep().map(drop)).await
+            }
             _ = forgets.tick() => {
                 branch.forget_idle();
                 continue;

@@ -16,6 +16,7 @@ use tsdb::closed::{self, Contents, FileKind, StoreFile};
 use tsdb::filenames;
 
 use super::catalog::{CATALOG, Catalog, Entry};
+use super::state::{self, StateFile};
 use super::{BackupArgs, backups, say};
 use crate::client::Server;
 use crate::progress::{Progress, bytes, count, duration};
@@ -42,7 +43,7 @@ pub(super) fn run(destination: &Path, args: &BackupArgs) -> Result<()> {
     removing.watch()?;
     let source = match (&args.url, &args.data) {
         (Some(url), data) => Source::running(url, data.as_deref(), args)?,
-        (None, Some(data)) => Source::closed(data)?,
+        (None, Some(data)) => Source::closed(data, args)?,
         (None, None) => {
             bail!("name the running hub (--url) or the data directory of one that is not (--data)")
         }
@@ -93,13 +94,15 @@ struct Source {
     open_end: bool,
     /// Whether the directory is a snapshot of ours, to be removed afterwards.
     snapshot: bool,
+    /// What stands beside the store.
+    state: Vec<StateFile>,
     /// Keeps others from opening the directory.
     _held: Option<closed::Held>,
 }
 
 impl Source {
     /// A data directory that nobody has open.
-    fn closed(dir: &Path) -> Result<Source> {
+    fn closed(dir: &Path, args: &BackupArgs) -> Result<Source> {
         let format = dir.join(filenames::FORMAT);
         ensure!(
             format.exists(),
@@ -116,7 +119,15 @@ impl Source {
             other => anyhow!(other),
         })?;
         let contents = closed::contents(&RealDisk, dir)?;
-        Ok(Source { dir: dir.to_owned(), contents, open_end: true, snapshot: false, _held: Some(held) })
+        let state = state::read(dir, !args.without_fleet)?;
+        Ok(Source {
+            dir: dir.to_owned(),
+            contents,
+            open_end: true,
+            snapshot: false,
+            state,
+            _held: Some(held),
+        })
     }
 
     /// A snapshot of a running hub.
@@ -133,6 +144,7 @@ impl Source {
             server.shown(),
             data.display()
         );
+        let state = state::read(&data, !args.without_fleet)?;
         let answer = ask(&server.patient(SNAPSHOT_PATIENCE), Method::POST, "/api/v1/admin/tsdb/snapshot")?;
         let name = answer["name"].as_str().unwrap_or_default();
         let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
@@ -146,8 +158,8 @@ impl Source {
             data.display()
         );
         let listed = closed::contents(&RealDisk, &dir);
-        let mut source =
-            Source { dir, contents: Contents::default(), open_end: false, snapshot: true, _held: None };
+        let contents = Contents::default();
+        let mut source = Source { dir, contents, open_end: false, snapshot: true, state, _held: None };
         match listed {
             Ok(contents) => {
                 source.contents = contents;
@@ -307,6 +319,13 @@ fn make(source: &Source, destination: &Path, made_ms: i64, copy: bool) -> Result
             FileKind::Format | FileKind::Manifest => {}
         }
         work.made.bytes += file.bytes;
+    }
+    for file in &source.state {
+        make_directories(&unfinished, &file.path, &mut directories)?;
+        let entry = state::write(&unfinished, file);
+        catalog.files.push(entry.with_context(|| format!("back up {}", file.path.display()))?);
+        (work.made.bytes, work.made.copied) =
+            (work.made.bytes + file.bytes.len() as u64, work.made.copied + file.bytes.len() as u64);
     }
     let Work { made, progress, .. } = work;
     drop(progress);

@@ -11,7 +11,7 @@ use tsdb::filenames;
 
 use super::catalog::{Catalog, Entry};
 use super::make::{read_all, sync_dir};
-use super::{backups, say, shown_time, verify};
+use super::{backups, say, shown_time, state, verify};
 use crate::progress::{Progress, bytes, count};
 
 /// What `FORMAT` says meanwhile; the store's message shows it to whoever starts a hub on it.
@@ -106,7 +106,7 @@ fn write(backup: &Path, catalog: &Catalog, data: &Path) -> Result<()> {
 }
 
 fn copy(backup: &Path, entry: &Entry, to: &Path, progress: &mut Progress) -> Result<()> {
-    let mut file = File::create_new(to)?;
+    let mut file = state::create(to, &entry.path)?;
     let (length, crc) = read_all(&backup.join(&entry.path), &mut |bytes| {
         progress.add(bytes.len() as u64);
         file.write_all(bytes)

@@ -16,6 +16,8 @@ use web::{
     PushedTally, RowGap, RowTally, TallyOf,
 };
 
+use super::settle::Settling;
+
 /// The ledger's directory in the data directory.
 pub(crate) const DIRECTORY: &str = "ledger";
 /// Time between two rounds of upkeep: what a power cut may cost of what the hub scraped itself.
@@ -95,6 +97,7 @@ pub(crate) async fn keep_presence(
     clock: Arc<dyn Clock>,
 ) {
     let mut changes = agents.changes();
+    let mut settling = Settling::default();
     loop {
         for agent in registry.agents() {
             let Ok(tenant) = TenantId::new(&agent.tenant) else { continue };
@@ -105,13 +108,15 @@ pub(crate) async fn keep_presence(
             }
         }
         let now_ms = clock.now_ms();
-        for agent in agents.list().iter().filter(|agent| agent.connections > 0) {
+        let list = agents.list();
+        for agent in list.iter().filter(|agent| agent.connections > 0) {
             let Ok(tenant) = TenantId::new(&agent.key.tenant) else { continue };
             ledger.agent_seen(&tenant, &agent.key.cluster, &agent.key.agent, now_ms);
             if let Err(error) = registry.seen_here(&agent.key.agent) {
                 tracing::error!(%error, agent = &*agent.key.agent, "write down that an agent was seen");
             }
         }
+        settling.look(&ledger, &registry, &list, now_ms);
         tokio::select! {
             () = tokio::time::sleep(PRESENCE) => {}
             changed = changes.changed() => if changed.is_err() { return },

@@ -64,6 +64,80 @@ async fn start(data: &Path, config: &str) -> Result<Peer> {
     Peer::start(Path::new(env!("CARGO_BIN_EXE_marigraph")), &args, addr, "/-/ready").await
 }
 
+/// A hub with an agent is backed up, lost, and restored: the agent goes on, and the account is the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_agent_goes_on_against_a_restored_hub() -> Result<()> {
+    use crate::fleet::{start_agent, token};
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir()?;
+    let start = async |name: &str, listen: &str| {
+        let words = [
+            format!("--data={}", directory.path().join(name).display()),
+            format!("--listen={listen}"),
+            "--retention.time=0".to_owned(),
+            "--web.enable-admin-api".to_owned(),
+        ];
+        marigraph::hub::Hub::start(marigraph::cli::HubArgs::parse(words.to_vec())?).await
+    };
+    let hub = start("data", "127.0.0.1:0").await?;
+    let addr = hub.addr();
+    let token = token(&hub, "alpha").await?;
+    let agent = start_agent(directory.path(), &hub, Some(&token)).await?;
+    let rows = "count_over_time(up{cluster=\"alpha\",job=\"node\"}[10m])";
+    let count = |result: &[Value]| result.first().and_then(|one| crate::value(one).ok()).unwrap_or(0.0);
+    eventually(addr, rows, |result| count(result) >= 10.0).await?;
+    // What was due by now, seen once all of it is there.
+    let (begin, end) = (jiff::Timestamp::now().as_second() - 600, jiff::Timestamp::now().as_second());
+    let account = async || -> Result<(u64, u64)> {
+        let path = format!("/api/v1/completeness?start={begin}&end={end}&cluster=alpha");
+        let json = testkit::http::get(addr, &path).await?.json()?;
+        let total = &json["data"]["total"];
+        Ok((total["expected"].as_u64().context("expected")?, total["stored"].as_u64().context("stored")?))
+    };
+    let mut before = account().await?;
+    while before.0 != before.1 || before.0 < 5 {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        before = account().await?;
+    }
+    // The ledger's marks of what is durable are made every second.
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    // All of that time has been told of by now.
+    before = account().await?;
+    let (backups, url) = (directory.path().join("backups"), format!("http://{addr}"));
+    let make = {
+        let (backups, url) = (backups.clone(), url.clone());
+        move || succeeds(&["backup", text(&backups), "--url", &url])
+    };
+    tokio::task::spawn_blocking(make).await??;
+    succeeds(&["backup", "verify", text(&backups)])?;
+    hub.stop().await?;
+
+    let restored = directory.path().join("restored");
+    succeeds(&["restore", text(&backups), "--data", text(&restored)])?;
+    for name in ["authority.json", "registry.jsonl"] {
+        let mode = std::fs::metadata(restored.join("fleet").join(name))?.permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let hub = start("restored", &addr.to_string()).await?;
+    assert_eq!(account().await?, before, "the account of what was before the backup");
+    let stored = count(&query(addr, rows).await?);
+    eventually(addr, rows, |result| count(result) >= stored + 5.0).await?;
+    // The agent never saw that it is another: its certificate, its queue and its places are the same.
+    let agents = testkit::http::get(addr, "/api/v1/admin/agents").await?.json()?;
+    assert_eq!(agents.as_array().map(Vec::len), Some(1), "{agents}");
+    assert_eq!(account().await?, before);
+    agent.stop().await?;
+    hub.stop().await?;
+
+    // Without keys, where they are not to go.
+    let bare = directory.path().join("bare");
+    succeeds(&["backup", text(&bare), "--data", text(&restored), "--without-fleet"])?;
+    let one = std::fs::read_dir(&bare)?.flatten().map(|entry| entry.path()).find(|path| path.is_dir());
+    let one = one.context("a backup")?;
+    assert!(one.join("ledger").is_dir() && !one.join("fleet").exists());
+    Ok(())
+}
+
 fn labels(series: usize) -> Labels {
     Labels::from_pairs([("__name__", "tide"), ("buoy", &series.to_string()), ("job", "drill")])
 }

@@ -23,7 +23,7 @@ pub(crate) async fn token(hub: &Hub, cluster: &str) -> Result<String> {
     Ok(token.with_context(|| format!("no token in {made}"))?.to_owned())
 }
 
-async fn start_agent(directory: &Path, hub: &Hub, token: Option<&str>) -> Result<Agent> {
+pub(crate) async fn start_agent(directory: &Path, hub: &Hub, token: Option<&str>) -> Result<Agent> {
     let config = "global:\n  scrape_interval: 200ms\n  scrape_timeout: 200ms\nmachine: {}\nscrape_configs:\n\
                   - job_name: node\n  metrics_path: /metrics/machine\n  honor_labels: true\n  static_configs:\n";
     let data = directory.join("agent");

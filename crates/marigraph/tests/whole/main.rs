@@ -19,6 +19,7 @@ mod pull;
 mod push;
 mod reach;
 mod remote_write;
+mod sight;
 mod soak;
 mod terminal;
 mod tools;
