@@ -148,7 +148,7 @@ impl AgentLimits {
         name: String,
         author: &str,
         reason: String,
-        limits: impl FnOnce(&[LimitsDocument]) -> Result<LimitSet, Failure>,
+        limits: LimitSet,
     ) -> Result<LimitsDocument, Failure> {
         let mut revisions = self.revisions.lock();
         let mut next = revisions.clone();
@@ -157,7 +157,7 @@ impl AgentLimits {
         }
         let of_cluster = next.entry(name).or_default();
         let document = LimitsDocument {
-            limits: limits(of_cluster)?,
+            limits,
             // Another hub may have given some: the later one wins.
             revision: of_cluster
                 .last()
@@ -248,7 +248,7 @@ async fn set(
     let limits = LimitSet::parse(form.limits.split_whitespace()).map_err(wrong)?;
     let done = blocking(move || {
         let name = name(caller.tenant.as_str(), &form.cluster);
-        let document = hub.add(name, &caller.name, form.reason, |_| Ok(limits))?;
+        let document = hub.add(name, &caller.name, form.reason, limits)?;
         tell(&form.cluster, &document);
         Ok(document)
     });
@@ -272,22 +272,27 @@ async fn roll_back(
     let done = blocking(move || {
         let name = name(caller.tenant.as_str(), &form.cluster);
         let missing = |what: String| Failure(StatusCode::NOT_FOUND, what);
-        let found = {
+        let (limits, reason) = {
             let revisions = hub.revisions.lock();
             let of_cluster = revisions.get(&name).map(Vec::as_slice).unwrap_or_default();
-            match form.to {
+            let found = match form.to {
                 Some(to) => of_cluster.iter().find(|one| one.revision == to),
                 None => of_cluster.iter().rev().nth(1),
+            };
+            match (found, form.to) {
+                (Some(found), _) => (found.limits.clone(), format!("back to revision {}", found.revision)),
+                // Before the first there were none.
+                (None, None) if !of_cluster.is_empty() => (LimitSet::default(), "back to none".to_owned()),
+                (None, None) => {
+                    return Err(missing(format!("cluster {:?} has never had limits", form.cluster)));
+                }
+                (None, Some(to)) => {
+                    let what = format!("cluster {:?} has no revision {to} of limits", form.cluster);
+                    return Err(missing(what));
+                }
             }
-            .cloned()
         };
-        let Some(found) = found else {
-            let what =
-                form.to.map_or_else(|| "an earlier revision".to_owned(), |to| format!("revision {to}"));
-            return Err(missing(format!("cluster {:?} has no {what} of limits", form.cluster)));
-        };
-        let reason = format!("back to revision {}", found.revision);
-        let document = hub.add(name, &caller.name, reason, |_| Ok(found.limits))?;
+        let document = hub.add(name, &caller.name, reason, limits)?;
         tell(&form.cluster, &document);
         Ok(document)
     });
