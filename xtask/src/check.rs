@@ -62,6 +62,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         &[
             "blocks",
             "discovery",
+            "ledger",
             "marigraph",
             "model",
             "promql",
@@ -71,7 +72,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "remote",
             "stdx",
             "storage",
+            "tenancy",
             "tsdb",
+            "tunnel",
             "wire",
         ],
     ),
