@@ -60,6 +60,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "regex", run: language::regex, seeds: language::regex_seeds },
     Target { name: "numbers", run: text::numbers, seeds: text::number_seeds },
     Target { name: "config", run: text::config, seeds: text::config_seeds },
+    Target { name: "lease", run: text::lease, seeds: text::lease_seeds },
     Target { name: "backup-catalog", run: text::catalog, seeds: text::catalog_seeds },
     Target { name: "query-answer", run: text::answer, seeds: text::answer_seeds },
     Target { name: "discovery", run: text::discovery, seeds: text::discovery_seeds },

@@ -53,6 +53,19 @@ pub(crate) fn config_seeds() -> Vec<Vec<u8>> {
     seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
 }
 
+/// A lease of an agent in a pair: what is taken is within its bounds.
+pub(crate) fn lease(bytes: &[u8]) {
+    if let Ok(lease) = pairs::decode(bytes) {
+        assert!(pairs::is_member_name(&lease.member));
+        assert!(lease.views.len() <= 8 && lease.views.is_sorted_by_key(|view| view.from_ms));
+        assert!(lease.views.iter().flat_map(|view| &view.members).all(|name| pairs::is_member_name(name)));
+    }
+}
+
+pub(crate) fn lease_seeds() -> Vec<Vec<u8>> {
+    vec![include_bytes!("../../pairs/testdata/berlin-0.lease").to_vec()]
+}
+
 /// The catalog of a backup: what it says of itself it says again.
 pub(crate) fn catalog(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };

@@ -7,6 +7,7 @@ mod keep;
 mod limits;
 mod local;
 mod nothing;
+mod pair;
 pub(crate) mod reach;
 mod ship;
 mod stamp;
@@ -42,6 +43,7 @@ use enrolment::{Way, Who};
 use home::{Home, HomeMetrics};
 use keep::Keep;
 use limits::CentralLimits;
+use pair::{Sharer, Sharing};
 use reach::Scraped;
 use stamp::Stamping;
 
@@ -91,6 +93,8 @@ struct Stages {
     gate: Handler,
     /// What is behind it.
     pages: Arc<OnceLock<Handler>>,
+    /// One of several agents that share the targets.
+    sharer: OnceLock<Sharer>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -130,7 +134,9 @@ impl Agent {
 
         let mut registry = Registry::default();
         let keep = Keep::open(&args, &config, &who.cluster, &clock, &mut registry).await?;
+        let sharing = Sharing::of(&args, who.identity.as_ref(), &config, &mut registry)?;
         let scraping = PullParts {
+            turns: pair::turns(sharing.as_ref()),
             appender: Arc::clone(&keep.scraped),
             tenant: TenantId::default(),
             cluster: who.cluster.clone(),
@@ -186,10 +192,15 @@ impl Agent {
             receive,
             gate,
             pages,
+            sharer: OnceLock::new(),
         });
         // Before the first row comes in.
         stages.keep.apply(&config)?;
         stages.apply(&config, auth)?;
+        if let Some(sharing) = sharing {
+            // Set once.
+            let _ = stages.sharer.set(sharing.start(&stages.pull));
+        }
 
         let outward = stages.go_out(&args.hubs, way, who.identity, outward)?;
         let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
@@ -223,6 +234,9 @@ impl Agent {
         keeping.iter().for_each(JoinHandle::abort);
         let stages = self.stages;
         stages.program.stopping();
+        if let Some(sharer) = stages.sharer.get() {
+            sharer.leave(&stages.pull).await;
+        }
         stages.pull.stop().await;
         stages.front.stop().await;
         let kept = stages.keep.stop().await;
@@ -312,6 +326,9 @@ impl Stages {
             if let Some(stages) = stages.upgrade() {
                 stages.keep.status(&mut status);
                 status.insert("limits".to_owned(), stages.limits.status());
+                if let Some(sharer) = stages.sharer.get() {
+                    status.insert("pair".to_owned(), sharer.status());
+                }
             }
             status.into()
         });

@@ -396,6 +396,21 @@ pub struct AgentArgs {
         env = "MARIGRAPH_QUEUE_MAX_AGE"
     )]
     pub queue_age_max: Duration,
+    /// Share the targets with other agents of the cluster, by leases in this directory, which all of them have
+    #[arg(long = "pair.leases", value_name = "DIR", env = "MARIGRAPH_PAIR_LEASES")]
+    pub pair_leases: Option<PathBuf>,
+    /// This agent's name among them, its own and always the same; without it that of its certificate, or the host's
+    #[arg(long = "pair.name", value_name = "NAME", requires = "pair_leases", env = "MARIGRAPH_PAIR_NAME")]
+    pub pair_name: Option<String>,
+    /// An agent that has not renewed its lease for this long is gone, and others take its targets over
+    #[arg(
+        long = "pair.lease-duration",
+        value_name = "DURATION",
+        default_value = "8s",
+        value_parser = parse_lease_duration,
+        env = "MARIGRAPH_PAIR_LEASE_DURATION"
+    )]
+    pub pair_duration: Duration,
 }
 
 /// Logging flags.
@@ -530,6 +545,15 @@ fn parse_listen(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
         _ => Err("write HOST:PORT, such as 127.0.0.1:9190, or 0.0.0.0:9190 for all addresses".to_owned()),
+    }
+}
+
+/// Shorter leases run out by themselves on a busy machine; of longer ones nobody would notice the end.
+fn parse_lease_duration(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    match (Duration::from_secs(1)..=Duration::from_secs(300)).contains(&duration) {
+        true => Ok(duration),
+        false => Err("a lease lasts between 1s and 5m".to_owned()),
     }
 }
 

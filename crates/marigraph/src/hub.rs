@@ -166,6 +166,7 @@ impl Hub {
             Arc::clone(&clock),
         ));
         let scraping = PullParts {
+            turns: Arc::new(scrape::Alone),
             appender: Arc::clone(&appender),
             tenant,
             cluster: String::new(),

@@ -1,7 +1,8 @@
 //! Discovery and scraping, wired: what discovery finds goes to the pools of the scraper.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use discovery::{BoxFuture, HttpFetch, HttpRequest, HttpResponse, PoolTargets, Source, SystemResolver};
@@ -11,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use scrape::client::{Fetch, FetchError, HttpClient, TcpConnector};
 use scrape::config::{HttpClientConfig, ScrapeConfig};
-use scrape::{Clusters, Manager, ManagerParts};
+use scrape::{Clusters, Manager, ManagerParts, Turns};
 use stdx::clock::Clock;
 use storage::Appender;
 use tokio::sync::mpsc;
@@ -24,12 +25,17 @@ use crate::config::{Config, Discovery, DnsRecord, Job};
 use crate::hub::central::Central;
 use crate::limits::LimitSet;
 
+/// Time between two looks at what has been discovered.
+const DISCOVERY_LOOK: Duration = Duration::from_millis(50);
+
 /// Discovery, scraping, and the task that hands targets from one to the other.
 pub(crate) struct Pull {
     scraper: Arc<Manager>,
     central: Option<Arc<Central>>,
     discovery: discovery::Manager,
     handing_over: Mutex<Option<JoinHandle<()>>>,
+    /// Pools whose targets have been found.
+    found_pools: Arc<Mutex<BTreeSet<String>>>,
     /// Clients of HTTP discovery in force: an unchanged one goes on undisturbed over a reload.
     clients: Mutex<Vec<Arc<DiscoveryClient>>>,
     /// What the pages tell of each pool's configuration.
@@ -72,6 +78,8 @@ pub(crate) struct PullParts {
     pub(crate) stamped: Labels,
     /// Clusters that are scraped through their agents; absent at an agent.
     pub(crate) central: Option<Arc<Central>>,
+    /// Which ticks are scraped here.
+    pub(crate) turns: Arc<dyn Turns>,
     /// Wall time.
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -87,6 +95,7 @@ impl Pull {
             clock: parts.clock,
             connector: Arc::new(TcpConnector),
             clusters: parts.central.map(|central| central as Arc<dyn Clusters>),
+            turns: parts.turns,
         };
         let scraper = Arc::new(Manager::new(parts, registry));
         let metrics = discovery::Metrics::register(registry);
@@ -94,12 +103,14 @@ impl Pull {
         let stop = CancellationToken::new();
         let (discovery, found) =
             discovery::Manager::new(discovery::Options::default(), metrics, resolver, stop);
-        let handing_over = tokio::spawn(hand_over(found, Arc::clone(&scraper)));
+        let found_pools = Arc::<Mutex<BTreeSet<String>>>::default();
+        let handing_over = tokio::spawn(hand_over(found, Arc::clone(&scraper), Arc::clone(&found_pools)));
         Pull {
             scraper,
             central,
             discovery,
             handing_over: Mutex::new(Some(handing_over)),
+            found_pools,
             clients: Mutex::default(),
             configs: RwLock::default(),
             jobs: Mutex::default(),
@@ -153,6 +164,21 @@ impl Pull {
     /// What scrapes, for those who ask targets themselves.
     pub(crate) fn scraper(&self) -> Arc<Manager> {
         Arc::clone(&self.scraper)
+    }
+
+    /// Waits until every job's discovery has answered once, but not longer than `patience`.
+    pub(crate) async fn discovered(&self, patience: Duration) {
+        let all = async {
+            let found = || {
+                let (pools, found) = (self.scraper.scrape_pools(), self.found_pools.lock());
+                pools.iter().all(|pool| found.contains(pool))
+            };
+            while !found() {
+                tokio::time::sleep(DISCOVERY_LOOK).await;
+            }
+        };
+        // What is not found by then is away.
+        let _ = tokio::time::timeout(patience, all).await;
     }
 
     /// Ends discovery, then scraping; when this returns nobody appends any more.
@@ -225,8 +251,13 @@ impl Pull {
     }
 }
 
-async fn hand_over(mut found: mpsc::Receiver<PoolTargets>, scraper: Arc<Manager>) {
+async fn hand_over(
+    mut found: mpsc::Receiver<PoolTargets>,
+    scraper: Arc<Manager>,
+    pools: Arc<Mutex<BTreeSet<String>>>,
+) {
     while let Some(targets) = found.recv().await {
+        pools.lock().insert(targets.pool.clone());
         scraper.update_targets(&targets.pool, targets.groups);
     }
 }

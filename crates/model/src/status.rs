@@ -32,6 +32,8 @@ pub struct ActiveTarget {
     pub id: crate::SourceId,
     /// The scrape pool (the `job_name` of its configuration).
     pub scrape_pool: String,
+    /// The agent that scrapes it, where agents share targets and it is another one's.
+    pub scraped_by: Option<String>,
     /// Labels before relabelling, `__meta_*` included.
     pub discovered_labels: Labels,
     /// Labels after relabelling.

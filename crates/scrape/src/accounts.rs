@@ -47,6 +47,11 @@ impl Accounts {
         self.skipped.push(tick_ms);
     }
 
+    /// The tick of the scrape under way.
+    pub(crate) fn tick_ms(&self) -> i64 {
+        self.tick_ms
+    }
+
     /// What has to be said with the row of the scrape under way.
     pub(crate) fn with(&mut self, source: SourceRef, outcome: Outcome) -> Vec<Account> {
         let mut batch = std::mem::take(&mut self.batch);

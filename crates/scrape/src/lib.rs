@@ -26,9 +26,11 @@ mod schedule;
 mod scraper;
 mod shared;
 mod target;
+mod turns;
 
 pub use manager::{ApplyError, Clusters, Manager, ManagerParts};
 pub use relay::RelayError;
+pub use turns::{Alone, Turn, Turns};
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, Response};
@@ -27,6 +28,10 @@ use crate::relay::RelayError;
 use crate::schedule::SteadyClock;
 use crate::shared::{Shared, Spares};
 use crate::target::Owner;
+use crate::turns::Turns;
+
+/// Time between two looks at scrapes that are to end.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// A configuration that cannot be put to work. Nothing of it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +76,8 @@ pub struct ManagerParts {
     pub connector: Arc<dyn Connector>,
     /// The ways to targets of other clusters, for jobs that name one; without it such jobs are refused.
     pub clusters: Option<Arc<dyn Clusters>>,
+    /// Which ticks are scraped here; [`Alone`](crate::Alone) where nobody shares the targets.
+    pub turns: Arc<dyn Turns>,
 }
 
 /// The ways to targets that only somebody in their cluster can reach.
@@ -93,7 +100,9 @@ impl Manager {
                 connector: parts.connector,
                 clusters: parts.clusters,
                 tls: Arc::new(TlsConfigs::default()),
-                clock: SteadyClock::new(parts.clock),
+                clock: Arc::new(SteadyClock::new(parts.clock)),
+                turns: parts.turns,
+                under_way: AtomicUsize::new(0),
                 metrics: Metrics::new(registry),
                 failures: FailureLogs::default(),
                 bodies: Spares::default(),
@@ -219,6 +228,22 @@ impl Manager {
     ) -> Result<Response<Incoming>, RelayError> {
         let relayed = self.pools.lock().values().find_map(|pool| pool.relayed(id));
         relayed.ok_or(RelayError::UnknownTarget(id))?.get(headers, timeout).await
+    }
+
+    /// The clock that ticks go by.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.shared.clock) as _
+    }
+
+    /// Waits until no scrape is under way, but not longer than `patience`; for when no more begin.
+    pub async fn drain(&self, patience: Duration) {
+        let drained = async {
+            while self.shared.under_way.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+        };
+        // What is not done by then is broken off.
+        let _ = tokio::time::timeout(patience, drained).await;
     }
 
     /// Stops all scraping and waits until nobody appends any more. Writes no staleness markers:

@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) rejected: Family<Reason, Counter>,
     pub(crate) append_failures: Counter,
     pub(crate) ticks_skipped: Counter,
+    pub(crate) targets_standing_by: Gauge,
+    pub(crate) rows_not_held: Counter,
     pub(crate) body_bytes: Counter,
     pub(crate) duration: Histogram,
     pub(crate) lateness: Histogram,
@@ -50,6 +52,8 @@ impl Metrics {
             rejected: Family::default(),
             append_failures: Counter::default(),
             ticks_skipped: Counter::default(),
+            targets_standing_by: Gauge::default(),
+            rows_not_held: Counter::default(),
             body_bytes: Counter::default(),
             duration: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
             lateness: Histogram::new(exponential_buckets(0.001, 4.0, 8)),
@@ -65,6 +69,16 @@ impl Metrics {
         registry.register("stale_markers", "Staleness markers written", m.stale_markers);
         registry.register("rejected_samples", "Samples that the store refused, by reason", m.rejected);
         registry.register("append_failures", "Rows that the store could not take", m.append_failures);
+        registry.register(
+            "targets_standing_by",
+            "Targets that another agent scrapes, or nobody for now",
+            m.targets_standing_by,
+        );
+        registry.register(
+            "rows_not_held",
+            "Rows thrown away because the lease ran out during their scrape",
+            m.rows_not_held,
+        );
         registry.register(
             "ticks_skipped",
             "Ticks without a scrape because the one before was late",

@@ -18,6 +18,7 @@ use crate::schedule::Schedule;
 use crate::scraper::{Scraper, Work};
 use crate::shared::{Shared, Status};
 use crate::target::{Owner, Populated, Target, populate};
+use crate::turns::Turn;
 
 /// One job's targets.
 pub(crate) struct Pool {
@@ -213,6 +214,7 @@ impl Pool {
             ActiveTarget {
                 id: target.id,
                 scrape_pool: self.config.job_name.clone(),
+                scraped_by: status.scraped_by.map(|name| name.to_string()),
                 discovered_labels: target.discovered.clone(),
                 labels: target.labels.clone(),
                 scrape_url: target.url.to_string(),
@@ -276,6 +278,8 @@ struct Loop {
     last: Option<i64>,
     /// The tick that is being scraped.
     under_way: Option<i64>,
+    /// It is not our turn.
+    standing_by: bool,
 }
 
 impl Loop {
@@ -289,7 +293,7 @@ impl Loop {
             scraper.accounts.skip(tick_ms);
         }
         let last = same.and_then(|(_, last)| last);
-        Loop { shared: scraper.shared(), scraper, schedule, last, under_way: None }
+        Loop { shared: scraper.shared(), scraper, schedule, last, under_way: None, standing_by: false }
     }
 
     /// Scrapes on schedule until told otherwise.
@@ -299,18 +303,49 @@ impl Loop {
         match order {
             Order::HandOver => Handed {
                 live: self.scraper.live_columns(),
-                begun: self.scraper.accounts.has_begun().then_some((self.schedule, self.last)),
+                begun: self.has_begun().then_some((self.schedule, self.last)),
                 broken_off: self.under_way,
             },
             Order::Gone(reason) => {
                 self.scraper.state_end(at_ms, reason);
-                end(&self.shared, &mut self.scraper, self.schedule, self.last).await;
+                if !self.standing_by {
+                    end(&self.shared, &mut self.scraper, self.schedule, self.last).await;
+                }
                 Handed::default()
             }
             Order::Scrape => {
-                self.scraper.state_end(at_ms, EndReason::Shutdown);
+                let next = self.schedule.next(at_ms, self.last);
+                let reason = match self.shared.turns.turn(self.scraper.target.id, next) {
+                    Turn::Other(_) => EndReason::HandedOver,
+                    Turn::Mine | Turn::Nobody => EndReason::Shutdown,
+                };
+                self.scraper.state_end(at_ms, reason);
                 Handed::default()
             }
+        }
+    }
+
+    /// Whether anybody has been told of our schedule.
+    fn has_begun(&self) -> bool {
+        !self.standing_by && self.scraper.accounts.has_begun()
+    }
+
+    /// The tick is not ours: whoever's it is goes on with the series, so they are left as they are.
+    fn stand_by(&mut self, tick_ms: i64, scraped_by: Option<String>) {
+        if !std::mem::replace(&mut self.standing_by, true) {
+            self.scraper.state_end(tick_ms, EndReason::HandedOver);
+            self.scraper.let_go();
+            self.shared.metrics.targets_standing_by.inc();
+        }
+        self.scraper.status().stand_by(scraped_by.as_deref());
+        self.last = self.last.max(Some(tick_ms));
+    }
+
+    /// The tick is ours, and those after it until further notice.
+    fn take_over(&mut self, tick_ms: i64) {
+        if std::mem::take(&mut self.standing_by) {
+            self.scraper.accounts.begin(tick_ms, self.schedule.stated());
+            self.shared.metrics.targets_standing_by.dec();
         }
     }
 
@@ -320,7 +355,7 @@ impl Loop {
         loop {
             let now_ms = shared.clock.now_ms();
             let tick = schedule.next(now_ms, self.last);
-            let skipped = schedule.skipped(self.last, tick);
+            let skipped = if self.standing_by { 0 } else { schedule.skipped(self.last, tick) };
             shared.metrics.ticks_skipped.inc_by(skipped);
             let wait = std::time::Duration::from_millis((tick - now_ms).max(0).unsigned_abs());
             tokio::select! {
@@ -331,6 +366,17 @@ impl Loop {
                 () = tokio::time::sleep_until(Instant::now() + wait) => {}
             }
             let began_ms = shared.clock.now_ms();
+            match shared.turns.turn(self.scraper.target.id, tick) {
+                Turn::Mine => self.take_over(tick),
+                Turn::Other(name) => {
+                    self.stand_by(tick, Some(name));
+                    continue;
+                }
+                Turn::Nobody => {
+                    self.stand_by(tick, None);
+                    continue;
+                }
+            }
             shared.metrics.lateness.observe((began_ms - tick).max(0) as f64 / 1000.0);
             // A timestamp never goes back, even when the clock has been put back.
             let earliest_ms = self.last.map_or(i64::MIN, |last| last + 1);
@@ -338,12 +384,21 @@ impl Loop {
             self.last = Some(tick.max(timestamp_ms));
             self.under_way = Some(tick);
             self.scraper.accounts.tick(tick, skipped, schedule.stated());
+            let _under_way = shared.scraping();
             tokio::select! {
                 biased;
                 () = shared.shutdown.cancelled() => return Order::Scrape,
                 _ = orders.changed() => return *orders.borrow(),
                 () = self.scraper.scrape(timestamp_ms) => self.under_way = None,
             }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        if self.standing_by {
+            self.shared.metrics.targets_standing_by.dec();
         }
     }
 }
@@ -361,6 +416,9 @@ async fn end(shared: &Shared, scraper: &mut Scraper, schedule: Schedule, last: O
     tokio::select! {
         biased;
         () = shared.shutdown.cancelled() => {}
-        () = tokio::time::sleep(wait) => scraper.end(stale_ms),
+        // Only the present owner of the target ends its series.
+        () = tokio::time::sleep(wait) => if shared.turns.turn(scraper.target.id, stale_ms) == Turn::Mine {
+            scraper.end(stale_ms);
+        },
     }
 }

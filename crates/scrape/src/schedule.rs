@@ -59,6 +59,12 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
+impl Clock for SteadyClock {
+    fn now_ms(&self) -> i64 {
+        SteadyClock::now_ms(self)
+    }
+}
+
 /// The grid of one target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Schedule {

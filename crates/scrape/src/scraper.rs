@@ -170,6 +170,20 @@ impl Scraper {
         self.columns.live()
     }
 
+    /// Forgets what it knows of the target: another one scrapes it.
+    pub(crate) fn let_go(&mut self) {
+        self.slot = Slot::default();
+        self.memory = empty_memory(&self.target, &self.shared);
+        self.columns = Columns::default();
+        self.refused = BTreeSet::new();
+        self.opened = None;
+        self.accounts = Accounts::default();
+    }
+
+    pub(crate) fn status(&self) -> &Status {
+        &self.status
+    }
+
     /// States that no rows are due from `at_ms` on, where anybody expects some.
     pub(crate) fn state_end(&mut self, at_ms: i64, reason: EndReason) {
         let Some(opened) = self.opened.as_ref().filter(|_| self.accounts.has_begun()) else { return };
@@ -369,6 +383,10 @@ impl Scraper {
         counts: &Counts,
         scratch: &mut Scratch,
     ) {
+        if !self.shared.turns.holds(self.accounts.tick_ms()) {
+            self.shared.metrics.rows_not_held.inc();
+            return self.columns.not_taken();
+        }
         if let Err(e) = self.open() {
             self.columns.not_taken();
             return self.append_failed(&e);

@@ -1,6 +1,7 @@
 //! What all scrapers of a manager share, and what each tells of itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use model::Metadata;
@@ -19,6 +20,7 @@ use crate::metrics::{Metrics, Reason};
 use crate::schedule::SteadyClock;
 use crate::scraper::Scratch;
 use crate::target::Owner;
+use crate::turns::Turns;
 
 /// Buffers kept for the next scrape.
 const SPARES_MAX: usize = 8;
@@ -32,7 +34,10 @@ pub(crate) struct Shared {
     /// The ways to other clusters, where there are any.
     pub(crate) clusters: Option<Arc<dyn Clusters>>,
     pub(crate) tls: Arc<TlsConfigs>,
-    pub(crate) clock: SteadyClock,
+    pub(crate) clock: Arc<SteadyClock>,
+    pub(crate) turns: Arc<dyn Turns>,
+    /// Scrapes that have begun and not ended.
+    pub(crate) under_way: AtomicUsize,
     pub(crate) metrics: Metrics,
     pub(crate) failures: FailureLogs,
     pub(crate) bodies: Spares<Vec<u8>>,
@@ -47,6 +52,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Counts a scrape as under way until what is given is dropped.
+    pub(crate) fn scraping(&self) -> UnderWay<'_> {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(&self.under_way)
+    }
+
     pub(crate) fn rejected(&self, reason: RejectReason, count: usize) {
         if count == 0 {
             return;
@@ -60,6 +71,15 @@ impl Shared {
             RejectReason::Invalid => "invalid",
         };
         self.metrics.rejected.get_or_create(&Reason { reason }).inc_by(count as u64);
+    }
+}
+
+/// A scrape under way.
+pub(crate) struct UnderWay<'a>(&'a AtomicUsize);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -94,15 +114,26 @@ pub(crate) struct StatusInner {
     pub(crate) last_duration_seconds: f64,
     pub(crate) health: TargetHealth,
     pub(crate) metadata: Arc<[Arc<Family>]>,
+    /// Another scraper's turn.
+    pub(crate) scraped_by: Option<Box<str>>,
 }
 
 impl Status {
     pub(crate) fn set(&self, timestamp_ms: i64, duration: Duration, error: Option<String>) {
         let mut inner = self.0.lock();
+        inner.scraped_by = None;
         inner.health = if error.is_some() { TargetHealth::Down } else { TargetHealth::Up };
         inner.last_error = error.unwrap_or_default();
         inner.last_scrape_ms = timestamp_ms;
         inner.last_duration_seconds = duration.as_secs_f64();
+    }
+
+    /// It is not scraped here now, but by somebody else or nobody.
+    pub(crate) fn stand_by(&self, scraped_by: Option<&str>) {
+        let mut inner = self.0.lock();
+        if inner.last_scrape_ms != 0 || inner.scraped_by.as_deref() != scraped_by {
+            *inner = StatusInner { scraped_by: scraped_by.map(Into::into), ..StatusInner::default() };
+        }
     }
 
     pub(crate) fn set_metadata(&self, metadata: Arc<[Arc<Family>]>) {

@@ -162,6 +162,7 @@ impl Bench {
         let (network, store) = (Network::default(), Arc::new(MemoryStore::new()));
         let started = Instant::now();
         let parts = ManagerParts {
+            turns: Arc::new(crate::Alone),
             appender: way(store.clone()),
             tenant: TenantId::default(),
             cluster: String::new(),

@@ -40,6 +40,9 @@ pub(crate) struct TargetLine {
     pub(crate) id: String,
     /// The job.
     pub(crate) pool: String,
+    /// The agent that scrapes it where it is another one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scraped_by: Option<String>,
     /// Labels before relabelling.
     pub(crate) discovered: Vec<(String, String)>,
     /// Labels after it.
@@ -68,6 +71,7 @@ impl From<ActiveTarget> for TargetLine {
         TargetLine {
             id: target.id.to_string(),
             pool: target.scrape_pool,
+            scraped_by: target.scraped_by,
             discovered: pairs(&target.discovered_labels),
             labels: pairs(&target.labels),
             url: target.scrape_url,

@@ -344,6 +344,7 @@ fn fleet_target(line: TargetLine) -> FleetTarget {
     let state = ActiveTarget {
         id,
         scrape_pool: line.pool,
+        scraped_by: line.scraped_by,
         discovered_labels: Labels::from_pairs(line.discovered),
         labels: Labels::from_pairs(line.labels),
         scrape_url: line.url,

@@ -14,6 +14,7 @@ mod identity;
 mod lifecycle;
 mod local;
 mod namespaces;
+mod pairs;
 mod proxy;
 mod pull;
 mod push;

@@ -56,6 +56,9 @@ fn write_active(out: &mut Vec<u8>, target: &ActiveTarget, listen: &str) {
     entry.text("health", target.health.as_str());
     entry.text("scrapeInterval", &duration::format(target.scrape_interval_ms));
     entry.text("scrapeTimeout", &duration::format(target.scrape_timeout_ms));
+    if let Some(agent) = &target.scraped_by {
+        entry.text("scrapedBy", agent);
+    }
     entry.end();
 }
 

@@ -153,6 +153,7 @@ impl TargetStatus for Program {
         let target = |job: &str, last_scrape_ms, health, last_error: &str| ActiveTarget {
             id: SourceId(1),
             scrape_pool: job.into(),
+            scraped_by: None,
             discovered_labels: Labels::from_pairs([("__address__", "10.0.0.1:80"), ("job", job)]),
             labels: Labels::from_pairs([("instance", "10.0.0.1:80"), ("job", job)]),
             scrape_url: "http://10.0.0.1:80/metrics".into(),

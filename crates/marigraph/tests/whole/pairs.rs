@@ -1,0 +1,158 @@
+//! Two real agents share the targets of a cluster, and one of them joins, stops, dies and is frozen.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use marigraph::hub::Hub;
+use testkit::http;
+use testkit::peers::free_addr;
+use testkit::target::FakeTarget;
+
+use crate::{eventually, fleet, start_hub_at, value};
+
+const TARGETS: usize = 8;
+/// Longest time between two rows of a target while nothing happens that nobody could announce: a busy machine skips
+/// a tick now and then.
+const CALM: f64 = 3.5;
+
+/// A running agent; killed when dropped.
+struct Running {
+    child: Child,
+    listen: std::net::SocketAddr,
+}
+
+impl Running {
+    async fn start(root: &Path, hub: &Hub, name: &str) -> Result<Running> {
+        let listen = free_addr()?;
+        let data = root.join(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_marigraph"));
+        command.arg("agent").args([
+            format!("--hub=https://{}", hub.addr()),
+            format!("--data={}", data.display()),
+            format!("--listen={listen}"),
+            format!("--config={}", root.join("agent.yml").display()),
+            format!("--pair.leases={}", root.join("leases").display()),
+            format!("--pair.name={name}"),
+            "--pair.lease-duration=3s".to_owned(),
+            "--log.level=warn".to_owned(),
+        ]);
+        if !data.exists() {
+            command.arg(format!("--token={}", fleet::token(hub, "alpha").await?));
+        }
+        let child = command.stdout(Stdio::null()).spawn()?;
+        let running = Running { child, listen };
+        let begin = Instant::now();
+        while http::get(listen, "/-/ready").await.map_or(true, |answer| answer.status != 200) {
+            ensure!(begin.elapsed() < crate::PATIENCE, "agent {name} does not start");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(running)
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let done = Command::new("kill").args([signal, &self.child.id().to_string()]).status()?;
+        ensure!(done.success(), "kill {signal}: {done}");
+        Ok(())
+    }
+
+    /// How many targets it scrapes itself.
+    async fn own(&self) -> Result<usize> {
+        let answer = http::get(self.listen, "/api/v1/targets?state=active").await?.json()?;
+        let targets = answer["data"]["activeTargets"].as_array().context("targets")?;
+        ensure!(targets.len() == TARGETS, "all targets are listed: {targets:?}");
+        Ok(targets.iter().filter(|target| target["health"] == "up").count())
+    }
+
+    async fn owns(&self, enough: impl Fn(usize) -> bool) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let own = self.own().await?;
+            if enough(own) {
+                return Ok(());
+            }
+            ensure!(begin.elapsed() < crate::PATIENCE, "still {own} targets at {}", self.listen);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The times between rows of each target in the last `seconds`: the shortest and the longest.
+async fn gaps(hub: &Hub, seconds: u64) -> Result<(f64, f64)> {
+    let series = crate::query(hub.addr(), &format!("up{{cluster=\"alpha\"}}[{seconds}s]")).await?;
+    ensure!(series.len() == TARGETS, "one series for each target: {series:?}");
+    let (mut shortest, mut longest) = (f64::MAX, 0.0_f64);
+    for one in &series {
+        let values = one["values"].as_array().context("values")?;
+        let times: Vec<f64> = values.iter().filter_map(|value| value[0].as_f64()).collect();
+        for pair in times.windows(2) {
+            (shortest, longest) = (shortest.min(pair[1] - pair[0]), longest.max(pair[1] - pair[0]));
+        }
+    }
+    Ok((shortest, longest))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn agents_share_targets_and_take_over() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let target = FakeTarget::start("tide_metres 3.5\n").await?;
+    let mut config = "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n- job_name: buoys\n  static_configs:\n"
+        .to_owned();
+    for n in 0..TARGETS {
+        config.push_str(&format!("  - {{targets: [\"{}\"], labels: {{buoy: \"{n}\"}}}}\n", target.addr));
+    }
+    std::fs::write(root.path().join("agent.yml"), config)?;
+    std::fs::create_dir(root.path().join("leases"))?;
+    let hub = start_hub_at(root.path(), None, "127.0.0.1:0").await?;
+    let first = Running::start(root.path(), &hub, "first").await?;
+    first.owns(|own| own == TARGETS).await?;
+    let everything = format!("count(up{{cluster=\"alpha\"}}) == {TARGETS}");
+    eventually(hub.addr(), &everything, |result| !result.is_empty()).await?;
+    let begun = Instant::now();
+
+    // One joins, and leaves again.
+    let second = Running::start(root.path(), &hub, "second").await?;
+    first.owns(|own| own < TARGETS).await?;
+    second.owns(|own| own > 0).await?;
+    second.signal("-TERM")?;
+    first.owns(|own| own == TARGETS).await?;
+    drop(second);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let calm = gaps(&hub, 60).await?;
+    ensure!(calm.0 > 0.1 && calm.1 < CALM, "planned changes of hands: {calm:?}");
+
+    // It joins again, and its partner is frozen, wakes, and is killed.
+    let second = Running::start(root.path(), &hub, "second").await?;
+    second.owns(|own| own > 0).await?;
+    first.signal("-STOP")?;
+    second.owns(|own| own == TARGETS).await?;
+    first.signal("-CONT")?;
+    second.owns(|own| own < TARGETS).await?;
+    drop(first);
+    second.owns(|own| own == TARGETS).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let all = gaps(&hub, 120).await?;
+    ensure!(all.0 > 0.1 && all.1 < 3.0 * 1.2 + 2.0 + CALM, "freeze and death: {all:?}");
+
+    // Nothing was given an end: all targets have `up` at each second since all had.
+    let since = begun.elapsed().as_secs();
+    let whole = crate::query(hub.addr(), &format!("count_over_time(({everything})[{since}s:1s])")).await?;
+    let seconds = value(whole.first().context("no answer")?)?;
+    ensure!(seconds >= since as f64 - 1.0, "holes of staleness: {seconds} of {since} seconds");
+    let ended = "marigraph_scrape_stale_markers_total";
+    let page = http::get(second.listen, "/metrics").await?.text();
+    ensure!(page.lines().any(|line| line == format!("{ended} 0")), "{page}");
+    let one = eventually(hub.addr(), "count(up{cluster=\"alpha\"})", |result| !result.is_empty()).await?;
+    ensure!((value(&one[0])? - TARGETS as f64).abs() < 0.5, "{one:?}");
+    drop(second);
+    hub.stop().await
+}
