@@ -99,6 +99,8 @@ struct Stages {
     fleet: Fleet,
     /// Limits for agents.
     limits: Arc<AgentLimits>,
+    /// What tells of them.
+    fleet_api: FleetApi,
 }
 
 impl std::fmt::Debug for Hub {
@@ -216,6 +218,7 @@ impl Hub {
         let reloading = tokio::sync::Mutex::new(());
         let storage = config.storage.clone();
         let proxy = Arc::new(proxy);
+        let fleet_api = FleetApi::new(fleet.clone(), Arc::clone(&accounts), Arc::clone(&web.clock));
         let stages = Arc::new(Stages {
             front,
             pull,
@@ -233,6 +236,7 @@ impl Hub {
             identity,
             fleet,
             limits,
+            fleet_api,
         });
         // Before the first row comes in.
         stages.remote_writes.apply(&config.remote_writes)?;
@@ -306,12 +310,6 @@ impl Hub {
 }
 
 impl Stages {
-    /// What tells of the fleet.
-    fn fleet_api(&self) -> FleetApi {
-        let (ledger, clock) = (Arc::clone(&self.ledger), Arc::clone(&self.web.clock));
-        FleetApi { fleet: self.fleet.clone(), ledger, clock }
-    }
-
     /// What `web` answers to this hub itself.
     fn reader(&self, web: &WebState) -> WebState {
         let reader = Caller::new(TenantId::default(), Role::Read);
@@ -338,8 +336,8 @@ impl Stages {
             .merge(proxy::lists(&self.proxy))
             .merge(self.identity.admin())
             .merge(self.limits.router())
-            .merge(Explain { api: self.fleet_api(), own: web::router(self.reader(&web)) }.router())
-            .merge(self.fleet_api().router())
+            .merge(Explain { api: self.fleet_api.clone(), own: web::router(self.reader(&web)) }.router())
+            .merge(self.fleet_api.clone().router())
             .merge(lifecycle::router(Arc::clone(&self.ledger), Arc::clone(&self.web.clock)))
             .merge(Clusters::new(self.fleet.clone(), web.clone(), self.store.clone()).doors());
         // What is nobody's door is web's, so that unknown paths want a credential too.

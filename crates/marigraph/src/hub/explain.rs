@@ -13,17 +13,20 @@ use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use tunnel::To;
 use url::form_urlencoded::byte_serialize;
 use web::Caller;
 
-use super::fleet_api::{FleetApi, Seen, reads, refused, success, unanswered};
+use super::fleet_api::{FleetApi, Seen, reads, refused, shown, success, unanswered};
 use ::ledger::{Ask, By};
 
 /// Where a Prometheus tells of its targets.
 const TARGETS: &str = "/api/v1/targets";
+/// Where it tells of its jobs.
+const POOLS: &str = "/api/v1/scrape_pools";
 /// Largest answer of this hub about its own targets, bytes.
 const OWN_BYTES_MAX: usize = 256 << 20;
+/// How far back rows of a target are looked for, milliseconds.
+const REMEMBERED_MS: i64 = 24 * 3_600_000;
 /// Targets that are told of.
 const FOUND_MAX: usize = 50;
 /// Shortest word that is looked for.
@@ -67,8 +70,7 @@ impl Explain {
     /// What an agent answers, or this hub where there is none.
     async fn get(&self, agent: Option<&Seen>, path: &str) -> Option<Value> {
         let Some(agent) = agent else { return self.own(path).await };
-        let to = To::Agent(agent.state.as_ref()?.key.clone());
-        serde_json::from_slice(&self.api.fleet.get(&to, path).await.ok()?).ok()
+        self.api.get(agent.state.as_ref()?.key.clone(), path).await.ok()
     }
 
     /// A target that is scraped, or tried to be.
@@ -137,6 +139,40 @@ impl Explain {
         found(place, target, "dropped by relabelling", steps)
     }
 
+    /// Targets that nobody who answers has discovered (any more), and whose rows have come here.
+    fn remembered(&self, caller: &Caller, cluster: Option<&str>, word: &str) -> Vec<Value> {
+        let now_ms = self.api.clock.now_ms();
+        let ask = Ask {
+            cluster: cluster.map(str::to_owned),
+            clusters: caller.clusters.to_vec(),
+            start_ms: now_ms - REMEMBERED_MS,
+            end_ms: now_ms,
+            by: By::Source,
+            ..Ask::default()
+        };
+        let report = self.api.ledger.report(&caller.tenant, &ask);
+        let known = report.groups.iter().filter_map(|group| {
+            let (_, labels) = group.source.as_ref()?;
+            let instance = labels.get("instance").filter(|instance| instance.contains(word))?;
+            let job = labels.get("job").unwrap_or_default();
+            let cluster = group.cluster.as_deref().unwrap_or_default();
+            let newest = text_of(&shown(group.tally.newest_ms)).to_owned();
+            let steps = vec![
+                step("discovered", false, "by nobody who answers now".to_owned()),
+                step("stored", true, format!("until {newest}")),
+            ];
+            let target = json!({ "scrapePool": job, "scrapeUrl": instance });
+            let place = Place { cluster, agent: "" };
+            Some(found(
+                &place,
+                &target,
+                "rows of it came here once, and nobody who answers has discovered it",
+                steps,
+            ))
+        });
+        known.take(FOUND_MAX).collect()
+    }
+
     /// When the newest row of a target began that the ledger knows of.
     fn newest_row(&self, caller: &Caller, cluster: &str, target: &Value) -> Option<i64> {
         let label = |name: &str| target["labels"][name].as_str().unwrap_or_default();
@@ -144,7 +180,7 @@ impl Explain {
         let ask = Ask {
             cluster: Some(cluster.to_owned()),
             job: Some(label("job").to_owned()),
-            start_ms: now_ms - 24 * 3_600_000,
+            start_ms: now_ms - REMEMBERED_MS,
             end_ms: now_ms,
             by: By::Source,
             ..Ask::default()
@@ -167,33 +203,35 @@ async fn explain(State(it): State<Explain>, caller: Caller, Query(asked): Query<
         return refused(StatusCode::BAD_REQUEST, "bad_data", why);
     }
     let agents = it.api.seen(&caller, asked.cluster.as_deref());
-    let answers = it.api.ask(&agents, TARGETS).await;
+    // Both at once: agents that do not answer cost their time once, however many they are.
+    let (answers, pools) = tokio::join!(it.api.ask(&agents, TARGETS), it.api.ask(&agents, POOLS));
     let mut warnings = unanswered(&agents, &answers);
     let away = agents.iter().filter(|agent| agent.standing() == "away");
     warnings.extend(away.map(|agent| {
-        format!(
-            "agent {} of cluster {} is not connected, so what it sees is not known",
-            agent.agent, agent.cluster
-        )
+        let since = agent.gone_ms().map(|at_ms| format!(" since {}", text_of(&shown(Some(at_ms)))));
+        let (name, cluster, since) = (&agent.agent, &agent.cluster, since.unwrap_or_default());
+        format!("agent {name} of cluster {cluster} is not connected{since}, so what it sees is not known")
     }));
     let (mut explained, mut looked) = (Vec::new(), Vec::new());
-    let own = if caller.sees_program() && asked.cluster.as_deref().is_none_or(str::is_empty) {
-        it.own(TARGETS).await
+    let (own, own_pools) = if caller.sees_program() && asked.cluster.as_deref().is_none_or(str::is_empty) {
+        (it.own(TARGETS).await, it.own(POOLS).await)
     } else {
-        None
+        (None, None)
     };
-    let here = own.iter().map(|answer| (None, answer));
-    let there = agents
-        .iter()
-        .zip(&answers)
-        .filter_map(|(agent, answer)| Some((Some(agent), answer.as_ref()?.as_ref().ok()?)));
-    for (agent, answer) in here.chain(there) {
+    let here = own.iter().map(|answer| (None, answer, own_pools.as_ref()));
+    let there = agents.iter().zip(&answers).zip(&pools).filter_map(|((agent, answer), pools)| {
+        let pools = pools.as_ref().and_then(|pools| pools.as_deref().ok());
+        Some((Some(agent), answer.as_ref()?.as_deref().ok()?, pools))
+    });
+    for (agent, answer, pools) in here.chain(there) {
         let place = Place {
             cluster: agent.map_or("", |agent| &agent.cluster),
             agent: agent.map_or("", |agent| &agent.agent),
         };
         let list = |name: &str| answer["data"][name].as_array().map(Vec::as_slice).unwrap_or_default();
-        for target in list("activeTargets").iter().filter(|target| is_meant(target, &word)) {
+        for target in
+            list("activeTargets").iter().filter(|target| is_meant(target, &word) && is_its_own(target))
+        {
             if explained.len() < FOUND_MAX {
                 explained.push(it.active(&caller, &place, target));
             }
@@ -203,20 +241,31 @@ async fn explain(State(it): State<Explain>, caller: Caller, Query(asked): Query<
                 explained.push(it.dropped(agent, &place, target).await);
             }
         }
-        let pools = it.get(agent, "/api/v1/scrape_pools").await;
         looked.push(json!({
             "cluster": place.cluster,
             "agent": place.agent,
-            "jobs": pools.map_or(Value::Null, |mut pools| pools["data"]["scrapePools"].take()),
+            "jobs": pools.map_or(Value::Null, |pools| pools["data"]["scrapePools"].clone()),
             "targets": list("activeTargets").len(),
             "dropped": list("droppedTargets").len(),
         }));
+    }
+    if explained.is_empty() {
+        explained = it.remembered(&caller, asked.cluster.as_deref(), &word);
     }
     success(&json!({ "found": explained, "looked": looked }), &warnings)
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Whether the one who lists it scrapes it, and not another of its pair.
+fn is_its_own(target: &Value) -> bool {
+    target["scrapedBy"].is_null()
 }
 
 /// Whether the word is in the address, the instance or the URL.

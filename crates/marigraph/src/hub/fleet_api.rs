@@ -3,8 +3,7 @@
 //! What is here is told at once; what agents know is asked of them, all at once and each with little time, and
 //! those that do not answer are named in `warnings`.
 
-use std::collections::BTreeMap;
-use std::future::Future;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +14,15 @@ use axum::routing::get;
 use axum::{Json, Router};
 use http::StatusCode;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use proxy::Fleet as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use stdx::clock::Clock;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tunnel::{AgentState, To};
+use tokio::time::Instant;
+use tunnel::{AgentKey, AgentState, To};
 use web::{Caller, Role};
 
 use super::fleet::Fleet;
@@ -36,15 +37,31 @@ const TARGETS: (usize, usize) = (1000, 100_000);
 /// The time that completeness is about, unless asked for another.
 const SINCE: Duration = Duration::from_secs(3600);
 
+/// How long an answer of an agent does for others who ask the same.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// What an agent answered, or why there is no answer.
+pub(super) type Answer = Result<Arc<Value>, String>;
+
+/// Answers and when they came, by agent and path.
+type Recent = HashMap<(AgentKey, &'static str), (Instant, Answer)>;
+
 /// What the endpoints work with.
 #[derive(Clone)]
 pub(super) struct FleetApi {
-    pub(super) fleet: Fleet,
+    fleet: Fleet,
     pub(super) ledger: Arc<Ledger>,
     pub(super) clock: Arc<dyn Clock>,
+    /// Answers of a moment ago: many may look at one dashboard.
+    recent: Arc<Mutex<Recent>>,
 }
 
 impl FleetApi {
+    /// Over `fleet`'s tunnels and the account of `ledger`.
+    pub(super) fn new(fleet: Fleet, ledger: Arc<Ledger>, clock: Arc<dyn Clock>) -> FleetApi {
+        FleetApi { fleet, ledger, clock, recent: Arc::default() }
+    }
+
     /// The endpoints; they stand where callers are known.
     pub(super) fn router(self) -> Router {
         Router::new()
@@ -81,26 +98,46 @@ impl FleetApi {
         seen.into_values().collect()
     }
 
+    /// Asks one agent for the JSON at `path`.
+    pub(super) async fn get(&self, agent: AgentKey, path: &str) -> Result<Value, String> {
+        let body = match tokio::time::timeout(PATIENCE, self.fleet.get(&To::Agent(agent), path)).await {
+            Ok(answer) => answer.map_err(|error| error.to_string())?,
+            Err(_) => return Err(format!("no answer in {} s", PATIENCE.as_secs())),
+        };
+        serde_json::from_slice(&body).map_err(|error| format!("its answer is no JSON: {error}"))
+    }
+
+    /// As [`FleetApi::get`], or what it answered a moment ago.
+    async fn recent(&self, agent: AgentKey, path: &'static str) -> Answer {
+        let key = (agent, path);
+        if let Some((at, answer)) = self.recent.lock().get(&key)
+            && at.elapsed() < FRESH
+        {
+            return answer.clone();
+        }
+        let answer = self.get(key.0.clone(), path).await.map(Arc::new);
+        let mut recent = self.recent.lock();
+        recent.retain(|_, (at, _)| at.elapsed() < FRESH);
+        recent.insert(key, (Instant::now(), answer.clone()));
+        answer
+    }
+
     /// Asks all connected of `agents` at once for the JSON at `path`; in the order of `agents`.
-    pub(super) async fn ask(&self, agents: &[Seen], path: &str) -> Vec<Option<Result<Value, String>>> {
+    pub(super) async fn ask(&self, agents: &[Seen], path: &'static str) -> Vec<Option<Answer>> {
         let room = Arc::new(Semaphore::new(AT_ONCE));
         let mut asked = JoinSet::new();
         for (place, agent) in agents.iter().enumerate() {
             let Some(state) = agent.state.as_ref().filter(|state| state.connections > 0) else { continue };
-            let (fleet, to, room) = (self.fleet.clone(), To::Agent(state.key.clone()), Arc::clone(&room));
-            let path = path.to_owned();
+            let (api, key, room) = (self.clone(), state.key.clone(), Arc::clone(&room));
             asked.spawn(async move {
                 let _room = room.acquire().await;
-                (place, in_time(fleet.get(&to, &path)).await)
+                (place, api.recent(key, path).await)
             });
         }
-        let mut answers: Vec<Option<Result<Value, String>>> = agents.iter().map(|_| None).collect();
+        let mut answers: Vec<Option<Answer>> = agents.iter().map(|_| None).collect();
         while let Some(done) = asked.join_next().await {
             let Ok((place, answer)) = done else { continue };
-            let json = answer.and_then(|body| {
-                serde_json::from_slice(&body).map_err(|error| format!("its answer is no JSON: {error}"))
-            });
-            answers[place] = Some(json);
+            answers[place] = Some(answer);
         }
         answers
     }
@@ -119,6 +156,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// When its last connection ended, milliseconds since the epoch, where that is known.
+    pub(super) fn gone_ms(&self) -> Option<i64> {
+        self.state.as_ref()?.last_end.as_ref().map(|(at_ms, _)| *at_ms)
+    }
+
     /// In one word.
     pub(super) fn standing(&self) -> &'static str {
         match &self.state {
@@ -160,15 +202,8 @@ pub(super) fn shown(at_ms: Option<i64>) -> Value {
     time.map_or(Value::Null, |time| time.to_string().into())
 }
 
-async fn in_time<T>(ask: impl Future<Output = Result<T, proxy::FleetError>>) -> Result<T, String> {
-    match tokio::time::timeout(PATIENCE, ask).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer in {} s", PATIENCE.as_secs())),
-    }
-}
-
 /// `cluster/agent: why`, of those that did not answer.
-pub(super) fn unanswered(agents: &[Seen], answers: &[Option<Result<Value, String>>]) -> Vec<String> {
+pub(super) fn unanswered(agents: &[Seen], answers: &[Option<Answer>]) -> Vec<String> {
     let failed = agents.iter().zip(answers).filter_map(|(agent, answer)| {
         let why = answer.as_ref()?.as_ref().err()?;
         Some(format!("agent {} of cluster {}: {why}", agent.agent, agent.cluster))
@@ -211,7 +246,8 @@ async fn clusters(State(api): State<FleetApi>, caller: Caller, Query(asked): Que
             {
                 enrolled += usize::from(!agent.revoked);
                 connected += usize::from(agent.standing() == "connected");
-                for target in answer.iter().flatten().filter_map(Value::as_array).flatten() {
+                let targets = answer.iter().filter_map(|answer| answer.as_ref().ok()?.as_array()).flatten();
+                for target in targets.filter(|target| target["scraped_by"].is_null()) {
                     match target["health"].as_str() {
                         Some("up") => up += 1,
                         Some("down") => down += 1,
@@ -248,7 +284,7 @@ async fn agents(State(api): State<FleetApi>, caller: Caller, Query(asked): Query
         .iter()
         .zip(&statuses)
         .map(|(agent, status)| {
-            let status = status.as_ref().and_then(|status| status.as_ref().ok());
+            let status = status.as_ref().and_then(|status| status.as_deref().ok());
             let state = agent.state.as_ref();
             let measured = state.and_then(|state| state.measured);
             let end = state.and_then(|state| state.last_end.as_ref());
@@ -290,14 +326,15 @@ async fn targets(State(api): State<FleetApi>, caller: Caller, Query(asked): Quer
     let (mut shown, mut count) = (Vec::new(), 0usize);
     for (agent, answer) in agents.iter().zip(answers) {
         let Some(Ok(list)) = answer else { continue };
-        let lines: Vec<TargetLine> = match serde_json::from_value(list) {
+        let lines: Vec<TargetLine> = match Vec::deserialize(&*list) {
             Ok(lines) => lines,
             Err(error) => {
                 warnings.push(format!("agent {} of cluster {}: {error}", agent.agent, agent.cluster));
                 continue;
             }
         };
-        for line in lines {
+        // Agents in pairs list each other's targets, too.
+        for line in lines.into_iter().filter(|line| line.scraped_by.is_none()) {
             let other_job = asked.job.as_ref().is_some_and(|job| *job != line.pool);
             let other_health = asked.health.as_ref().is_some_and(|health| *health != line.health);
             if other_job || other_health {
