@@ -81,7 +81,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("sim", &["model", "queue", "remote", "stdx", "storage", "tsdb"]),
+    ("sim", &["ledger", "model", "queue", "remote", "stdx", "storage", "tsdb"]),
     ("xtask", &[]),
 ];
 

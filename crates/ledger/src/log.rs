@@ -37,7 +37,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Begins log `number`; its name is durable when this returns. `boot` names this start of the machine.
+    /// Begins log `number`; its name and its head are durable when this returns, so that a head which cannot be
+    /// read is damage and not what a power cut has left. `boot` names this start of the machine.
     pub(crate) fn create(disk: &dyn Disk, dir: &Path, number: u64, boot: &str) -> io::Result<Log> {
         let path = file(dir, number, LOG);
         if disk.exists(&path) {
@@ -47,11 +48,8 @@ impl Log {
         let writer = disk.create(&path)?;
         let syncer = Arc::new(Mutex::new(disk.open_append(&path)?));
         let mut log = Log { writer, syncer, number, len: 0 };
-        let mut head = LOG_MAGIC.to_vec();
-        let mut payload = Vec::new();
-        put_bytes(&mut payload, boot.as_bytes());
-        put_frame(&mut head, &payload);
-        log.write(&head)?;
+        log.write(&head(boot))?;
+        log.syncer.lock().sync_data()?;
         disk.sync_dir(dir)?;
         Ok(log)
     }
@@ -220,9 +218,9 @@ pub(crate) fn read_log(
     found: &mut Found,
 ) -> Vec<ReadFrame> {
     let mut at = LOG_MAGIC.len();
-    let head = bytes.strip_prefix(LOG_MAGIC).and_then(frame_at);
-    let written_in = head.and_then(|payload| Reader(payload).text().ok());
-    at += head.map_or(0, |payload| payload.len() + FRAME_HEAD);
+    let first = bytes.strip_prefix(LOG_MAGIC).and_then(frame_at);
+    let written_in = first.and_then(|payload| Reader(payload).text().ok());
+    at += first.map_or(0, |payload| payload.len() + FRAME_HEAD);
     let mut damaged = written_in.is_none();
     let mut frames: Vec<ReadFrame> = Vec::new();
     while at < bytes.len() {
@@ -243,8 +241,8 @@ pub(crate) fn read_log(
             }
         }
     }
-    // Without a sound frame behind it, a beginning that cannot be read may be all there was.
-    if written_in.is_none() && frames.is_empty() && bytes.len() > LOG_MAGIC.len() + FRAME_HEAD {
+    // A head is synced before a frame follows it: one without anything behind it is of a log that was not begun.
+    if written_in.is_none() && frames.is_empty() && bytes.len() > head(boot).len() + FRAME_HEAD {
         found.damage.push(format!("{} is damaged", path.display()));
         found.lost.push((i64::MIN / 4, now_ms));
     }
@@ -272,6 +270,14 @@ fn certain_position(frames: &[ReadFrame]) -> u64 {
         _ => None,
     });
     marks.max().unwrap_or(0)
+}
+
+/// How a log begins that is written in `boot`.
+fn head(boot: &str) -> Vec<u8> {
+    let (mut head, mut payload) = (LOG_MAGIC.to_vec(), Vec::new());
+    put_bytes(&mut payload, boot.as_bytes());
+    put_frame(&mut head, &payload);
+    head
 }
 
 fn put_frame(out: &mut Vec<u8>, payload: &[u8]) {

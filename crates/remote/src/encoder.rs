@@ -22,7 +22,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use queue::{BlockMeta, Queue, QueueError, Writer};
 use stdx::clock::Clock;
 use storage::{
-    Appended, Appender, Batch, CommitPosition, Late, Policy, Row, SeriesRef, SourceDesc, SourceRef,
+    Account, Appended, Appender, Batch, CommitPosition, Late, Policy, Row, SeriesRef, SourceDesc, SourceRef,
     StoreError,
 };
 
@@ -110,6 +110,8 @@ struct Inner {
     /// Lost blocks by that number, latest last.
     lost: Vec<u64>,
     opened_ms: i64,
+    /// The first and the last tick that the open block speaks of; its rows begin a little later.
+    ticks: Option<(i64, i64)>,
     swept_ms: i64,
     room: Room,
 }
@@ -147,6 +149,7 @@ impl Encoder {
             closed: 0,
             lost: Vec::new(),
             opened_ms: now_ms,
+            ticks: None,
             swept_ms: now_ms,
             room: Room::default(),
             writer,
@@ -387,15 +390,24 @@ impl Inner {
 
     fn write_block(&mut self, metrics: &EncoderMetrics) -> Result<(), QueueError> {
         let number = self.writer.next_block();
+        let ticks = self.ticks.take();
         let (header, block) = self.block.finish(self.next_batch).map_err(|source| QueueError::Io {
             what: "pack a block for",
             path: self.writer.queue().dir().to_owned(),
             source,
         })?;
+        // Should the block be dropped, these say of which ticks nothing will come.
+        let (first, last) = match ticks {
+            Some((first, last)) if header.rows > 0 => {
+                (first.min(header.oldest_ms), last.max(header.newest_ms))
+            }
+            Some(ticks) => ticks,
+            None => (header.oldest_ms, header.newest_ms),
+        };
         let meta = BlockMeta {
             floor: number - u64::from(header.back),
-            oldest_ms: header.oldest_ms,
-            newest_ms: header.newest_ms,
+            oldest_ms: first,
+            newest_ms: last,
             rows: header.rows,
             samples: header.samples,
             ..BlockMeta::default()
@@ -409,14 +421,17 @@ impl Inner {
     }
 
     fn append_statements(&mut self, batch: &Batch<'_>) {
-        let Inner { block, symbols, sources, .. } = self;
+        let Inner { block, symbols, sources, ticks, .. } = self;
         for entry in batch.metadata {
             let writer = &mut sources[entry.source.0 as usize].writer;
             block.metadata(writer, symbols, entry.metric, entry.metadata);
         }
         for account in batch.accounts {
-            let writer = &mut sources[account.source().0 as usize].writer;
-            block.account(writer, symbols, account);
+            if let Account::Tick { tick_ms, .. } = *account {
+                let (first, last) = ticks.unwrap_or((tick_ms, tick_ms));
+                *ticks = Some((first.min(tick_ms), last.max(tick_ms)));
+            }
+            sources[account.source().0 as usize].account(account, block, symbols);
         }
     }
 

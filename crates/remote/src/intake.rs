@@ -70,8 +70,9 @@ pub struct IntakeConfig {
     pub on_lost: Option<OnLost>,
 }
 
-/// Hears of lost blocks of a peer's queue. Records may come again after a restart.
-pub type OnLost = Arc<dyn Fn(&Peer, u128, &Lost) + Send + Sync>;
+/// Hears of lost blocks of a peer's queue, and says whether that is written down for good: the agent forgets it
+/// then. Records may come again.
+pub type OnLost = Arc<dyn Fn(&Peer, u128, &Lost) -> bool + Send + Sync>;
 
 impl fmt::Debug for IntakeConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -352,20 +353,31 @@ impl Intake for StoreIntake {
         let mut agents = self.agents.lock();
         let agent = agents.entry(AgentKey { peer: peer.clone(), queue_id }).or_default();
         agent.used_ms = self.clock.now_ms();
-        let new: Vec<Lost> = lost.iter().filter(|record| !agent.booked.contains(record)).cloned().collect();
+        let booked = agent.booked.clone();
+        drop(agents);
+        let mut new = Vec::new();
+        let mut known = 0;
+        for record in lost {
+            if !booked.contains(record) {
+                if let Some(on_lost) = &self.config.on_lost
+                    && !on_lost(peer, queue_id, record)
+                {
+                    // The agent keeps this one and those behind it, and tells again.
+                    break;
+                }
+                tracing::warn!(cluster = peer.cluster, ?record, "blocks of an agent are lost");
+                self.metrics.lost_rows.inc_by(record.rows);
+                new.push(*record);
+            }
+            known += 1;
+        }
+        let mut agents = self.agents.lock();
+        let agent = agents.entry(AgentKey { peer: peer.clone(), queue_id }).or_default();
         // Bounded: older records are the first to be forgotten, and booked again at worst.
         let excess = (agent.booked.len() + new.len()).saturating_sub(BOOKED_MAX);
         agent.booked.drain(..excess.min(agent.booked.len()));
-        agent.booked.extend(new.iter().cloned());
-        drop(agents);
-        for record in &new {
-            tracing::warn!(cluster = peer.cluster, ?record, "blocks of an agent are lost");
-            self.metrics.lost_rows.inc_by(record.rows);
-            if let Some(on_lost) = &self.config.on_lost {
-                on_lost(peer, queue_id, record);
-            }
-        }
-        lost.len()
+        agent.booked.extend(new);
+        known
     }
 }
 

@@ -1,7 +1,23 @@
 //! What the simulations of the fleet share: dice, a network, and the running of seeds. Only tests use it.
 //!
-//! - `tests/blocks`: opaque blocks; queues, senders and doors with everything that may happen to them;
-//! - `tests/rows`: rows through the real encoder, intake and store.
+//! - `tests/blocks`: opaque blocks. Real are queue, `ship::Sender` and `ship::Door`; the hub's store is one file of
+//!   whole blocks. What is looked at: each block is stored once, an acknowledged one for good, dropped ones are told of.
+//! - `tests/rows`: scrapes with schedules. Real are encoder, queue, sender, door, intake, ledger and `tsdb`, as the agent
+//!   and the hub wire them. What is looked at: each sample is stored once, with its bits; a witness before the store
+//!   sees samples that come twice, which a query would not; and the ledger judges each tick as it went.
+//!
+//! **Not real:** HTTP, TLS and the tunnel (messages are packets of [`Network`]); threads (the encoder's and the store's
+//! work is done in turns, at times the dice choose); the scrape loop, whose ticks and statements the agent of the
+//! simulation makes; hubs that tell each other anything; pairs of agents. Bytes on a disk are damaged only as a power
+//! cut may, and nobody scrapes a tick for a second time when a clock goes back across a restart.
+//!
+//! **What happens:** processes are killed; power cuts take what was not synced, or some of it; disks fill up, or die
+//! at an operation; volumes are cloned; agents enrol under another name; hubs are out of reach for up to ten minutes;
+//! queues reach their limit; clocks of agents jump; packets are lost, late, doubled, cut short, changed. A sender is asked
+//! only when it wants to be or has news, so that a wake-up which is forgotten stops the run, and one that lies in the past fails it.
+//!
+//! **Replay:** a failing test names its seed. `MARIGRAPH_SIM_SEED=53 cargo test -p sim --test rows` runs it again and
+//! tells what happens, step by step. Mend the cause and put the seed among the test's `REGRESSIONS`.
 
 mod network;
 

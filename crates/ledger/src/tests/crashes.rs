@@ -1,5 +1,6 @@
 //! Kills and power cuts at every operation of the disk, and damage.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -191,5 +192,28 @@ fn a_damaged_log_costs_what_was_in_the_damaged_place() {
         assert!(!whole || !lost.is_empty(), "byte {at}: {total:?}");
         assert!(owns_up, "byte {at}: {total:?} {lost:?}");
         assert!(total.missing.keys().all(|verdict| *verdict == Verdict::AgentDown), "byte {at}");
+    }
+}
+
+#[test]
+fn a_log_that_was_not_begun_is_no_damage() {
+    let disk = FakeDisk::new(Path::new("/data"));
+    run(&disk, 30);
+    let disk = disk.after_kill();
+    assert_eq!(stored(&disk, "boot").0, 30);
+    let (log, _) = files(&disk, "log").pop().expect("a log");
+    let begun = disk.read(&log).expect("it can be read");
+    let head = 8 + 8 + 1 + "boot".len();
+    for len in 0..=head {
+        for garbled in [false, true] {
+            let left = disk.after_kill();
+            let bytes = if garbled { vec![0; len] } else { begun[..len].to_vec() };
+            left.remove_file(&log).expect("it can be removed");
+            left.create(&log).and_then(|mut file| file.write_all(&bytes)).expect("it can be written");
+            let (ledger, _) = open(&left, "boot", Arc::default()).expect("it opens");
+            let ask = Ask { end_ms: tick(40), ..Ask::default() };
+            let report = ledger.report(&TenantId::default(), &ask);
+            assert_eq!((report.total.stored, report.detail_lost), (30, Vec::new()), "{len} bytes, {garbled}");
+        }
     }
 }

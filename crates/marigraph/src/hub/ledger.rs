@@ -141,7 +141,7 @@ pub(crate) fn book_losses(ledger: Arc<Ledger>) -> remote::OnLost {
             "rows are lost"
         );
         if lost.oldest_ms > lost.newest_ms {
-            return; // nothing of them could be read
+            return true; // nothing of them could be read
         }
         let report = LossReport {
             cluster: cluster.clone(),
@@ -151,9 +151,11 @@ pub(crate) fn book_losses(ledger: Arc<Ledger>) -> remote::OnLost {
             rows,
             reason,
         };
-        if let Err(error) = ledger.lost(&peer.tenant, report) {
+        let written = ledger.lost(&peer.tenant, report);
+        if let Err(error) = &written {
             tracing::error!(cluster, %error, "write down that rows are lost");
         }
+        written.is_ok()
     })
 }
 

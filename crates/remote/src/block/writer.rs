@@ -289,6 +289,11 @@ impl BlockWriter {
         symbols.start_segment();
     }
 
+    /// Counts segments.
+    pub(crate) fn segment(&self) -> u64 {
+        self.segment
+    }
+
     /// Number within the segment of the block that is being written.
     pub(crate) fn index(&self) -> u32 {
         self.index

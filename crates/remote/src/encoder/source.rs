@@ -5,7 +5,9 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use model::{Exemplar, Histogram, Labels, STALE_NAN_BITS};
-use storage::{Appended, Conflict, Late, Policy, RejectReason, Rejection, Row, SeriesRef, SourceDesc};
+use storage::{
+    Account, Appended, Conflict, Late, Policy, RejectReason, Rejection, Row, Schedule, SeriesRef, SourceDesc,
+};
 
 use super::metrics::EncoderMetrics;
 use crate::block::{BlockWriter, RowColumns, RowParts, Run, SourceWriter, Symbols};
@@ -47,6 +49,8 @@ pub(super) struct Source {
     clear_after: u32,
     rows_since_clear: u32,
     had_rows: bool,
+    /// Since when rows are due and on which schedule, and the segment that says so.
+    expected: Option<(i64, Schedule, u64)>,
 }
 
 /// Where a row goes.
@@ -94,7 +98,28 @@ impl Source {
             clear_after: 1 + number.wrapping_mul(7919) % CLEAR_TICKS,
             rows_since_clear: 0,
             had_rows: false,
+            expected: None,
         }
+    }
+
+    /// Appends a statement. Every segment that speaks of a source's ticks says since when they are due: segments
+    /// before it may be dropped, or come after it, and what was in them is expected all the same.
+    pub(super) fn account(&mut self, account: &Account, block: &mut BlockWriter, symbols: &mut Symbols) {
+        let segment = block.segment();
+        match *account {
+            Account::Begin { at_ms, schedule, .. } => self.expected = Some((at_ms, schedule, segment)),
+            Account::End { .. } => self.expected = None,
+            Account::Tick { source, .. } => {
+                if let Some((at_ms, schedule, stated)) = &mut self.expected
+                    && *stated != segment
+                {
+                    *stated = segment;
+                    let begin = Account::Begin { source, at_ms: *at_ms, schedule: *schedule };
+                    block.account(&mut self.writer, symbols, &begin);
+                }
+            }
+        }
+        block.account(&mut self.writer, symbols, account);
     }
 
     /// How many series it has.

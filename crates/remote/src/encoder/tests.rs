@@ -185,6 +185,42 @@ fn every_segment_can_be_read_by_itself() {
 }
 
 #[test]
+fn every_segment_says_since_when_rows_are_due_and_every_block_of_which_ticks_it_speaks() {
+    let bench = Bench::new(Options::default());
+    let source = bench.source("a");
+    let series = bench.series(source, &["x"]);
+    let schedule = storage::Schedule { interval_ms: 1000, offset_ms: 0 };
+    let begin = Account::Begin { source, at_ms: 500, schedule };
+    let end = Account::End { source, at_ms: 4000, reason: storage::EndReason::Gone };
+    let tell = |accounts: &[Account], tick_ms: i64| {
+        let outcome = Outcome::Scraped { samples: 1, exposed: 1 };
+        let accounts: Vec<Account> =
+            accounts.iter().copied().chain([Account::Tick { source, tick_ms, outcome }]).collect();
+        let rows = [Row::floats(source, tick_ms + 2, &series, &[1.0])];
+        let batch = Batch { accounts: &accounts, ..Batch::rows(&rows, Policy::SCRAPE) };
+        bench.encoder.append(&batch).expect("append");
+    };
+    let ended = |what: &str| {
+        bench.encoder.flush().expect("flush");
+        bench.encoder.queue().request_rotation();
+        let block = bench.reader.next(Lane::Live).expect("read").expect("a block");
+        bench.reader.give_back(block.key.incarnation, block.key.block);
+        let lines = bench.read(&mut Heard::default());
+        let begins = lines.iter().filter(|line| line.starts_with("Begin")).count();
+        (what.to_owned(), begins, block.meta.oldest_ms, block.meta.newest_ms)
+    };
+    tell(&[begin], 1000);
+    tell(&[], 2000);
+    assert_eq!(ended("stated"), ("stated".to_owned(), 1, 1000, 2002));
+    tell(&[], 3000);
+    assert_eq!(ended("stated again"), ("stated again".to_owned(), 1, 3000, 3002));
+    tell(&[end], 3500);
+    assert_eq!(ended("over"), ("over".to_owned(), 0, 3500, 3502));
+    tell(&[], 5000);
+    assert_eq!(ended("nothing is due"), ("nothing is due".to_owned(), 0, 5000, 5002));
+}
+
+#[test]
 fn what_is_durable_survives_a_power_cut() {
     let bench = Bench::new(Options::default());
     let a = bench.source("a");

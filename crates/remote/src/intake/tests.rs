@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use model::histogram::Buckets;
 use model::{Exemplar, Histogram, Labels, Metadata, MetricType, SourceId, TenantId, stale_nan};
@@ -573,4 +574,36 @@ fn what_nobody_uses_goes_away() {
     assert_eq!(hub.disk.files().len(), 1);
     hub.intake.held(&peer(), key.queue_id, &[(key.incarnation, 5)]);
     assert_eq!(hub.disk.files(), []);
+}
+
+#[test]
+fn an_agent_keeps_what_is_lost_until_it_is_written_down() {
+    let (store, disk, clock) =
+        (Arc::new(Store::default()), FakeDisk::new(Path::new("/hub")), FakeClock::at(2_000_000));
+    let mut intake = intake(&store, &disk, &clock);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let is_full = Arc::new(AtomicBool::new(true));
+    let (told, full) = (Arc::clone(&heard), Arc::clone(&is_full));
+    intake.config.on_lost = Some(Arc::new(move |_, _, lost| {
+        told.lock().push(lost.first);
+        lost.first < 10 || !full.load(Ordering::SeqCst)
+    }));
+    let lost = |first: u64| Lost {
+        incarnation: 1,
+        first,
+        last: first,
+        blocks: 1,
+        rows: 1,
+        samples: 1,
+        oldest_ms: 1,
+        newest_ms: 1,
+        unreadable: 0,
+        reason: queue::LostReason::Bytes,
+    };
+    let records = [lost(5), lost(10), lost(15)];
+    assert_eq!(intake.book_lost(&peer(), 7, &records), 1);
+    is_full.store(false, Ordering::SeqCst);
+    assert_eq!(intake.book_lost(&peer(), 7, &records), 3);
+    assert_eq!(intake.book_lost(&peer(), 7, &records), 3);
+    assert_eq!(*heard.lock(), [5, 10, 10, 15], "each is booked once");
 }

@@ -52,6 +52,8 @@ impl Sending {
             all.push(outgoing);
             assert!(all.len() < 10, "a few at a time");
         }
+        let wakes = self.sender.wakes_at_ms();
+        assert!(wakes.is_none_or(|at_ms| at_ms > now_ms), "it would turn in circles: {wakes:?} at {now_ms}");
         all
     }
 

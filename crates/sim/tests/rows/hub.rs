@@ -1,52 +1,121 @@
-//! A hub: the real door, intake and store, on a disk of its own.
+//! A hub: the real door, intake, ledger and store, on a disk of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use model::{Matcher, TenantId};
+use ledger::{Ledger, LedgerAppender, LedgerConfig, Loss, LossReport};
+use model::{Labels, Matcher, TenantId};
+use parking_lot::Mutex;
+use queue::LostReason;
+use remote::OnLost;
 use remote::intake::{IntakeConfig, IntakeMetrics, StoreIntake};
 use remote::ship::message::Answer;
 use remote::ship::{Door, Peer, Request};
 use sim::{Dice, Packet};
 use stdx::clock::FakeClock;
-use stdx::disk::{FakeDisk, Survivors};
-use storage::{Queryable, Select};
+use stdx::disk::{Disk, FakeDisk, Survivors};
+use storage::{
+    Appended, Appender, Batch, CommitPosition, Queryable, Select, SeriesRef, SourceDesc, SourceRef,
+    StoreError,
+};
 use tsdb::{Config, Db, SyncPolicy};
 
-use crate::Key;
+use crate::ground::Key;
 
 pub(crate) struct Hub {
     pub(crate) disk: FakeDisk,
+    pub(crate) ledger: Arc<Ledger>,
+    /// Power cuts so far: after one, a row that nobody sends again may be in the store and not in the ledger.
+    pub(crate) power_cuts: u64,
     time: Arc<FakeClock>,
     db: Arc<Db>,
+    witness: Arc<Witness>,
+    kept: Arc<LedgerAppender>,
     door: Door<StoreIntake>,
 }
 
-fn open(disk: &FakeDisk, time: &Arc<FakeClock>) -> (Arc<Db>, Door<StoreIntake>) {
-    let mut config = Config::new(Path::new("/hub/store"));
-    config.disk = disk.shared();
-    config.clock = time.clone();
-    config.lock = false;
-    config.background = false;
-    config.sync = SyncPolicy::Off;
-    config.retention = None;
-    let db = Arc::new(Db::open(config).expect("a healed disk opens"));
-    let config = IntakeConfig {
-        dir: Path::new("/hub/intake").to_owned(),
-        cluster_label: "cluster".to_owned(),
-        retention_ms: None,
-        on_lost: None,
-    };
-    let intake = StoreIntake::new(db.clone(), disk.shared(), time.clone(), config, IntakeMetrics::default());
-    (db, Door::new(intake))
+/// Stands before the store, and does not believe it: no sample is taken twice.
+struct Witness {
+    db: Arc<Db>,
+    names: Mutex<HashMap<SeriesRef, String>>,
+    taken: Mutex<BTreeSet<Key>>,
+}
+
+impl Appender for Witness {
+    fn open_source(&self, source: &SourceDesc) -> Result<SourceRef, StoreError> {
+        self.db.open_source(source)
+    }
+
+    fn resolve(&self, source: SourceRef, labels: &[Labels]) -> Result<Vec<Option<SeriesRef>>, StoreError> {
+        let found = self.db.resolve(source, labels)?;
+        let named = found.iter().zip(labels).filter_map(|(series, labels)| Some(((*series)?, name(labels))));
+        self.names.lock().extend(named);
+        Ok(found)
+    }
+
+    fn append(&self, batch: &Batch<'_>) -> Result<Appended, StoreError> {
+        let done = self.db.append(batch)?;
+        if done.untaken || done.repeated {
+            return Ok(done);
+        }
+        let (names, mut taken) = (self.names.lock(), self.taken.lock());
+        for (at, row) in batch.rows.iter().enumerate() {
+            for series in row.series {
+                let refused = done.rejected.iter().any(|no| no.row == at && no.series == *series);
+                assert!(!refused, "the store refuses a sample: {:?}", done.rejected);
+                let key = (names[series].clone(), row.timestamp_ms);
+                assert!(taken.insert(key.clone()), "{key:?} of block {:?} is stored twice", batch.key);
+            }
+        }
+        Ok(done)
+    }
+
+    fn wait_durable(&self, position: CommitPosition) -> Result<(), StoreError> {
+        self.db.wait_durable(position)
+    }
+}
+
+fn name(labels: &Labels) -> String {
+    labels.get("n").expect("its name").to_owned()
 }
 
 impl Hub {
     pub(crate) fn new(time: &Arc<FakeClock>) -> Hub {
-        let disk = FakeDisk::new(Path::new("/hub"));
-        let (db, door) = open(&disk, time);
-        Hub { disk, time: Arc::clone(time), db, door }
+        Hub::open(FakeDisk::new(Path::new("/hub")), time, 0)
+    }
+
+    fn open(disk: FakeDisk, time: &Arc<FakeClock>, power_cuts: u64) -> Hub {
+        let mut config = Config::new(Path::new("/hub/store"));
+        config.disk = disk.shared();
+        config.clock = time.clone();
+        config.lock = false;
+        config.background = false;
+        config.sync = SyncPolicy::Off;
+        config.retention = None;
+        let db = Arc::new(Db::open(config).expect("a healed disk opens"));
+        let witness =
+            Arc::new(Witness { taken: Mutex::new(keys(&db)), names: Mutex::default(), db: Arc::clone(&db) });
+
+        // As the hub does before it opens its ledger, which trusts the store's log.
+        let log = Path::new("/hub/store").join(tsdb::filenames::WAL_DIR);
+        for path in disk.read_dir(&log).expect("a healed disk") {
+            disk.open_append(&path).and_then(|mut file| file.sync_data()).expect("a healed disk");
+        }
+        let boot = format!("boot {power_cuts}");
+        let config = LedgerConfig { boot, ..LedgerConfig::new(Path::new("/hub/ledger")) };
+        let ledger =
+            Arc::new(Ledger::open(config, disk.shared(), time.clone()).expect("a healed disk opens"));
+        let kept = Arc::new(LedgerAppender::new(witness.clone(), Arc::clone(&ledger)));
+        let config = IntakeConfig {
+            dir: Path::new("/hub/intake").to_owned(),
+            cluster_label: "cluster".to_owned(),
+            retention_ms: None,
+            on_lost: Some(book_losses(Arc::clone(&ledger))),
+        };
+        let metrics = IntakeMetrics::default();
+        let intake = StoreIntake::new(kept.clone(), disk.shared(), time.clone(), config, metrics);
+        Hub { disk, ledger, power_cuts, time: Arc::clone(time), db, witness, kept, door: Door::new(intake) }
     }
 
     pub(crate) fn answer(&self, peer: &Peer, request: Request, body: &[u8]) -> Option<Vec<u8>> {
@@ -57,23 +126,24 @@ impl Hub {
     }
 
     pub(crate) fn crash(&mut self, cut: bool, dice: &mut Dice) {
-        self.disk = match cut {
+        let disk = match cut {
             true if dice.one_in(3) => self.disk.after_power_cut(Survivors::Nothing),
             true => self.disk.after_power_cut(Survivors::Some(dice.below(u64::MAX))),
             false => self.disk.after_kill(),
         };
-        (self.db, self.door) = open(&self.disk, &self.time);
+        *self = Hub::open(disk, &self.time, self.power_cuts + u64::from(cut));
     }
 
     pub(crate) fn is_broken(&self) -> bool {
         self.db.readiness().is_err()
     }
 
-    /// What the store's threads do at times of their own.
+    /// What the store's threads and the ledger do at times of their own.
     pub(crate) fn maintain(&mut self, dice: &mut Dice) {
-        match dice.below(3) {
-            0 => drop(self.db.flush()),
-            1 => drop(self.db.compact()),
+        match dice.below(5) {
+            0 | 1 => drop(self.db.flush()),
+            2 => drop(self.db.compact()),
+            3 => drop(self.kept.maintain()),
             _ => self.door.intake().upkeep(),
         }
     }
@@ -84,22 +154,55 @@ impl Hub {
         self.disk.set_capacity(full.then(|| used + dice.below(3_000)));
     }
 
-    /// All samples, with their bits.
+    /// All samples, with their bits; what came in through the door is all there.
     pub(crate) fn dump(&self) -> BTreeMap<Key, u64> {
-        let matchers = vec![Matcher::equal("__name__", "m")];
-        let select = Select { tenant: TenantId::default(), start_ms: i64::MIN, end_ms: i64::MAX, matchers };
-        let set = self.db.select(&select).expect("select");
-        assert_eq!(set.warnings(), Vec::<String>::new());
-        let mut columns = Vec::new();
-        set.load(0..set.len(), &mut columns).expect("load");
-        let mut found = BTreeMap::new();
-        for (at, column) in columns.iter().enumerate() {
-            let name = set.labels(at).get("n").expect("its name").to_owned();
-            let cells = column.times.iter().zip(&column.values);
-            found.extend(cells.map(|(time, value)| ((name.clone(), *time), value.to_bits())));
-        }
+        let found = dump(&self.db);
+        assert!(
+            self.witness.taken.lock().iter().eq(found.keys()),
+            "the store has other samples than it took"
+        );
         found
     }
+}
+
+fn keys(db: &Db) -> BTreeSet<Key> {
+    dump(db).into_keys().collect()
+}
+
+fn dump(db: &Db) -> BTreeMap<Key, u64> {
+    let matchers = vec![Matcher::equal("job", "sim")];
+    let select = Select { tenant: TenantId::default(), start_ms: i64::MIN, end_ms: i64::MAX, matchers };
+    let set = db.select(&select).expect("select");
+    assert_eq!(set.warnings(), Vec::<String>::new());
+    let mut columns = Vec::new();
+    set.load(0..set.len(), &mut columns).expect("load");
+    let mut found = BTreeMap::new();
+    for (at, column) in columns.iter().enumerate() {
+        let name = name(set.labels(at));
+        for (time, value) in column.times.iter().zip(&column.values) {
+            let key = (name.clone(), *time);
+            assert!(found.insert(key.clone(), value.to_bits()).is_none(), "{key:?} is there twice");
+        }
+    }
+    found
+}
+
+/// As the hub's wiring books what agents have dropped.
+fn book_losses(ledger: Arc<Ledger>) -> OnLost {
+    Arc::new(move |peer, _, lost| {
+        let reason = match lost.reason {
+            LostReason::Bytes => Loss::QueueFull,
+            LostReason::Age => Loss::TooOld,
+            LostReason::Damaged => Loss::Damaged,
+        };
+        if lost.oldest_ms > lost.newest_ms {
+            return true;
+        }
+        let (from_ms, to_ms, rows) = (lost.oldest_ms, lost.newest_ms, lost.rows);
+        let cluster = peer.cluster.clone();
+        let report = LossReport { cluster, source: None, from_ms, to_ms, rows, reason };
+        ledger.lost(&peer.tenant, report).is_ok()
+    })
 }
 
 /// An answer in words.

@@ -1,39 +1,29 @@
-//! Rows through the real encoder, queue, sender, door, intake and store, on disks that lose what was not synced and
-//! a network that loses, delays, doubles, reorders and cuts.
+//! Rows through the real encoder, queue, sender, door, intake, ledger and store, on disks that lose what was not
+//! synced and a network that loses, delays, doubles, reorders and cuts.
 //!
-//! Every sample whose row was made durable in the queue is in each hub's store, with its exact bits; what else is
-//! there was appended by somebody.
+//! In the end, at each hub:
+//! - every sample whose row was made durable in a queue, and that no queue has reported as dropped, is in the store
+//!   with its exact bits; what else is there was appended by somebody; nothing was taken twice;
+//! - the ledger has expected = stored + missing + unknown for each source, stored is what a recount of the store
+//!   finds, and each tick is judged as it went.
 //!
 //! `MARIGRAPH_SIM_SEEDS=100000` runs that many seeds, `MARIGRAPH_SIM_SEED=7` one, and tells what happens.
 
 mod agent;
+mod check;
+mod ground;
 mod hub;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use agent::Agent;
+use ground::Ground;
 use hub::Hub;
 use sim::{Dice, Network, Packet};
 use stdx::clock::{Clock, FakeClock};
 
 const START_MS: i64 = 1_700_000_000_000;
-
-/// A sample: its series and timestamp.
-pub(crate) type Key = (String, i64);
-
-/// What was ever appended, and whether it has to arrive.
-#[derive(Debug, Default)]
-pub(crate) struct Ground {
-    pub(crate) sent: BTreeMap<Key, Sent>,
-    pub(crate) agents: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sent {
-    pub(crate) bits: u64,
-    pub(crate) required: bool,
-}
 
 struct World {
     dice: Dice,
@@ -50,9 +40,10 @@ impl World {
     fn new(seed: u64, trace: bool) -> World {
         let mut dice = Dice::new(seed);
         let time = FakeClock::at(START_MS);
-        let hubs = (0..1 + dice.below(2)).map(|_| Hub::new(&time)).collect::<Vec<_>>();
-        let mut ground = Ground::default();
-        let agent = Agent::new(&mut dice, &mut ground, &time, hubs.len());
+        let hubs = (0..1 + dice.below(3)).map(|_| Hub::new(&time)).collect::<Vec<_>>();
+        let (lost, lost_times) = (vec![BTreeSet::new(); hubs.len()], vec![BTreeSet::new(); hubs.len()]);
+        let mut ground = Ground { lost, lost_times, ..Ground::default() };
+        let agent = Agent::new(&mut dice, &mut ground, START_MS);
         let network = Network::new(if dice.one_in(4) { 0 } else { 1 + dice.below(15) });
         World { dice, time, ground, agents: vec![agent], hubs, network, trace }
     }
@@ -67,20 +58,31 @@ impl World {
         }
     }
 
+    /// Time goes on, everywhere.
+    fn advance(&mut self, ms: i64) {
+        self.time.advance_ms(ms);
+        self.agents.iter().for_each(|agent| agent.clock.advance_ms(ms));
+    }
+
     fn step(&mut self) {
-        self.time.advance_ms(1 + self.dice.below(1_500) as i64);
+        let ms = 1 + self.dice.below(1_500) as i64;
+        self.advance(ms);
         for agent in &mut self.agents {
-            for _ in 0..self.dice.below(3) {
-                agent.append(&mut self.dice, &mut self.ground);
-            }
+            agent.scrape(&mut self.dice, &mut self.ground);
             match self.dice.below(4) {
                 0 => agent.flush(&mut self.ground),
-                1 => agent.upkeep(),
+                1 => agent.upkeep(&mut self.ground),
                 _ => {}
             }
         }
         self.trouble();
         self.traffic();
+    }
+
+    fn kill_agent(&mut self, at: usize, cut: bool, re_enrol: bool) {
+        let now_ms = self.now_ms();
+        self.agents[at].crash(cut, re_enrol, &mut self.dice, &mut self.ground, now_ms);
+        self.network.forget_agent(at);
     }
 
     fn trouble(&mut self) {
@@ -89,9 +91,9 @@ impl World {
         match self.dice.below(160) {
             0..=1 => {
                 let cut = self.dice.one_in(2);
-                self.say(|| format!("agent {at} dies, power cut: {cut}"));
-                self.agents[at].crash(cut, &mut self.dice);
-                self.network.forget_agent(at);
+                let re_enrol = self.dice.one_in(6);
+                self.say(|| format!("agent {at} dies, power cut: {cut}, enrols anew: {re_enrol}"));
+                self.kill_agent(at, cut, re_enrol);
             }
             2..=3 => {
                 let cut = self.dice.one_in(2);
@@ -99,11 +101,26 @@ impl World {
                 self.hubs[hub].crash(cut, &mut self.dice);
             }
             4..=6 => {
-                let until = self.now_ms() + self.dice.below(90_000) as i64;
+                let longest_ms = if self.dice.one_in(5) { 600_000 } else { 90_000 };
+                let until = self.now_ms() + self.dice.below(longest_ms) as i64;
                 self.say(|| format!("hub {hub} is out of reach until {}", until - START_MS));
                 self.network.cut(hub, until);
             }
-            7 => self.hubs[hub].maintain(&mut self.dice),
+            7 | 12..=15 => self.hubs[hub].maintain(&mut self.dice),
+            16 => {
+                let ms = match self.dice.below(8) {
+                    0 => 15 * 60_000,
+                    1 => -60_000,
+                    _ => self.dice.below(80_000) as i64 - 30_000,
+                };
+                self.say(|| format!("the clock of agent {at} jumps by {ms} ms"));
+                self.agents[at].clock.advance_ms(ms);
+            }
+            17 if self.dice.one_in(3) => {
+                let ms = self.dice.below(1_800_000) as i64;
+                self.say(|| format!("nothing happens for {ms} ms"));
+                self.advance(ms);
+            }
             8 => {
                 self.say(|| format!("the disk of agent {at} is full, or is not any more"));
                 self.agents[at].fill_disk(&mut self.dice);
@@ -114,7 +131,7 @@ impl World {
             }
             10 if self.agents.len() < 2 => {
                 self.say(|| format!("the volume of agent {at} is cloned"));
-                let clone = self.agents[at].clone_volume(&mut self.ground);
+                let clone = self.agents[at].clone_volume(&mut self.ground, self.time.now_ms());
                 self.agents.push(clone);
             }
             11 => {
@@ -130,8 +147,7 @@ impl World {
         }
         for at in 0..self.agents.len() {
             if self.agents[at].is_broken() && self.dice.one_in(6) {
-                self.agents[at].crash(true, &mut self.dice);
-                self.network.forget_agent(at);
+                self.kill_agent(at, true, false);
             }
         }
     }
@@ -139,7 +155,9 @@ impl World {
     fn traffic(&mut self) {
         let now_ms = self.now_ms();
         for (at, agent) in self.agents.iter_mut().enumerate() {
-            for (hub, outgoing) in agent.poll(now_ms) {
+            let all = agent.poll(now_ms);
+            agent.take_losses(&mut self.ground);
+            for (hub, outgoing) in all {
                 let packet = Packet {
                     agent: at,
                     hub,
@@ -178,40 +196,36 @@ impl World {
             hub.crash(false, &mut self.dice);
         }
         for at in 0..self.agents.len() {
-            self.agents[at].crash(false, &mut self.dice);
-            self.network.forget_agent(at);
+            self.kill_agent(at, false, false);
         }
         for round in 0.. {
-            self.time.advance_ms(500);
+            self.advance(500);
             self.traffic();
-            self.agents.iter_mut().for_each(Agent::upkeep);
+            self.agents.iter_mut().for_each(|agent| agent.upkeep(&mut self.ground));
             if self.agents.iter().all(Agent::is_drained) {
                 break;
             }
             let states: Vec<String> = self.agents.iter().map(Agent::state).collect();
             assert!(round < 3_000, "agents do not get rid of their blocks: {states:?}");
         }
+        // Every tick that was told of is long past by the hubs' clock, too.
+        let clocks = self.agents.iter().map(|agent| agent.clock.now_ms());
+        let newest_ms = clocks.max().unwrap_or(0).max(self.ground.newest_ms());
+        self.advance((newest_ms - self.now_ms()).max(0) + 60_000);
         for hub in &mut self.hubs {
+            // From here on nothing that counts hangs on what was not synced.
+            let cuts = hub.power_cuts;
             hub.crash(true, &mut self.dice);
+            hub.power_cuts = cuts;
         }
     }
 
     fn check(&self) -> usize {
-        for (at, hub) in self.hubs.iter().enumerate() {
-            let found = hub.dump();
-            for (key, sent) in self.ground.sent.iter().filter(|(_, sent)| sent.required) {
-                let bits = found.get(key);
-                assert_eq!(bits, Some(&sent.bits), "hub {at} lacks {key:?}, or has it changed");
-            }
-            for (key, bits) in &found {
-                let sent = self.ground.sent.get(key).map(|sent| sent.bits);
-                assert_eq!(sent, Some(*bits), "hub {at} has invented {key:?}");
-            }
-        }
         for agent in &self.agents {
-            assert_eq!(agent.refused(), 0, "nothing is refused here: {}", agent.state());
+            assert_eq!(agent.refused(), Vec::<&str>::new(), "nothing is refused here: {}", agent.state());
         }
-        self.ground.sent.values().filter(|sent| sent.required).count()
+        let hubs = self.hubs.iter().enumerate();
+        hubs.map(|(at, hub)| check::check(at, hub, &self.ground)).sum()
     }
 }
 
@@ -225,6 +239,21 @@ fn run(seed: u64, trace: bool) -> usize {
 }
 
 #[test]
-fn every_durable_sample_is_stored_with_its_bits_at_every_hub() {
+fn every_durable_sample_is_stored_once_at_every_hub_and_the_ledger_says_so() {
     assert!(sim::run_seeds(20, run) > 0, "samples had to arrive");
+}
+
+/// Seeds that found something.
+const REGRESSIONS: [(u64, &str); 4] = [
+    (3, "a ledger's log whose head the power had taken was damage to everything before"),
+    (4, "the record of a dropped block did not speak of its first tick, which is before its first row"),
+    (28, "with the block that said since when rows are due, dropped rows were not due any more"),
+    (53, "a ledger's log that a full disk had not let begin was damage to everything before"),
+];
+
+#[test]
+fn seeds_that_found_something() {
+    for (seed, what) in REGRESSIONS {
+        assert!(run(seed, false) > 0, "seed {seed}: {what}");
+    }
 }
