@@ -28,6 +28,8 @@ pub(crate) struct Hub {
     pub(crate) ledger: Arc<Ledger>,
     /// Power cuts so far: after one, a row that nobody sends again may be in the store and not in the ledger.
     pub(crate) power_cuts: u64,
+    /// Its disk has refused to write, perhaps to the ledger and not to the store: a kill then does the same.
+    pub(crate) was_refused: bool,
     time: Arc<FakeClock>,
     db: Arc<Db>,
     witness: Arc<Witness>,
@@ -115,7 +117,17 @@ impl Hub {
         };
         let metrics = IntakeMetrics::default();
         let intake = StoreIntake::new(kept.clone(), disk.shared(), time.clone(), config, metrics);
-        Hub { disk, ledger, power_cuts, time: Arc::clone(time), db, witness, kept, door: Door::new(intake) }
+        Hub {
+            disk,
+            ledger,
+            power_cuts,
+            was_refused: false,
+            time: Arc::clone(time),
+            db,
+            witness,
+            kept,
+            door: Door::new(intake),
+        }
     }
 
     pub(crate) fn answer(&self, peer: &Peer, request: Request, body: &[u8]) -> Option<Vec<u8>> {
@@ -131,7 +143,14 @@ impl Hub {
             true => self.disk.after_power_cut(Survivors::Some(dice.below(u64::MAX))),
             false => self.disk.after_kill(),
         };
+        let was_refused = self.was_refused;
         *self = Hub::open(disk, &self.time, self.power_cuts + u64::from(cut));
+        self.was_refused = was_refused;
+    }
+
+    /// Whether the ledger may have less than the store, of what no agent is bound to tell again.
+    pub(crate) fn may_lack(&self) -> bool {
+        self.power_cuts > 0 || self.was_refused
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -152,6 +171,7 @@ impl Hub {
         let used: u64 = self.disk.files().iter().map(|(_, len)| len).sum();
         let full = !dice.one_in(3);
         self.disk.set_capacity(full.then(|| used + dice.below(3_000)));
+        self.was_refused |= full;
     }
 
     /// All samples, with their bits; what came in through the door is all there.
