@@ -177,6 +177,11 @@ impl Logs {
         }
     }
 
+    /// Removes a log that lacks what was to be in it.
+    pub(super) fn forget(&self, agent: &AgentKey, key: &SegmentKey) {
+        self.remove(&self.path(agent, key));
+    }
+
     /// Blocks of an incarnation that logs say are stored.
     pub(super) fn stored(&self, agent: &AgentKey, incarnation: u128) -> io::Result<Intervals> {
         let mut stored = Intervals::new();

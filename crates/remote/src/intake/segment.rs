@@ -191,6 +191,8 @@ impl Segment {
         };
         match self.append(&mut collected, to) {
             Ok(outcome) => Ok(outcome),
+            // Its series have other names by the time it comes again.
+            Err(error @ No::NeedsContext { .. }) => Err(error),
             Err(error) => {
                 self.pending = Some((index, collected));
                 Err(error)
@@ -255,6 +257,12 @@ impl Segment {
         Ok(again.position)
     }
 
+    /// Forgets the dictionary, in memory and on disk; what is stored stays known.
+    fn start_over(&mut self, logs: &Logs) {
+        logs.forget(&self.agent, &self.key);
+        (self.decoder, self.defined, self.pending) = (Decoder::new(), Defined::default(), None);
+    }
+
     /// Names series anew that the store has forgotten, in what was collected of a block, too.
     fn name_again(
         &mut self,
@@ -272,9 +280,18 @@ impl Segment {
         }
         let mut dictionary = Decoder::new();
         for frame in to.logs.read(&self.agent, &self.key, self.used_ms)? {
-            if let Frame::Dictionary { index, packed, .. } = frame {
-                dictionary.learn_packed(index, &packed, &mut wanted)?;
+            match frame {
+                Frame::Dictionary { needs, .. } if needs > dictionary.learned() => break,
+                Frame::Dictionary { index, packed, .. } => {
+                    dictionary.learn_packed(index, &packed, &mut wanted)?;
+                }
+                Frame::Stored(_) => {}
             }
+        }
+        if wanted.found.len() < wanted.columns.len() {
+            // The disk has not taken all of the log: the sender has the labels.
+            self.start_over(to.logs);
+            return Err(No::NeedsContext { from: 0 });
         }
         // What has no labels any more can be named by nobody.
         let mut renamed: HashMap<SeriesRef, SeriesRef> =

@@ -247,11 +247,19 @@ fn every_durable_sample_is_stored_once_at_every_hub_and_the_ledger_says_so() {
 }
 
 /// Seeds that found something.
-const REGRESSIONS: [(u64, &str); 4] = [
+const REGRESSIONS: [(u64, &str); 6] = [
     (3, "a ledger's log whose head the power had taken was damage to everything before"),
     (4, "the record of a dropped block did not speak of its first tick, which is before its first row"),
     (28, "with the block that said since when rows are due, dropped rows were not due any more"),
     (53, "a ledger's log that a full disk had not let begin was damage to everything before"),
+    (
+        305,
+        "a row may be in the store and not in the ledger when the disk was full and the agent was enrolled anew",
+    ),
+    (
+        717,
+        "blocks were refused for good when a full disk had cost the dictionary's log, and the store the names",
+    ),
 ];
 
 #[test]
