@@ -68,6 +68,7 @@ targets! {
     snappy = "snappy",
     promql_parse = "promql-parse",
     promql_evaluate = "promql-evaluate",
+    leases_of_pairs = "lease",
     regex = "regex",
     numbers = "numbers",
     config = "config",
