@@ -66,6 +66,9 @@ async fn has(addr: SocketAddr, rows: usize) -> Result<()> {
 
 /// The times of the rows of `up` in `[from, to]`, seconds.
 async fn scrapes(addr: SocketAddr, from: u64, to: u64) -> Result<f64> {
+    if to <= from {
+        return Ok(0.0); // a quick machine
+    }
     let text = format!("sum(count_over_time(up{{job=\"node\"}}[{}s] @ {to}))", to - from);
     let found = query(addr, &text).await?;
     found.first().map_or(Ok(0.0), value)
