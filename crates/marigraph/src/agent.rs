@@ -145,7 +145,7 @@ impl Agent {
             clock: Arc::clone(&clock),
         };
         let pull = Arc::new(Pull::new(scraping, &mut registry));
-        let limits = CentralLimits::open(&args.data, Arc::clone(&pull))?;
+        let limits = CentralLimits::open(&args.data, Arc::clone(&pull));
         let (program, reloads) =
             Program::new(source, keep.keeper(), keep.retention(), Arc::clone(&clock), &mut registry);
         let receive_metrics = ReceiveMetrics::default();

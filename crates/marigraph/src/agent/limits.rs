@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
@@ -31,31 +31,25 @@ pub(super) struct CentralLimits {
 }
 
 impl CentralLimits {
-    /// Opens what was in force when the agent last ran, and puts it in force again.
-    ///
-    /// # Errors
-    /// The file cannot be read or is none of ours.
-    pub(super) fn open(data: &Path, pull: Arc<Pull>) -> Result<Arc<CentralLimits>> {
+    /// Opens what was in force when the agent last ran, and puts it in force again. A file that cannot be
+    /// used is passed over: scraping without a hub's limits is better than not scraping, and hubs bring them
+    /// again.
+    pub(super) fn open(data: &Path, pull: Arc<Pull>) -> Arc<CentralLimits> {
         let path = data.join(FILE);
-        let held = match std::fs::read(&path) {
-            Ok(bytes) => {
-                let place = || format!("read the limits in {}", path.display());
-                let held: LimitsDocument = serde_json::from_slice(&bytes).with_context(place)?;
-                held.limits.clone().checked().map_err(anyhow::Error::msg).with_context(place)?;
-                tracing::info!(
-                    revision = held.revision,
-                    author = held.author,
-                    limits = held.limits.words().join(" "),
-                    "limits given by a hub are in force"
-                );
-                Some(held)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-        };
-        let limits = held.as_ref().map(|held| held.limits.clone()).unwrap_or_default();
-        pull.limit(limits).context("put the hub's limits in force")?;
-        Ok(Arc::new(CentralLimits { path, pull, held: Mutex::new(held), refused: Mutex::default() }))
+        let mut refused = String::new();
+        let held = read(&path).and_then(|held| {
+            pull.limit(held.as_ref().map(|held| held.limits.clone()).unwrap_or_default())?;
+            Ok(held)
+        });
+        let held = held.unwrap_or_else(|error| {
+            refused = format!("{}: {error:#}", path.display());
+            tracing::error!("limits given by a hub cannot be put in force again: {refused}");
+            None
+        });
+        if let Some(held) = &held {
+            in_force(held);
+        }
+        Arc::new(CentralLimits { path, pull, held: Mutex::new(held), refused: Mutex::new(refused) })
     }
 
     /// Where hubs bring them.
@@ -92,18 +86,37 @@ impl CentralLimits {
         }
         let failed = |what: String| (StatusCode::SERVICE_UNAVAILABLE, what);
         let bytes = serde_json::to_vec(&document).map_err(|error| failed(error.to_string()))?;
-        replace_private(&RealDisk, &self.path, &bytes)
-            .map_err(|error| failed(format!("write {}: {error}", self.path.display())))?;
         self.pull.limit(limits).map_err(|error| failed(format!("{error:#}")))?;
-        tracing::info!(
-            revision,
-            author = document.author,
-            limits = document.limits.words().join(" "),
-            "limits given by a hub are in force"
-        );
+        if let Err(error) = replace_private(&RealDisk, &self.path, &bytes) {
+            // What would not outlive a restart is not taken.
+            let before = held.as_ref().map(|held| held.limits.clone()).unwrap_or_default();
+            self.pull.limit(before).map_err(|error| failed(format!("{error:#}")))?;
+            return Err(failed(format!("write {}: {error}", self.path.display())));
+        }
+        in_force(&document);
         *held = Some(document);
         Ok(revision)
     }
+}
+
+fn read(path: &Path) -> Result<Option<LimitsDocument>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let held: LimitsDocument = serde_json::from_slice(&bytes)?;
+    held.limits.clone().checked().map_err(anyhow::Error::msg)?;
+    Ok(Some(held))
+}
+
+fn in_force(document: &LimitsDocument) {
+    tracing::info!(
+        revision = document.revision,
+        author = document.author,
+        limits = document.limits.words().join(" "),
+        "limits given by a hub are in force"
+    );
 }
 
 async fn take(State(limits): State<Arc<CentralLimits>>, body: Bytes) -> Response {

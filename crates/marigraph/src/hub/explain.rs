@@ -89,7 +89,6 @@ impl Explain {
             "down" => step("scraped", false, format!("{error}{}", hint(error))),
             _ => step("scraped", false, "not yet: its first scrape is due within one interval".to_owned()),
         };
-        let is_up = scraped["ok"] == true;
         steps.push(scraped);
         let newest_ms = self.newest_row(caller, place.cluster, target);
         steps.push(match newest_ms {
@@ -102,15 +101,23 @@ impl Explain {
                 step("stored", in_time, if in_time { what } else { format!("{what}{queued}") })
             }
             None => {
-                let what = "no row of it has come here: it may be kept in the cluster (`storage: local`), or wait in \
-                            the agent's queue";
+                let what = match health {
+                    "up" => {
+                        "no row of it has come here: it may be kept in the cluster (`storage: local`), or wait in the \
+                         agent's queue"
+                    }
+                    _ => "no row of it has come here",
+                };
                 step("stored", false, what.to_owned())
             }
         });
-        let verdict = match (is_up, newest_ms) {
-            (true, Some(_)) => "scraped and stored",
-            (true, None) => "scraped, and no row has come here",
-            _ => "its scrapes fail",
+        let is_stored = steps.last().is_some_and(|step| step["ok"] == true);
+        let verdict = match (health, newest_ms) {
+            ("up", Some(_)) if is_stored => "scraped and stored",
+            ("up", Some(_)) => "scraped, and its rows are late",
+            ("up", None) => "scraped, and no row has come here",
+            ("down", _) => "its scrapes fail",
+            _ => "not scraped yet",
         };
         found(place, target, verdict, steps)
     }

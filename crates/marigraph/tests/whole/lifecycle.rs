@@ -216,7 +216,7 @@ async fn limits_of_a_hub_narrow_and_go_back() -> Result<()> {
         format!("--config={}", directory.path().join("agent.yml").display()),
         format!("--hub=https://{addr}"),
     ];
-    let agent = Agent::start(AgentArgs::parse(words)?).await?;
+    let agent = Agent::start(AgentArgs::parse(words.clone())?).await?;
     target(&agent, |health, error| health == "down" && error.contains("sample limit exceeded")).await?;
 
     let hub = start_hub_at(directory.path(), Some("global: {}\n"), &addr.to_string()).await?;
@@ -224,6 +224,11 @@ async fn limits_of_a_hub_narrow_and_go_back() -> Result<()> {
         http::post(hub.addr(), "/api/v1/admin/limits/rollback", FORM, "cluster=alpha".to_owned()).await?;
     assert_eq!(back.status, 200, "{}", back.text());
     assert!(back.text().contains("back to revision"), "{}", back.text());
+    target(&agent, |health, _| health == "up").await?;
+    agent.stop().await?;
+    // A file that cannot be read keeps nobody from scraping.
+    std::fs::write(directory.path().join("agent/limits.json"), "{")?;
+    let agent = Agent::start(AgentArgs::parse(words)?).await?;
     target(&agent, |health, _| health == "up").await?;
     agent.stop().await?;
     hub.stop().await
