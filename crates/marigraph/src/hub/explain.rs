@@ -5,7 +5,7 @@
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use http::{Request, StatusCode};
@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use url::form_urlencoded::byte_serialize;
 use web::Caller;
 
-use super::fleet_api::{FleetApi, Seen, reads, refused, shown, success, unanswered};
+use super::fleet_api::{FleetApi, Form, Seen, may_ask, refused, shown, success, unanswered};
 use ::ledger::{Ask, By};
 
 /// Where a Prometheus tells of its targets.
@@ -200,10 +200,11 @@ impl Explain {
     }
 }
 
-async fn explain(State(it): State<Explain>, caller: Caller, Query(asked): Query<Asked>) -> Response {
-    if let Err(response) = reads(&caller) {
-        return *response;
-    }
+async fn explain(State(it): State<Explain>, caller: Caller, asked: Form<Asked>) -> Response {
+    let asked = match may_ask(&caller, asked) {
+        Ok(asked) => asked,
+        Err(response) => return *response,
+    };
     let word = asked.target.unwrap_or_default();
     if word.len() < WORD_BYTES_MIN {
         let why = "target: an address, an instance or part of a URL is needed";

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::ledger::{Ask, By, Ledger};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -172,16 +173,17 @@ impl Seen {
     }
 }
 
-/// Whether a caller may read at all.
-pub(super) fn reads(caller: &Caller) -> Result<(), Box<Response>> {
-    if caller.role.allows(Role::Read) {
-        return Ok(());
+/// The parameters of a request, if they can be read.
+pub(super) type Form<T> = Result<Query<T>, QueryRejection>;
+
+/// What is asked, if the caller may read and it can be read.
+pub(super) fn may_ask<T>(caller: &Caller, asked: Form<T>) -> Result<T, Box<Response>> {
+    if !caller.role.allows(Role::Read) {
+        let why = "the credential does not have the role this needs";
+        return Err(Box::new(refused(StatusCode::FORBIDDEN, "forbidden", why)));
     }
-    Err(Box::new(refused(
-        StatusCode::FORBIDDEN,
-        "forbidden",
-        "the credential does not have the role this needs",
-    )))
+    let wrong = |why: QueryRejection| refused(StatusCode::BAD_REQUEST, "bad_data", &why.body_text());
+    asked.map(|Query(asked)| asked).map_err(|why| Box::new(wrong(why)))
 }
 
 pub(super) fn refused(status: StatusCode, kind: &str, why: &str) -> Response {
@@ -221,10 +223,11 @@ struct Asked {
     since: Option<u64>,
 }
 
-async fn clusters(State(api): State<FleetApi>, caller: Caller, Query(asked): Query<Asked>) -> Response {
-    if let Err(response) = reads(&caller) {
-        return *response;
-    }
+async fn clusters(State(api): State<FleetApi>, caller: Caller, asked: Form<Asked>) -> Response {
+    let asked = match may_ask(&caller, asked) {
+        Ok(asked) => asked,
+        Err(response) => return *response,
+    };
     let agents = api.seen(&caller, asked.cluster.as_deref());
     let answers = api.ask(&agents, TARGETS_PATH).await;
     let now_ms = api.clock.now_ms();
@@ -274,10 +277,11 @@ async fn clusters(State(api): State<FleetApi>, caller: Caller, Query(asked): Que
     success(&shown.into(), &unanswered(&agents, &answers))
 }
 
-async fn agents(State(api): State<FleetApi>, caller: Caller, Query(asked): Query<Asked>) -> Response {
-    if let Err(response) = reads(&caller) {
-        return *response;
-    }
+async fn agents(State(api): State<FleetApi>, caller: Caller, asked: Form<Asked>) -> Response {
+    let asked = match may_ask(&caller, asked) {
+        Ok(asked) => asked,
+        Err(response) => return *response,
+    };
     let agents = api.seen(&caller, asked.cluster.as_deref());
     let statuses = api.ask(&agents, STATUS_PATH).await;
     let lists: Vec<Value> = agents
@@ -310,10 +314,11 @@ async fn agents(State(api): State<FleetApi>, caller: Caller, Query(asked): Query
     success(&lists.into(), &unanswered(&agents, &statuses))
 }
 
-async fn targets(State(api): State<FleetApi>, caller: Caller, Query(asked): Query<Asked>) -> Response {
-    if let Err(response) = reads(&caller) {
-        return *response;
-    }
+async fn targets(State(api): State<FleetApi>, caller: Caller, asked: Form<Asked>) -> Response {
+    let asked = match may_ask(&caller, asked) {
+        Ok(asked) => asked,
+        Err(response) => return *response,
+    };
     if let Some(health) = asked.health.as_deref().filter(|health| !["up", "down", "unknown"].contains(health))
     {
         let why = format!("health: {health:?} is none of up, down, unknown");

@@ -22,6 +22,7 @@ use serde_json::json;
 use stdx::clock::Clock;
 use stdx::disk::{RealDisk, replace_private};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tunnel::{AgentKey, Agents, Ask, To};
 use web::Caller;
 
@@ -51,6 +52,9 @@ struct Answer {
     revision: u64,
     /// Why it has not taken that revision; empty when it has.
     refused: String,
+    /// Whether it is asked again.
+    #[serde(skip)]
+    is_open: bool,
 }
 
 /// The limits of all clusters.
@@ -93,23 +97,23 @@ impl AgentLimits {
     pub(super) async fn keep_brought(self: Arc<AgentLimits>) {
         let mut changes = self.agents.changes();
         loop {
+            // All at once: one that hangs holds up nobody.
+            let mut bringing = JoinSet::new();
             for (key, document) in self.due() {
-                let refused = self.bring(&key, &document).await.err().unwrap_or_default();
-                if !refused.is_empty() {
-                    let (agent, revision) = (key.to_string(), document.revision);
-                    tracing::warn!(agent, revision, "an agent did not take its limits: {refused}");
-                }
-                let agent = key.agent.to_string();
-                let answer = Answer { agent, revision: document.revision, refused };
-                self.answers.lock().insert(key, answer);
+                let limits = Arc::clone(&self);
+                bringing.spawn(async move {
+                    let answer = limits.bring(&key, &document).await;
+                    limits.answers.lock().insert(key, answer);
+                });
             }
+            while bringing.join_next().await.is_some() {}
             let connected = self.agents.list();
             let is_there = |key: &AgentKey| connected.iter().any(|a| a.key == *key && a.connections > 0);
             self.answers.lock().retain(|key, _| is_there(key));
             tokio::select! {
                 () = self.news.notified() => {}
                 changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(AGAIN) => self.answers.lock().retain(|_, a| a.refused.is_empty()),
+                () = tokio::time::sleep(AGAIN) => self.answers.lock().retain(|_, a| !a.is_open),
             }
         }
     }
@@ -127,7 +131,25 @@ impl AgentLimits {
             .collect()
     }
 
-    async fn bring(&self, key: &AgentKey, document: &LimitsDocument) -> Result<(), String> {
+    /// Brings an agent its limits, and says what it answered.
+    async fn bring(&self, key: &AgentKey, document: &LimitsDocument) -> Answer {
+        let put = self.put(key, document).await;
+        let status = put.as_ref().ok().map(|(status, _)| *status);
+        let refused = match put {
+            Ok((status, _)) if status.is_success() => String::new(),
+            Ok((status, said)) => format!("{status}: {said}"),
+            Err(error) => error,
+        };
+        if !refused.is_empty() {
+            let (agent, revision) = (key.to_string(), document.revision);
+            tracing::warn!(agent, revision, "an agent did not take its limits: {refused}");
+        }
+        // One that has a later revision, of another hub, will not change its mind.
+        let is_open = !refused.is_empty() && status != Some(StatusCode::CONFLICT);
+        Answer { agent: key.agent.to_string(), revision: document.revision, refused, is_open }
+    }
+
+    async fn put(&self, key: &AgentKey, document: &LimitsDocument) -> Result<(StatusCode, String), String> {
         let body = serde_json::to_vec(document).map_err(|error| error.to_string())?;
         let request = http::Request::builder().method(Method::PUT).uri(LIMITS_PATH).body(Bytes::from(body));
         let request = request.map_err(|error| error.to_string())?;
@@ -136,10 +158,7 @@ impl AgentLimits {
         let status = answer.status();
         let body = Limited::new(answer.into_body(), TEXT_BYTES_MAX).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-        if status.is_success() {
-            return Ok(());
-        }
-        Err(format!("{status}: {}", String::from_utf8_lossy(&body).trim()))
+        Ok((status, String::from_utf8_lossy(&body).trim().to_owned()))
     }
 
     /// Adds a revision for a cluster.

@@ -101,6 +101,9 @@ async fn a_hub_tells_of_its_fleet_and_explains_targets() -> Result<()> {
     let (status, wrong) = get(&hub, "/api/v1/fleet/targets?health=ill", None).await?;
     assert_eq!((status, wrong["errorType"].as_str()), (400, Some("bad_data")), "{wrong}");
 
+    let (status, wrong) = get(&hub, "/api/v1/fleet/targets?limit=many", None).await?;
+    assert_eq!((status, wrong["errorType"].as_str()), (400, Some("bad_data")), "{wrong}");
+
     // Step by step.
     let explain = |word: String| format!("/api/v1/explain/target?target={word}");
     let stored = |data: &Value| data["found"][0]["verdict"] == "scraped and stored";
