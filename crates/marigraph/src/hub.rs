@@ -13,6 +13,7 @@ mod ledger;
 mod lifecycle;
 mod limits;
 mod proxy;
+mod rows;
 mod settle;
 pub(crate) mod store;
 mod stores;
@@ -20,19 +21,16 @@ mod stores;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use model::{Labels, TenantId};
 use prometheus_client::registry::Registry;
 use promql::engine::{Engine, EngineOptions};
 use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
-use scrape::config::ConfigDuration;
 use stdx::clock::{Clock, SystemClock};
 use storage::Queryable;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tsdb::Db;
 use tunnel::identity::PeerIdentity;
 use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
 
@@ -41,11 +39,9 @@ use self::cluster::Clusters;
 use self::ledger::Accounts;
 pub(crate) use self::ledger::DIRECTORY as LEDGER_DIRECTORY;
 use crate::cli::{HubArgs, PlaintextFor};
-use crate::config::{Config, ProxyConfig, StorageConfig, WebAuth};
+use crate::config::{Config, ProxyConfig, WebAuth};
 use crate::program::{ConfigSource, Program, Reloads, build_info};
 use crate::pull::{Pull, PullParts};
-use crate::remote_writes::RemoteWrites;
-use ::ledger::{Ledger, LedgerAppender};
 use ::proxy::{Proxy, ProxyMetrics};
 use enrol::Identity;
 pub(crate) use enrol::{FLEET_DIRECTORY, FleetHub};
@@ -54,6 +50,8 @@ use fleet::{Fleet, FleetParts};
 use fleet_api::FleetApi;
 use front::{Bound, Front, Plaintext};
 use limits::AgentLimits;
+pub(crate) use rows::Retention;
+use rows::Rows;
 use store::Store;
 use stores::Stores;
 
@@ -63,30 +61,14 @@ const ACTIVE_QUERIES: &str = "queries.active";
 /// A hub at work.
 pub struct Hub {
     stages: Arc<Stages>,
-    /// Carries out the reloads that are asked for over HTTP.
-    reloader: JoinHandle<()>,
-    /// Renews the hub's certificate.
-    renewer: JoinHandle<()>,
-    /// Tells the ledger who is connected.
-    presence: JoinHandle<()>,
-    /// Brings agents their limits.
-    limiting: JoinHandle<()>,
-    /// Keeps the ledger going.
-    upkeep: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 4],
 }
 
 /// The stages, and what a reload makes the router of.
 struct Stages {
     front: Front,
     pull: Arc<Pull>,
-    remote_writes: RemoteWrites,
-    store: Arc<Db>,
-    /// The way to the store, past the ledger.
-    kept: Arc<LedgerAppender>,
-    /// What it tells.
-    ledger: Arc<Ledger>,
-    /// What the store was opened with.
-    storage: StorageConfig,
+    rows: Arc<Rows>,
     program: Arc<Program>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
@@ -130,57 +112,18 @@ impl Hub {
         require_credential(addr, &auth)?;
         let front = bound.serve(doors::starting());
 
-        let retention = Retention::of(&args, &config.storage);
-        let store = Arc::new(open_store(&args, &retention, &config.storage).await?);
         let mut registry = Registry::default();
         front.register_metrics(&mut registry);
-        store.register_metrics(&mut registry);
-        let receive_metrics = ReceiveMetrics::default();
-        receive_metrics.register(&mut registry);
-        let web_metrics = WebMetrics::register(&mut registry);
-        let tenant = TenantId::default();
-        let accounts = Arc::new(open_ledger(&args, &retention, &clock).await?);
-        accounts.register_metrics(&mut registry);
-        let kept = Arc::new(LedgerAppender::new(store.clone(), Arc::clone(&accounts)));
-        let upkeep = ledger::keep_up(Arc::clone(&kept), Arc::clone(&accounts), clock.now_ms());
-        let remote_writes =
-            RemoteWrites::new(&args.data, args.commit_interval, Arc::clone(&clock), &mut registry);
-        let appender = remote_writes.beside(kept.clone());
+        let rows = Arc::new(Rows::open(&args, &config.storage, &clock, &mut registry).await?);
         let identity = Identity::open(&args, addr, SystemClock::shared())?;
         identity.register_metrics(&mut registry);
-        let fleet = FleetParts {
-            registry: Arc::clone(identity.registry()),
-            appender: Arc::clone(&appender),
-            data: &args.data,
-            retention: retention.time,
-            on_lost: Some(ledger::book_losses(Arc::clone(&accounts))),
-            clock: Arc::clone(&clock),
-        };
-        let fleet = Fleet::new(fleet, &mut registry);
-        let gathered = gathered(&args, store.clone(), &fleet, &clock, &mut registry);
+        let fleet = fleet(&args, &rows, &identity, &clock, &mut registry);
         let limits =
             AgentLimits::open(&args.data.join(FLEET_DIRECTORY), fleet.agents().clone(), Arc::clone(&clock))?;
-        let limiting = tokio::spawn(Arc::clone(&limits).keep_brought());
-        let presence = tokio::spawn(ledger::keep_presence(
-            Arc::clone(&accounts),
-            Arc::clone(identity.registry()),
-            fleet.agents().clone(),
-            Arc::clone(&clock),
-        ));
-        let scraping = PullParts {
-            turns: Arc::new(scrape::Alone),
-            appender: Arc::clone(&appender),
-            tenant,
-            cluster: String::new(),
-            stamped: Labels::empty(),
-            central: Some(Arc::new(Central::new(fleet.clone()))),
-            clock: Arc::clone(&clock),
-        };
-        let pull = Arc::new(Pull::new(scraping, &mut registry));
-        let admin = Arc::new(Store(Arc::clone(&store)));
+        let pull = Arc::new(pull(&rows, &fleet, &clock, &mut registry));
+        let admin = Arc::new(Store(Arc::clone(&rows.store)));
         let (program, reloads) =
-            Program::new(source, admin.clone(), retention.shown(), Arc::clone(&clock), &mut registry);
-
+            Program::new(source, admin.clone(), rows.retention.shown(), Arc::clone(&clock), &mut registry);
         let proxy_options = config.proxy.options.clone();
         let proxy = Proxy::new(
             proxy_options.clone(),
@@ -188,16 +131,18 @@ impl Hub {
             Arc::new(proxy::Readers(Arc::default())),
             ProxyMetrics::register(&mut registry),
         );
-
-        let engine = Engine::new(EngineOptions {
-            lookback_ms: i64::try_from(args.query_lookback.as_millis())?,
-            timeout: args.query_timeout,
-            max_samples: args.query_max_samples,
-            ..EngineOptions::default()
-        });
+        let receive_metrics = ReceiveMetrics::default();
+        receive_metrics.register(&mut registry);
+        let receive = ReceiveState {
+            appender: Arc::clone(&rows.appender),
+            clock: Arc::clone(&clock),
+            config: ReceiveConfig::default(),
+            metrics: receive_metrics,
+        };
+        let web_metrics = WebMetrics::register(&mut registry);
         let web = WebState {
-            engine: Arc::new(engine),
-            store: gathered,
+            engine: Arc::new(engine(&args)?),
+            store: gathered(&args, rows.store.clone(), &fleet, &clock, &mut registry),
             admin,
             targets: pull.clone(),
             lifecycle: program.clone(),
@@ -209,29 +154,20 @@ impl Hub {
             external_labels: Labels::empty(),
             query_log: Arc::default(),
             active_queries: Arc::new(active_queries(&args)),
-            completeness: Some(Arc::new(Accounts(Arc::clone(&accounts)))),
+            completeness: Some(Arc::new(Accounts(Arc::clone(&rows.ledger)))),
             notifications: Arc::clone(&program.notifications),
             options: Arc::new(web_options(&args, addr)),
         };
-        let receive =
-            ReceiveState { appender, clock, config: ReceiveConfig::default(), metrics: receive_metrics };
-        let reloading = tokio::sync::Mutex::new(());
-        let storage = config.storage.clone();
-        let proxy = Arc::new(proxy);
-        let fleet_api = FleetApi::new(fleet.clone(), Arc::clone(&accounts), Arc::clone(&web.clock));
+        let fleet_api = FleetApi::new(fleet.clone(), Arc::clone(&rows.ledger), Arc::clone(&clock));
         let stages = Arc::new(Stages {
             front,
             pull,
-            remote_writes,
-            store,
-            kept,
-            ledger: accounts,
-            storage,
+            rows,
             program,
-            reloading,
+            reloading: tokio::sync::Mutex::new(()),
             web,
             receive,
-            proxy,
+            proxy: Arc::new(proxy),
             proxy_options,
             identity,
             fleet,
@@ -239,7 +175,7 @@ impl Hub {
             fleet_api,
         });
         // Before the first row comes in.
-        stages.remote_writes.apply(&config.remote_writes)?;
+        stages.rows.apply(&config)?;
         stages.apply(&config, auth)?;
         let plaintext = match args.plaintext {
             PlaintextFor::Loopback => Plaintext::Loopback,
@@ -247,9 +183,8 @@ impl Hub {
             PlaintextFor::Never => Plaintext::Never,
         };
         stages.front.secure(stages.identity.tls().server_config(), plaintext);
-        let renewer = tokio::spawn(keep_identity(Arc::clone(&stages)));
-        let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
-        Ok(Hub { stages, reloader, renewer, upkeep, presence, limiting })
+        let tasks = stages.keep_going(reloads, &clock);
+        Ok(Hub { stages, tasks })
     }
 
     /// Where it listens.
@@ -287,29 +222,35 @@ impl Hub {
     /// # Errors
     /// The store could not be closed cleanly.
     pub async fn stop(self) -> Result<()> {
-        self.reloader.abort();
-        self.renewer.abort();
-        self.stages.identity.stop();
-        self.presence.abort();
-        self.limiting.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
         let stages = self.stages;
+        stages.identity.stop();
         stages.program.stopping();
         stages.pull.stop().await;
         stages.proxy.stop();
         stages.front.stop().await;
-        stages.remote_writes.stop().await;
-        self.upkeep.abort();
-        let close = move || {
-            if let Err(error) = stages.kept.commit() {
-                tracing::error!("close the ledger: {error}");
-            }
-            stages.store.close().context("close the store")
-        };
-        tokio::task::spawn_blocking(close).await?
+        Arc::clone(&stages.rows).stop().await
     }
 }
 
 impl Stages {
+    /// Starts what goes on beside requests: reloads that are asked for over HTTP, the hub's certificate and
+    /// what others revoke, agents' limits, and telling the ledger who is connected.
+    fn keep_going(self: &Arc<Self>, reloads: Reloads, clock: &Arc<dyn Clock>) -> [JoinHandle<()>; 4] {
+        let presence = ledger::keep_presence(
+            Arc::clone(&self.rows.ledger),
+            Arc::clone(self.identity.registry()),
+            self.fleet.agents().clone(),
+            Arc::clone(clock),
+        );
+        [
+            tokio::spawn(serve_reloads(Arc::clone(self), reloads)),
+            tokio::spawn(keep_identity(Arc::clone(self))),
+            tokio::spawn(Arc::clone(&self.limits).keep_brought()),
+            tokio::spawn(presence),
+        ]
+    }
+
     /// What `web` answers to this hub itself.
     fn reader(&self, web: &WebState) -> WebState {
         let reader = Caller::new(TenantId::default(), Role::Read);
@@ -323,9 +264,9 @@ impl Stages {
         });
         let query_log = query_log.transpose()?;
         let pushprox = pushprox_doors(&config.proxy)?;
-        self.remote_writes.clients(&config.remote_writes)?;
+        self.rows.check(config)?;
         self.pull.apply(config)?;
-        self.remote_writes.apply(&config.remote_writes)?;
+        self.rows.apply(config)?;
         self.web.query_log.install(query_log);
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
         let external_labels = config.global.external_labels.clone();
@@ -338,8 +279,8 @@ impl Stages {
             .merge(self.limits.router())
             .merge(Explain { api: self.fleet_api.clone(), own: web::router(self.reader(&web)) }.router())
             .merge(self.fleet_api.clone().router())
-            .merge(lifecycle::router(Arc::clone(&self.ledger), Arc::clone(&self.web.clock)))
-            .merge(Clusters::new(self.fleet.clone(), web.clone(), self.store.clone()).doors());
+            .merge(lifecycle::router(Arc::clone(&self.rows.ledger), Arc::clone(&self.web.clock)))
+            .merge(Clusters::new(self.fleet.clone(), web.clone(), self.rows.store.clone()).doors());
         // What is nobody's door is web's, so that unknown paths want a credential too.
         let fleet = self.identity.doors().merge(self.fleet.doors());
         let router = fleet.fallback_service(web::router_with(web, doors));
@@ -356,9 +297,6 @@ impl Stages {
             let config = self.program.source.load()?;
             let auth = auth(&config.web_auth)?;
             require_credential(self.front.addr, &auth)?;
-            if config.storage != self.storage {
-                tracing::warn!("storage: what has changed takes effect with the next start");
-            }
             if config.proxy.options != self.proxy_options {
                 tracing::warn!("proxy: what has changed beside `doors` takes effect with the next start");
             }
@@ -396,48 +334,46 @@ async fn serve_reloads(stages: Arc<Stages>, mut reloads: Reloads) {
     }
 }
 
-/// What is kept; without a bound where there is none.
-pub(crate) struct Retention {
-    pub(crate) time: Option<Duration>,
-    pub(crate) bytes: Option<u64>,
-}
-
-impl Retention {
-    /// The configuration wins over the flags; zero is no bound.
-    fn of(args: &HubArgs, storage: &StorageConfig) -> Retention {
-        Retention {
-            time: storage.retention_time.or(Some(args.retention_time)).filter(|time| !time.is_zero()),
-            bytes: storage.retention_bytes.or(Some(args.retention_size)).filter(|bytes| *bytes > 0),
-        }
-    }
-
-    /// For people: `15d`, `15d or 10240MiB`, `for ever`.
-    pub(crate) fn shown(&self) -> String {
-        let time = self.time.map(|time| ConfigDuration(time).to_string());
-        let size = self.bytes.map(|bytes| format!("{}MiB", bytes >> 20));
-        let parts: Vec<String> = time.into_iter().chain(size).collect();
-        if parts.is_empty() { "for ever".to_owned() } else { parts.join(" or ") }
-    }
-}
-
-async fn open_store(args: &HubArgs, retention: &Retention, storage: &StorageConfig) -> Result<Db> {
-    if storage.local.is_some() {
-        tracing::warn!("storage: local: is for agents; a hub has a store anyhow");
-    }
-    let mut store = tsdb::Config::new(&args.data);
-    store.retention = retention.time;
-    store.retention_bytes = retention.bytes;
-    store.sync = match args.commit_interval {
-        Duration::ZERO => tsdb::SyncPolicy::Always,
-        interval => tsdb::SyncPolicy::Every(interval),
+/// The agents that dial in, and what they bring.
+fn fleet(
+    args: &HubArgs,
+    rows: &Rows,
+    identity: &Identity,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> Fleet {
+    let parts = FleetParts {
+        registry: Arc::clone(identity.registry()),
+        appender: Arc::clone(&rows.appender),
+        data: &args.data,
+        retention: rows.retention.time,
+        on_lost: Some(ledger::book_losses(Arc::clone(&rows.ledger))),
+        clock: Arc::clone(clock),
     };
-    if let Some(exemplars) = storage.max_exemplars {
-        store.exemplars_max = exemplars;
-    }
-    let directory = args.data.display().to_string();
-    // The store's errors say what lies behind them themselves.
-    let opened = tokio::task::spawn_blocking(move || Db::open(store)).await?;
-    opened.map_err(|error| anyhow!("open the store in {directory}: {error}"))
+    Fleet::new(parts, registry)
+}
+
+/// Discovery and scraping, of targets in clusters too.
+fn pull(rows: &Rows, fleet: &Fleet, clock: &Arc<dyn Clock>, registry: &mut Registry) -> Pull {
+    let parts = PullParts {
+        turns: Arc::new(scrape::Alone),
+        appender: Arc::clone(&rows.appender),
+        tenant: TenantId::default(),
+        cluster: String::new(),
+        stamped: Labels::empty(),
+        central: Some(Arc::new(Central::new(fleet.clone()))),
+        clock: Arc::clone(clock),
+    };
+    Pull::new(parts, registry)
+}
+
+fn engine(args: &HubArgs) -> Result<Engine> {
+    Ok(Engine::new(EngineOptions {
+        lookback_ms: i64::try_from(args.query_lookback.as_millis())?,
+        timeout: args.query_timeout,
+        max_samples: args.query_max_samples,
+        ..EngineOptions::default()
+    }))
 }
 
 /// The store with those of agents that keep data of their own.
@@ -459,11 +395,6 @@ fn gathered(
         gather::Options { patience: args.query_agent_timeout, bytes_max: args.query_agent_bytes_max };
     let metrics = gather::Metrics::register(registry);
     Arc::new(gather::Gather::new(store, Arc::new(stores), Handle::current(), options, metrics))
-}
-
-async fn open_ledger(args: &HubArgs, retention: &Retention, clock: &Arc<dyn Clock>) -> Result<Ledger> {
-    let (data, time, clock) = (args.data.clone(), retention.time, Arc::clone(clock));
-    tokio::task::spawn_blocking(move || ledger::open(&data, time, clock)).await?
 }
 
 /// The file of the queries under way; what the process before this one left in it is told in the log.
