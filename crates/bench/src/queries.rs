@@ -59,6 +59,7 @@ struct Cost {
 pub(crate) async fn run(workload: &Workload, verdicts: &mut Verdicts) -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let directory = workload.keep.as_deref().unwrap_or(temporary.path());
+    std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     let timeline = load(workload, directory).await?;
     let mut running = Vec::new();
     for system in System::ALL {

@@ -79,6 +79,10 @@ impl WriteOut {
     /// Sends until `stop` is ready. What was under way then has a little time to be answered; the cursor is
     /// made durable. Dropping the future loses no more than a `kill` does.
     pub async fn run(self, stop: impl Future<Output = ()>) {
+        self.at_work().run(stop).await;
+    }
+
+    fn at_work(self) -> AtWork {
         let cut = Cut {
             points_max: self.config.queue.capacity.max(1),
             slice_ms: i64::try_from(self.config.queue.batch_send_deadline.as_millis())
@@ -96,10 +100,11 @@ impl WriteOut {
         self.metrics.shards_max(self.config.queue.max_shards);
         self.metrics.none_pending();
         let seed = self.reader.queue().id() as u64 ^ self.reader.queue().incarnation() as u64;
-        let mut at_work = AtWork {
+        AtWork {
             sender: Sender::new(self.config.clone(), self.metrics.clone(), seed),
             intake: Some(intake),
             reading: None,
+            is_behind: false,
             read_again_at: None,
             under_way: JoinSet::new(),
             groups: VecDeque::new(),
@@ -107,8 +112,7 @@ impl WriteOut {
             is_dirty: false,
             start: Instant::now(),
             out: self,
-        };
-        at_work.run(stop).await;
+        }
     }
 }
 
@@ -118,6 +122,8 @@ struct AtWork {
     /// Absent while it is reading.
     intake: Option<Intake>,
     reading: Option<JoinHandle<(Intake, Result<Read, QueueError>)>>,
+    /// Whether something was written while it was reading, which it may not have seen.
+    is_behind: bool,
     /// When there may be something to read although nothing has been written.
     read_again_at: Option<Instant>,
     under_way: JoinSet<(Ticket, Duration, Result<Answer, String>)>,
@@ -167,7 +173,11 @@ impl AtWork {
             self.read_again_at = None; // an answer makes room
             return;
         }
-        let Some(mut intake) = self.intake.take() else { return };
+        let Some(mut intake) = self.intake.take() else {
+            self.is_behind = true;
+            return;
+        };
+        self.is_behind = false;
         self.read_again_at = None;
         let (points_max, now_ms) = (self.sender.points_max(), self.out.clock.now_ms());
         self.reading = Some(tokio::task::spawn_blocking(move || {
@@ -193,6 +203,7 @@ impl AtWork {
                 self.acknowledge();
                 self.read();
             }
+            Ok(Read::Nothing(_)) if self.is_behind => self.read(),
             Ok(Read::Nothing(due_ms)) => {
                 self.read_again_at = due_ms.map(|due_ms| {
                     let wait_ms = due_ms.saturating_sub(self.out.clock.now_ms()).clamp(1, 3_600_000);

@@ -135,6 +135,14 @@ struct Life {
 
 impl Life {
     fn begin(disk: &FakeDisk, clock: &Arc<FakeClock>, receiver: &Arc<Receiver>) -> Life {
+        let (life, out) = Life::prepare(disk, clock, receiver);
+        let stopped = Arc::clone(&life.stop);
+        let sending = tokio::spawn(out.run(async move { stopped.notified().await }));
+        Life { sending, ..life }
+    }
+
+    /// One whose sending has not begun.
+    fn prepare(disk: &FakeDisk, clock: &Arc<FakeClock>, receiver: &Arc<Receiver>) -> (Life, WriteOut) {
         let options = Options { segment_age_max: Duration::from_secs(20), ..Options::default() };
         let clock: Arc<dyn Clock> = clock.clone();
         let opened =
@@ -153,11 +161,8 @@ impl Life {
         let metrics = WriteOutMetrics::register(&mut Registry::default());
         let out = WriteOut::new(config, reader, receiver.clone(), clock, &metrics);
         let reader = Arc::clone(&out.reader);
-        let stop = Arc::new(Notify::new());
-        let stopped = Arc::clone(&stop);
-        let sending = tokio::spawn(out.run(async move { stopped.notified().await }));
-        let door = Prompt(encoder);
-        Life { door, sending, stop, queue: opened.queue, reader }
+        let (door, stop, sending) = (Prompt(encoder), Arc::new(Notify::new()), tokio::spawn(async {}));
+        (Life { door, sending, stop, queue: opened.queue, reader }, out)
     }
 
     /// Scrapes of `sources` targets; says what they gave.
@@ -293,4 +298,23 @@ async fn a_stop_and_a_start_repeat_nothing() {
     assert_eq!(receiver.stored(), said);
     assert_eq!(receiver.0.lock().identical, 0);
     life.stop().await;
+}
+
+/// A read that has looked already does not see it, and nothing may be written afterwards that would wake
+/// the sender again.
+#[tokio::test]
+async fn what_is_written_behind_a_read_is_read_after_it() {
+    let (clock, disk) = (FakeClock::at(EPOCH_MS), FakeDisk::new(Path::new("/data")));
+    let (life, out) = Life::prepare(&disk, &clock, &Receiver::new(1, u64::MAX));
+    let mut at_work = out.at_work();
+    at_work.read();
+    let looked = join(&mut at_work.reading).await;
+    assert!(matches!(looked, Some((_, Ok(Read::Nothing(None))))), "there is nothing yet");
+
+    life.scrape(1, clock.now_ms(), &mut BTreeSet::new());
+    at_work.read(); // as the queue's wake-up does
+    at_work.has_read(looked);
+    assert!(at_work.reading.is_some(), "nothing else would make it look again");
+    let found = join(&mut at_work.reading).await;
+    assert!(!matches!(found, Some((_, Ok(Read::Nothing(None))))), "the row is there");
 }
