@@ -15,6 +15,7 @@ use storage::{Appender, CommitPosition, EndReason, StoreError};
 
 use crate::fleet::{AgentStatus, Agents};
 use crate::metrics::Metrics;
+use crate::present::{self, LastWord, SilentSource, TargetName};
 use crate::pushed::{Pushed, PushedRows};
 use crate::report::{self, Ask, Incomplete, Report};
 use crate::source::{LossReport, Overlay, Pause, Said, Window};
@@ -152,7 +153,7 @@ impl Ledger {
         &self.config.cluster_label
     }
 
-    /// Registers `marigraph_ledger_*` and `marigraph_cluster_up`.
+    /// Registers `marigraph_ledger_*`, `marigraph_cluster_up` and `marigraph_cluster_silent_targets`.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.metrics.register(registry);
     }
@@ -161,7 +162,26 @@ impl Ledger {
     pub fn report(&self, tenant: &TenantId, ask: &Ask) -> Report {
         let Some(tenant) = self.known(tenant) else { return Report::default() };
         let now_ms = self.clock.now_ms();
-        report::report(&tenant.inner.lock(), ask, now_ms, &self.config.cluster_label)
+        report::report(&tenant.inner.lock(), ask, (now_ms, self.opened_ms), &self.config.cluster_label)
+    }
+
+    /// Sources of which nothing has been heard for two intervals although rows are due, of clusters that `is_asked`:
+    /// the `max` longest silent, and how many more there are. Since the program began is long enough.
+    pub fn silent(
+        &self,
+        tenant: &TenantId,
+        is_asked: impl Fn(&str) -> bool,
+        max: usize,
+    ) -> (Vec<SilentSource>, usize) {
+        let Some(accounts) = self.known(tenant) else { return (Vec::new(), 0) };
+        let times = (self.clock.now_ms(), self.opened_ms);
+        present::silent(&accounts.inner.lock(), &self.config.cluster_label, times, is_asked, max)
+    }
+
+    /// The last word about each of `targets`, in their order.
+    pub fn last_words(&self, tenant: &TenantId, targets: &[TargetName]) -> Vec<Option<LastWord>> {
+        let Some(accounts) = self.known(tenant) else { return vec![None; targets.len()] };
+        present::last_words(&accounts.inner.lock(), &self.config.cluster_label, targets)
     }
 
     /// What was pushed.
@@ -298,7 +318,13 @@ impl Ledger {
         self.agents.enrolled(tenant, cluster, agent, at_ms);
     }
 
-    /// An agent is connected, or has been heard of, at `at_ms`.
+    /// The shortest interval of a cluster's sources, milliseconds: how soon a silent agent has to show. May be some
+    /// seconds old.
+    pub fn shortest_interval_ms(&self, tenant: &TenantId, cluster: &str) -> Option<i64> {
+        self.agents.interval_ms(tenant, cluster)
+    }
+
+    /// An agent has given a sign of life at `at_ms`.
     pub fn agent_seen(&self, tenant: &TenantId, cluster: &str, agent: &str, at_ms: i64) {
         self.agents.seen(tenant, cluster, agent, at_ms);
     }
@@ -426,10 +452,28 @@ impl Ledger {
     /// Carries the counters on over ticks that are due by now, each once.
     fn count(&self) {
         let now_ms = self.clock.now_ms();
-        for tenant in self.all() {
+        let tenants: Vec<_> =
+            self.tenants.read().iter().map(|(id, accounts)| (id.clone(), Arc::clone(accounts))).collect();
+        let mut intervals: BTreeMap<(TenantId, String), i64> = BTreeMap::new();
+        let mut silent: BTreeMap<String, u64> = BTreeMap::new();
+        for (id, tenant) in tenants {
+            let mut shortest: BTreeMap<String, i64> = BTreeMap::new();
             let inner = &mut *tenant.inner.lock();
             let (sources, overlays, lost) = (&mut inner.sources, &inner.overlays, &inner.lost);
             for source in sources.iter_mut().flatten() {
+                let (cluster, _) = report::place(source, &self.config.cluster_label);
+                let of_cluster = overlays.get(cluster).map_or(&[][..], Vec::as_slice);
+                let is_silent = source.silent_since(now_ms, of_cluster, self.opened_ms).is_some();
+                match silent.get_mut(cluster) {
+                    Some(count) => *count += u64::from(is_silent),
+                    None => _ = silent.insert(cluster.to_owned(), u64::from(is_silent)),
+                }
+                if let Some(schedule) = source.schedule_at(now_ms).filter(|_| source.is_expected(now_ms)) {
+                    match shortest.get_mut(cluster) {
+                        Some(known) => *known = (*known).min(schedule.interval_ms),
+                        None => _ = shortest.insert(cluster.to_owned(), schedule.interval_ms),
+                    }
+                }
                 let lag = source.schedule_at(now_ms).map(|schedule| schedule.interval_ms + 10_000);
                 let end = now_ms - lag.unwrap_or(UNSCHEDULED_LAG_MS);
                 if source.counted_ms == i64::MIN {
@@ -445,8 +489,12 @@ impl Ledger {
                 source.judge(&window, |piece| counters.count(piece.verdict, piece.count, piece.cells_lost));
                 source.counted_ms = end;
             }
+            intervals
+                .extend(shortest.into_iter().map(|(cluster, interval)| ((id.clone(), cluster), interval)));
         }
+        self.agents.set_intervals(intervals);
         self.metrics.clusters(self.agents.clusters(now_ms));
+        self.metrics.silent(silent);
     }
 
     /// A row came after the counters had gone on.

@@ -39,7 +39,9 @@ pub(crate) struct Metrics {
     late: Family<Place, Counter>,
     cells_lost: Family<Place, Counter>,
     cluster_up: Family<Cluster, Gauge>,
+    silent_targets: Family<Cluster, Gauge>,
     clusters: Mutex<BTreeSet<String>>,
+    with_targets: Mutex<BTreeSet<String>>,
 }
 
 /// The counters of one job.
@@ -71,6 +73,11 @@ impl Metrics {
             "Whether one of the cluster's agents is there",
             self.cluster_up.clone(),
         );
+        registry.register(
+            "marigraph_cluster_silent_targets",
+            "Sources of which nothing has been heard for two intervals although rows are due",
+            self.silent_targets.clone(),
+        );
     }
 
     pub(crate) fn of(&self, cluster: &str, job: &str) -> Counters<'_> {
@@ -88,6 +95,19 @@ impl Metrics {
         *before = now.keys().cloned().collect();
         for (cluster, up) in now {
             self.cluster_up.get_or_create(&Cluster { cluster }).set(i64::from(up));
+        }
+    }
+
+    /// How many sources of each cluster are silent.
+    pub(crate) fn silent(&self, now: BTreeMap<String, u64>) {
+        let mut before = self.with_targets.lock();
+        for cluster in vanished(&before, &now) {
+            self.silent_targets.remove(&Cluster { cluster });
+        }
+        *before = now.keys().cloned().collect();
+        for (cluster, sources) in now {
+            let sources = i64::try_from(sources).unwrap_or(i64::MAX);
+            self.silent_targets.get_or_create(&Cluster { cluster }).set(sources);
         }
     }
 }

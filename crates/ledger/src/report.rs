@@ -68,6 +68,8 @@ pub struct Tally {
     pub worst: Option<Unevenness>,
     /// The newest stored tick, milliseconds.
     pub newest_ms: Option<i64>,
+    /// Sources of which nothing has been heard for two intervals although rows are due.
+    pub silent_sources: u64,
 }
 
 /// The longest time between two rows that follow each other.
@@ -190,6 +192,7 @@ impl Tally {
     /// Adds another sum to this one.
     pub fn add(&mut self, other: &Tally) {
         self.sources += other.sources;
+        self.silent_sources += other.silent_sources;
         self.expected += other.expected;
         self.stored += other.stored;
         self.partial += other.partial;
@@ -267,8 +270,13 @@ impl Reading {
     }
 }
 
-/// Answers for one tenant.
-pub(crate) fn report(inner: &Inner, ask: &Ask, now_ms: i64, cluster_label: &str) -> Report {
+/// Answers for one tenant. `opened_ms`: since when anything could be heard.
+pub(crate) fn report(
+    inner: &Inner,
+    ask: &Ask,
+    (now_ms, opened_ms): (i64, i64),
+    cluster_label: &str,
+) -> Report {
     let mut report = Report::default();
     let mut groups: BTreeMap<(String, String, Labels), Group> = BTreeMap::new();
     let mut gaps = Vec::new();
@@ -304,6 +312,8 @@ pub(crate) fn report(inner: &Inner, ask: &Ask, now_ms: i64, cluster_label: &str)
             continue;
         }
         reading.tally.sources = 1;
+        let silent_since = source.silent_since(now_ms, window.overlays, opened_ms);
+        reading.tally.silent_sources = u64::from(silent_since.is_some_and(|since| since < ask.end_ms));
         report.total.add(&reading.tally);
         let (cluster, job) = (cluster.to_owned(), job.to_owned());
         let (key, group) = match ask.by {

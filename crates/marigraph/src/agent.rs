@@ -2,7 +2,8 @@
 //! push doors, the tunnels.
 
 mod enrolment;
-mod home;
+pub(crate) mod home;
+mod incarnation;
 mod keep;
 mod limits;
 mod local;
@@ -84,6 +85,8 @@ struct Stages {
     storage: StorageConfig,
     /// What hubs limit.
     limits: Arc<CentralLimits>,
+    /// Which building of its cluster it belongs to.
+    incarnation: String,
     program: Arc<Program>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
@@ -146,6 +149,7 @@ impl Agent {
         };
         let pull = Arc::new(Pull::new(scraping, &mut registry));
         let limits = CentralLimits::open(&args.data, Arc::clone(&pull));
+        let incarnation = incarnation::of(&args)?;
         let (program, reloads) =
             Program::new(source, keep.keeper(), keep.retention(), Arc::clone(&clock), &mut registry);
         let receive_metrics = ReceiveMetrics::default();
@@ -186,6 +190,7 @@ impl Agent {
             keep,
             storage: config.storage.clone(),
             limits,
+            incarnation,
             program,
             reloading: tokio::sync::Mutex::new(()),
             web,
@@ -325,6 +330,8 @@ impl Stages {
             status.insert("started_ms".to_owned(), started_ms.into());
             if let Some(stages) = stages.upgrade() {
                 stages.keep.status(&mut status);
+                status.insert("incarnation".to_owned(), stages.incarnation.as_str().into());
+                status.insert("targets".to_owned(), reach::target_counts(&stages.pull.scraper()));
                 status.insert("limits".to_owned(), stages.limits.status());
                 if let Some(sharer) = stages.sharer.get() {
                     status.insert("pair".to_owned(), sharer.status());
@@ -343,7 +350,8 @@ impl Stages {
         let mut config = DialConfig::new(hubs, follow(identity));
         config.connector = connector.clone();
         config.metrics = metrics;
-        config.hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned(), started_ms };
+        let (version, incarnation) = (env!("CARGO_PKG_VERSION").to_owned(), self.incarnation.clone());
+        config.hello = Hello { version, started_ms, incarnation };
         Tunnels::start(config, &handler, clock)
     }
 }

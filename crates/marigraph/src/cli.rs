@@ -411,6 +411,10 @@ pub struct AgentArgs {
         env = "MARIGRAPH_PAIR_LEASE_DURATION"
     )]
     pub pair_duration: Duration,
+    /// Which building of its cluster this agent belongs to, for agents that stand side by side without leases: hubs
+    /// raise an alarm when two are there at once. Without it a random name, kept with the leases or the data
+    #[arg(long = "incarnation", value_name = "NAME", env = "MARIGRAPH_INCARNATION")]
+    pub incarnation: Option<String>,
 }
 
 /// Logging flags.

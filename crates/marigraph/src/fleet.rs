@@ -230,7 +230,9 @@ pub fn run(args: &FleetArgs) -> Result<()> {
             let by = format!("{:?}", args.by).to_lowercase();
             let report = ask(&args.asked, &by)?;
             clusters(&report, args.by, Timestamp::now(), out)?;
-            lifecycle::list(&args.asked.url, &args.asked.client, out)?;
+            let asked = &args.asked;
+            listing::alarms(&asked.url, asked.cluster.as_deref(), &asked.client, out)?;
+            lifecycle::list(&asked.url, &asked.client, out)?;
             if args.check && !is_whole(&report) {
                 bail!("{} of {} rows are stored", report.total.stored, report.total.expected);
             }

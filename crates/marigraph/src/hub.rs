@@ -9,9 +9,12 @@ mod explain;
 mod fleet;
 mod fleet_api;
 pub(crate) mod front;
+mod incarnations;
 mod ledger;
 mod lifecycle;
 mod limits;
+mod page;
+mod presence;
 mod proxy;
 mod rows;
 mod settle;
@@ -50,6 +53,7 @@ use fleet::{Fleet, FleetParts};
 use fleet_api::FleetApi;
 use front::{Bound, Front, Plaintext};
 use limits::AgentLimits;
+use presence::Presence;
 pub(crate) use rows::Retention;
 use rows::Rows;
 use store::Store;
@@ -237,17 +241,13 @@ impl Stages {
     /// Starts what goes on beside requests: reloads that are asked for over HTTP, the hub's certificate and
     /// what others revoke, agents' limits, and telling the ledger who is connected.
     fn keep_going(self: &Arc<Self>, reloads: Reloads, clock: &Arc<dyn Clock>) -> [JoinHandle<()>; 4] {
-        let presence = ledger::keep_presence(
-            Arc::clone(&self.rows.ledger),
-            Arc::clone(self.identity.registry()),
-            self.fleet.agents().clone(),
-            Arc::clone(clock),
-        );
+        let (ledger, fleet) = (Arc::clone(&self.rows.ledger), self.fleet.clone());
+        let presence = Presence { ledger, fleet, clock: Arc::clone(clock) };
         [
             tokio::spawn(serve_reloads(Arc::clone(self), reloads)),
             tokio::spawn(keep_identity(Arc::clone(self))),
             tokio::spawn(Arc::clone(&self.limits).keep_brought()),
-            tokio::spawn(presence),
+            tokio::spawn(presence.keep()),
         ]
     }
 

@@ -13,6 +13,7 @@ use stdx::disk::Disk;
 use crate::cursor::ReaderState;
 use crate::error::QueueError;
 use crate::intervals::Intervals;
+use crate::pending::Pending;
 use crate::reader::Reader;
 use crate::segment::Segment;
 use crate::sync::{SyncHandle, SyncState};
@@ -316,6 +317,13 @@ impl Queue {
     /// The names of all readers, open or not, sorted.
     pub fn readers(&self) -> Vec<String> {
         self.0.state().readers.keys().cloned().collect()
+    }
+
+    /// What each reader has still to do, by name, open or not.
+    pub fn pending(&self) -> Vec<(String, Pending)> {
+        let state = self.0.state();
+        let of = |entry: &ReaderEntry| Pending::of(state.segments.values(), Some(&entry.state));
+        state.readers.iter().map(|(name, entry)| (name.clone(), of(entry))).collect()
     }
 
     /// Forgets a reader, so that no block waits for it any more. Whether there was one.

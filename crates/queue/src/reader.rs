@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use parking_lot::Mutex;
 
 use crate::block::{Block, BlockKey, Header};
-use crate::cursor::{Lost, LostReason, ReaderState};
+use crate::cursor::{Lost, LostReason};
 use crate::error::QueueError;
 use crate::intervals::Intervals;
+use crate::pending::Pending;
 use crate::queue::Queue;
 use crate::segment::{Segment, Step, Walk};
 
@@ -20,17 +21,6 @@ pub enum Lane {
     Live,
     /// Segments before the split.
     Backlog,
-}
-
-/// What a reader has still to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Pending {
-    /// Blocks that are neither acknowledged nor lost.
-    pub blocks: u64,
-    /// About how many bytes they have (in proportion to their segments).
-    pub bytes: u64,
-    /// Timestamp of the oldest row in the segments that they are in, milliseconds since the epoch.
-    pub oldest_ms: Option<i64>,
 }
 
 /// A reader of a queue. Its cursor is durable; what it has handed out is forgotten with the handle.
@@ -197,23 +187,8 @@ impl Reader {
     pub fn pending(&self, lane: Lane) -> Pending {
         let split = self.lanes.lock().split;
         let state = self.queue.0.state();
-        let none = ReaderState::default();
-        let reader = state.readers.get(&self.name).map_or(&none, |entry| &entry.state);
-        let mut pending = Pending::default();
-        for segment in state.segments.values().filter(|segment| lane.has(segment.number, split)) {
-            let blocks = segment.next - segment.first;
-            let done = reader.done.get(&segment.incarnation);
-            let done =
-                done.map_or(0, |done| done.count_within(segment.first, segment.next.saturating_sub(1)));
-            if blocks > done {
-                pending.blocks += blocks - done;
-                pending.bytes +=
-                    (u128::from(segment.end) * u128::from(blocks - done) / u128::from(blocks)) as u64;
-                let oldest = segment.sums.oldest_ms;
-                pending.oldest_ms = Some(pending.oldest_ms.map_or(oldest, |before| before.min(oldest)));
-            }
-        }
-        pending
+        let segments = state.segments.values().filter(|segment| lane.has(segment.number, split));
+        Pending::of(segments, state.readers.get(&self.name).map(|entry| &entry.state))
     }
 
     /// The blocks that it lost and that have not been booked yet, oldest record first. Durable.

@@ -114,6 +114,8 @@ struct Agent {
     /// Which lost blocks have been booked since the start.
     booked: Vec<Lost>,
     used_ms: i64,
+    /// When the newest row began that was taken since the start.
+    newest_ms: Option<i64>,
 }
 
 impl fmt::Debug for StoreIntake {
@@ -160,6 +162,13 @@ impl StoreIntake {
         self.logs.remove_unused(now_ms, LOG_IDLE_MS);
     }
 
+    /// When the newest row began that was taken from a queue of a peer, milliseconds since the epoch: since the
+    /// start, and while it goes on sending.
+    pub fn newest_ms(&self, peer: &Peer, queue_id: u128) -> Option<i64> {
+        let agent = AgentKey { peer: peer.clone(), queue_id };
+        self.agents.lock().get(&agent)?.newest_ms
+    }
+
     /// What is in memory of a segment, from its log if need be.
     fn segment(&self, peer: &Peer, key: &SegmentKey) -> Arc<Mutex<Segment>> {
         let now_ms = self.clock.now_ms();
@@ -184,6 +193,13 @@ impl StoreIntake {
         agent.segments.insert(name, Arc::clone(&segment));
         self.metrics.agents.set(agents.len() as i64);
         segment
+    }
+
+    fn note_newest(&self, peer: &Peer, key: &SegmentKey, newest_ms: i64) {
+        let agent = AgentKey { peer: peer.clone(), queue_id: key.queue_id };
+        let mut agents = self.agents.lock();
+        let newest = &mut agents.entry(agent).or_default().newest_ms;
+        *newest = (*newest).max(Some(newest_ms));
     }
 
     fn note_done(&self, peer: &Peer, key: &SegmentKey, block: u64) {
@@ -235,6 +251,9 @@ impl StoreIntake {
             metrics: &self.metrics,
         };
         let outcome = segment.store(&block, &mut to)?;
+        if header.rows > 0 {
+            self.note_newest(peer, key, header.newest_ms);
+        }
         self.appended.fetch_max(outcome.position.0, Ordering::AcqRel);
         segment.log_progress(sent.block, outcome.position, self.durable.load(Ordering::Acquire), &self.logs);
         Ok(if outcome.repeated { Verdict::Known } else { Verdict::Stored })

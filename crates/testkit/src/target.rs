@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// Content type of the text exposition.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -61,7 +61,10 @@ impl FakeTarget {
         let scrapes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&scrapes);
         let server = tokio::spawn(async move {
+            // They end with the server.
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                while connections.try_join_next().is_some() {}
                 let (current, counted) = (current.clone(), Arc::clone(&counted));
                 let service = service_fn(move |request: Request<Incoming>| {
                     counted.fetch_add(1, Ordering::SeqCst);
@@ -77,7 +80,7 @@ impl FakeTarget {
                             .body(Full::new(page.body))
                     }
                 });
-                tokio::spawn(
+                connections.spawn(
                     hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service),
                 );

@@ -40,7 +40,9 @@ pub use link::Measured;
 pub use slots::Lane;
 
 use crate::identity::{PeerIdentity, PeerKind, Standing};
-use crate::protocol::{BULK_PATH, KIND, Kind, STARTED_MS, TIME_MS, Timings, UPGRADE, VERSION, number, text};
+use crate::protocol::{
+    BULK_PATH, INCARNATION, KIND, Kind, STARTED_MS, TIME_MS, Timings, UPGRADE, VERSION, number, text,
+};
 use link::{Asked, Link};
 use metrics::AgentsMetrics;
 
@@ -54,7 +56,7 @@ const GONE_MAX: usize = 10_000;
 const BULK_PATIENCE: Duration = Duration::from_secs(5);
 /// How often deadlines of bodies that nobody reads are looked at.
 const REAP_EVERY: Duration = Duration::from_secs(1);
-/// The longest version that is kept.
+/// The longest version, and the longest name of an incarnation, that is kept.
 const VERSION_CHARS_MAX: usize = 64;
 
 /// Which agent: names come from its certificate.
@@ -181,6 +183,8 @@ pub struct AgentState {
     pub version: Option<String>,
     /// When it says its process started, milliseconds since the epoch.
     pub started_ms: Option<i64>,
+    /// Which building of its cluster it says it belongs to.
+    pub incarnation: Option<String>,
     /// When the certificate of its newest connection runs out, milliseconds since the epoch.
     pub certificate_not_after_ms: Option<i64>,
     /// Round trip and clock at the last measurement.
@@ -227,6 +231,7 @@ struct Agent {
     last_end: Option<(i64, String)>,
     version: Option<String>,
     started_ms: Option<i64>,
+    incarnation: Option<String>,
 }
 
 impl Agents {
@@ -290,6 +295,7 @@ impl Agents {
             peer: peer.clone(),
             version: text(headers, &VERSION, VERSION_CHARS_MAX),
             started_ms: number(headers, &STARTED_MS),
+            incarnation: text(headers, &INCARNATION, VERSION_CHARS_MAX),
         };
         let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
             return refuse(StatusCode::BAD_REQUEST, "this connection cannot be turned into a tunnel");
@@ -370,7 +376,7 @@ impl Shared {
         let (kind, remote) = (hello.kind, hello.remote);
         let now_ms = self.clock.now_ms();
         let (version, started_ms) = (hello.version.clone(), hello.started_ms);
-        let labels = hello.peer.labels.clone();
+        let (labels, incarnation) = (hello.peer.labels.clone(), hello.incarnation.clone());
         let (link, driving) = match Link::over(upgraded, number, hello, now_ms, self.timings).await {
             Ok(made) => made,
             Err(error) => return tracing::warn!(agent = %key, %error, "begin a tunnel"),
@@ -380,6 +386,7 @@ impl Shared {
             table.links += 1;
             let agent = table.agents.entry(key.clone()).or_default();
             (agent.version, agent.started_ms, agent.labels) = (version, started_ms, labels);
+            agent.incarnation = incarnation;
             agent.links.push(Arc::clone(&link));
             let same: Vec<&Arc<Link>> = agent.links.iter().filter(|link| link.kind == kind).collect();
             if same.len() > LINKS_PER_AGENT_MAX {
@@ -537,6 +544,7 @@ impl Agent {
             remote: newest.map(|link| link.remote),
             version: self.version.clone(),
             started_ms: self.started_ms,
+            incarnation: self.incarnation.clone(),
             certificate_not_after_ms: newest.map(|link| link.peer.not_after_ms),
             measured: newest.and_then(|link| link.measured()),
             connections: self.links.len(),

@@ -40,6 +40,9 @@ pub struct Hello {
     pub version: String,
     /// When its process started, milliseconds since the epoch.
     pub started_ms: i64,
+    /// Which building of its cluster it belongs to: the same for agents that share targets, another one after the
+    /// cluster was built anew. Up to 64 printable characters.
+    pub incarnation: String,
 }
 
 /// How to reach hubs, and as whom.

@@ -35,6 +35,8 @@ pub(crate) const AHEAD_MS: HeaderName = HeaderName::from_static("marigraph-clock
 pub(crate) const KIND: HeaderName = HeaderName::from_static("marigraph-tunnel-kind");
 /// The agent's version.
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("marigraph-version");
+/// Which building of its cluster the agent belongs to.
+pub(crate) const INCARNATION: HeaderName = HeaderName::from_static("marigraph-incarnation");
 /// When the agent's process started, milliseconds since the epoch.
 pub(crate) const STARTED_MS: HeaderName = HeaderName::from_static("marigraph-started-ms");
 

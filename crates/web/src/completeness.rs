@@ -80,6 +80,8 @@ pub struct RowTally {
     pub worst: Option<(i64, i64, i64)>,
     /// The newest stored tick, milliseconds.
     pub newest_ms: Option<i64>,
+    /// Sources of which nothing has been heard for two intervals although rows are due.
+    pub silent_sources: u64,
 }
 
 /// A sum with what it is the sum of.

@@ -145,7 +145,7 @@ impl Home {
 }
 
 /// What the names of hubs' cursors begin with; the queue has other readers, too.
-const CURSOR_PREFIX: &str = "hub-";
+pub(crate) const CURSOR_PREFIX: &str = "hub-";
 /// The longest name that is kept as it is; the queue takes 64 bytes.
 const CURSOR_NAME_MAX: usize = 60;
 

@@ -163,10 +163,21 @@ impl Keep {
         if let Some(encoder) = &self.shipping {
             let stats = encoder.queue().stats();
             let not_queued = self.ship.as_ref().map_or(0, Ship::lost);
+            let reader = |(name, pending): (String, queue::Pending)| {
+                serde_json::json!({
+                    "name": name,
+                    "blocks": pending.blocks,
+                    "rows": pending.rows,
+                    "bytes": pending.bytes,
+                    "oldest_ms": pending.oldest_ms,
+                })
+            };
+            let readers: Vec<_> = encoder.queue().pending().into_iter().map(reader).collect();
             let queue = serde_json::json!({
                 "segments": stats.segments,
                 "bytes": stats.bytes,
                 "not_queued": not_queued,
+                "readers": readers,
             });
             status.insert("queue".to_owned(), queue);
         }

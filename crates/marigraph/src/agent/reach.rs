@@ -18,7 +18,7 @@ use axum::{Json, Router};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use model::SourceId;
-use model::status::ActiveTarget;
+use model::status::{ActiveTarget, TargetHealth};
 use scrape::client::FetchError;
 use scrape::{Manager, RelayError};
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,19 @@ pub(super) fn pages(scraper: Arc<Manager>, status: Status, api: Router) -> Route
     };
     let tell = move || std::future::ready(Json(status()));
     Router::new().route(TARGETS_PATH, get(list)).route(STATUS_PATH, get(tell)).merge(api)
+}
+
+/// How many targets it scrapes itself, by health.
+pub(super) fn target_counts(scraper: &Manager) -> serde_json::Value {
+    let (mut up, mut down, mut unknown) = (0u64, 0u64, 0u64);
+    for target in scraper.active_targets().iter().filter(|target| target.scraped_by.is_none()) {
+        match target.health {
+            TargetHealth::Up => up += 1,
+            TargetHealth::Down => down += 1,
+            TargetHealth::Unknown => unknown += 1,
+        }
+    }
+    serde_json::json!({ "up": up, "down": down, "unknown": unknown })
 }
 
 fn parse_id(text: &str) -> Option<SourceId> {

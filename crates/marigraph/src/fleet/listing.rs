@@ -44,6 +44,9 @@ pub struct TargetsArgs {
     /// Most lines
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     pub limit: usize,
+    /// Where the page before said that this one begins (nextPageToken of --json)
+    #[arg(long, value_name = "TOKEN")]
+    pub page_token: Option<String>,
 }
 
 /// What can be explained.
@@ -72,6 +75,15 @@ struct Envelope<T> {
     error: String,
     #[serde(default)]
     warnings: Vec<String>,
+    #[serde(default, rename = "nextPageToken")]
+    next: Option<String>,
+}
+
+/// What a hub answered.
+struct Told<T> {
+    data: T,
+    /// Where the next page begins.
+    next: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,23 +97,37 @@ struct Agent {
     last_seen: Option<String>,
     certificate_not_after: Option<String>,
     clock_ahead_seconds: Option<f64>,
-    status: Option<Status>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Status {
+    #[serde(default)]
+    silent: bool,
+    #[serde(default)]
+    uptime_seconds: Option<f64>,
+    #[serde(default)]
+    lag_seconds: Option<f64>,
     queue: Option<Queue>,
+    targets: Option<Counts>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Queue {
-    bytes: u64,
+    waiting_rows: Option<u64>,
+    waiting_bytes: Option<u64>,
+    oldest_age_seconds: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
+struct Counts {
+    up: u64,
+    down: u64,
+    unknown: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Targets {
     targets: Vec<Target>,
     count: usize,
+    next_page_token: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -119,6 +145,8 @@ struct Target {
 #[derive(Debug, Deserialize)]
 struct Explained {
     found: Vec<Found>,
+    #[serde(default, rename = "foundMore")]
+    more: usize,
     looked: Vec<Looked>,
 }
 
@@ -146,59 +174,146 @@ struct Looked {
     dropped: usize,
 }
 
-/// Lists agents.
+#[derive(Debug, Deserialize)]
+struct Alarm {
+    cluster: String,
+    since: Option<String>,
+    what: String,
+}
+
+/// Lists agents, all of them.
 ///
 /// # Errors
 /// The hub cannot be asked or refuses.
 pub(super) fn agents(args: &ListArgs, out: &mut dyn Write) -> Result<()> {
-    let Some(agents) = ask::<Vec<Agent>>(args, "/api/v1/fleet/agents", &[], out)? else { return Ok(()) };
-    let title = ["CLUSTER", "AGENT", "STATE", "SINCE", "VERSION", "QUEUE", "CLOCK", "CERTIFICATE UNTIL"];
+    let title = [
+        "CLUSTER",
+        "AGENT",
+        "STATE",
+        "SINCE",
+        "VERSION",
+        "UPTIME",
+        "LAG",
+        "WAITING",
+        "OLDEST",
+        "TARGETS",
+        "CLOCK",
+        "CERTIFICATE UNTIL",
+    ];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
-    for agent in agents {
-        let since = if agent.state == "connected" { agent.connected_since } else { agent.last_seen };
-        let queue = agent.status.and_then(|status| status.queue).map(|queue| queue.bytes);
-        rows.push(vec![
-            agent.cluster,
-            agent.agent,
-            agent.state,
-            to_the_second(since),
-            agent.version.unwrap_or_default(),
-            queue.map_or_else(String::new, |bytes| format!("{:.1} MiB", bytes as f64 / 1_048_576.0)),
-            agent.clock_ahead_seconds.map_or_else(String::new, |ahead| format!("{ahead:+.3} s")),
-            to_the_second(agent.certificate_not_after),
-        ]);
+    let mut form = Vec::new();
+    loop {
+        let Some(told) = ask::<Vec<Agent>>(args, "/api/v1/fleet/agents", &form, out)? else { return Ok(()) };
+        rows.extend(told.data.into_iter().map(agent_row));
+        match told.next {
+            Some(next) => form = vec![("page_token", next)],
+            None => break,
+        }
     }
     print_table(&rows, out)?;
     Ok(())
 }
 
-/// Lists targets of all clusters.
+fn agent_row(agent: Agent) -> Vec<String> {
+    let is_connected = agent.state == "connected";
+    let since = if is_connected { agent.connected_since } else { agent.last_seen };
+    let age = |seconds: Option<f64>| seconds.map_or_else(String::new, for_people);
+    let queue = agent.queue.as_ref();
+    let waiting = queue.and_then(|queue| queue.waiting_rows.zip(queue.waiting_bytes));
+    let waiting = waiting.map(|(rows, bytes)| format!("{rows} rows, {:.1} MiB", bytes as f64 / 1_048_576.0));
+    let targets = agent.targets.map(|targets| {
+        let of = |count: u64, word: &str| (count > 0).then(|| format!("{count} {word}"));
+        let parts = [of(targets.up, "up"), of(targets.down, "DOWN"), of(targets.unknown, "unknown")];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    });
+    vec![
+        agent.cluster,
+        agent.agent,
+        // Connected, and hanging.
+        if is_connected && agent.silent { "SILENT".to_owned() } else { agent.state },
+        to_the_second(since),
+        agent.version.unwrap_or_default(),
+        age(agent.uptime_seconds),
+        age(agent.lag_seconds),
+        waiting.unwrap_or_default(),
+        age(queue.and_then(|queue| queue.oldest_age_seconds)),
+        targets.unwrap_or_default(),
+        agent.clock_ahead_seconds.map_or_else(String::new, |ahead| format!("{ahead:+.3} s")),
+        to_the_second(agent.certificate_not_after),
+    ]
+}
+
+/// Lists targets of all clusters, page by page.
 ///
 /// # Errors
 /// The hub cannot be asked or refuses.
 pub(super) fn targets(args: &TargetsArgs, out: &mut dyn Write) -> Result<()> {
-    let mut form = vec![("limit", args.limit.to_string())];
-    form.extend(args.job.iter().map(|job| ("job", job.clone())));
-    form.extend(args.down.then(|| ("health", "down".to_owned())));
-    let Some(found) = ask::<Targets>(&args.list, "/api/v1/fleet/targets", &form, out)? else { return Ok(()) };
     let title = ["CLUSTER", "JOB", "INSTANCE", "HEALTH", "LAST SCRAPE", "URL", "LAST ERROR"];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
-    let shown = found.targets.len();
-    for target in found.targets {
-        rows.push(vec![
-            target.cluster,
-            target.scrape_pool,
-            target.labels.get("instance").cloned().unwrap_or_default(),
-            target.health,
-            to_the_second(target.last_scrape),
-            target.scrape_url,
-            target.last_error,
-        ]);
+    let (mut next, mut left) = (args.page_token.clone(), 0);
+    while rows.len() <= args.limit {
+        let mut form = vec![("limit", (args.limit + 1 - rows.len()).to_string())];
+        form.extend(args.job.iter().map(|job| ("job", job.clone())));
+        form.extend(args.down.then(|| ("health", "down".to_owned())));
+        form.extend(next.iter().map(|next| ("page_token", next.clone())));
+        let Some(told) = ask::<Targets>(&args.list, "/api/v1/fleet/targets", &form, out)? else {
+            return Ok(());
+        };
+        let found = told.data;
+        left = found.count.saturating_sub(found.targets.len());
+        rows.extend(found.targets.into_iter().map(target_row));
+        next = found.next_page_token;
+        if next.is_none() {
+            break;
+        }
     }
     print_table(&rows, out)?;
-    if shown < found.count {
-        writeln!(out, "{shown} of {} targets; --limit shows more", found.count)?;
+    if let Some(next) = next {
+        writeln!(out, "{left} more targets; --limit shows more, --page-token {next} the next ones")?;
     }
+    Ok(())
+}
+
+fn target_row(target: Target) -> Vec<String> {
+    vec![
+        target.cluster,
+        target.scrape_pool,
+        target.labels.get("instance").cloned().unwrap_or_default(),
+        target.health,
+        to_the_second(target.last_scrape),
+        target.scrape_url,
+        target.last_error,
+    ]
+}
+
+/// Lists what the hub has noticed by itself; nothing when there is nothing, or when the hub does not know of alarms.
+///
+/// # Errors
+/// The hub cannot be asked.
+pub(super) fn alarms(
+    url: &str,
+    cluster: Option<&str>,
+    client: &ClientArgs,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let form: Vec<_> = cluster.iter().map(|cluster| ("cluster", (*cluster).to_owned())).collect();
+    let answer = Server::new(url, client)?.ask_blocking(Method::GET, "/api/v1/fleet/alarms", &form)?;
+    let Ok(Envelope { data: Some(alarms), .. }) =
+        serde_json::from_slice::<Envelope<Vec<Alarm>>>(&answer.body)
+    else {
+        return Ok(());
+    };
+    if alarms.is_empty() {
+        return Ok(());
+    }
+    let mut rows = vec![["ALARM", "SINCE", "WHAT"].map(str::to_owned).to_vec()];
+    rows.extend(
+        alarms
+            .into_iter()
+            .map(|alarm| vec![super::cluster_name(&alarm.cluster), to_the_second(alarm.since), alarm.what]),
+    );
+    writeln!(out)?;
+    print_table(&rows, out)?;
     Ok(())
 }
 
@@ -210,12 +325,16 @@ pub fn explain(verb: &ExplainVerb, out: &mut dyn Write) -> Result<()> {
     let ExplainVerb::Target { word, list } = verb;
     let form = [("target", word.clone())];
     let Some(told) = ask::<Explained>(list, "/api/v1/explain/target", &form, out)? else { return Ok(()) };
+    let told = told.data;
     for found in &told.found {
         let cluster = super::cluster_name(&found.cluster);
         writeln!(out, "{} (cluster {cluster}, job {}): {}", found.target, found.job, found.verdict)?;
         for step in &found.steps {
             writeln!(out, "  {} {:<11} {}", if step.ok { "ok  " } else { "FAIL" }, step.step, step.what)?;
         }
+    }
+    if told.more > 0 {
+        writeln!(out, "and {} more targets with {word:?}; say more of its name, or --cluster", told.more)?;
     }
     if told.found.is_empty() {
         writeln!(out, "no target with {word:?} in its address, instance or URL has been discovered:")?;
@@ -239,7 +358,7 @@ fn ask<T: DeserializeOwned>(
     path: &str,
     form: &[(&str, String)],
     out: &mut dyn Write,
-) -> Result<Option<T>> {
+) -> Result<Option<Told<T>>> {
     let mut form = form.to_vec();
     form.extend(args.cluster.iter().map(|cluster| ("cluster", cluster.clone())));
     let server = Server::new(&args.url, &args.client)?;
@@ -255,7 +374,17 @@ fn ask<T: DeserializeOwned>(
     for warning in envelope.warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    Ok(Some(data))
+    Ok(Some(Told { data, next: envelope.next }))
+}
+
+/// `0s`, `1.5s`, `2d3h`: seconds rounded to what matters.
+fn for_people(seconds: f64) -> String {
+    let ms = (seconds.max(0.0) * 1000.0) as i64;
+    model::duration::format(match ms {
+        ..10_000 => ms / 100 * 100,
+        10_000..7_200_000 => ms / 1000 * 1000,
+        _ => ms / 60_000 * 60_000,
+    })
 }
 
 /// Without the fraction of its seconds.

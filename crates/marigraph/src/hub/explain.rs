@@ -220,7 +220,7 @@ async fn explain(State(it): State<Explain>, caller: Caller, asked: Form<Asked>) 
         let (name, cluster, since) = (&agent.agent, &agent.cluster, since.unwrap_or_default());
         format!("agent {name} of cluster {cluster} is not connected{since}, so what it sees is not known")
     }));
-    let (mut explained, mut looked) = (Vec::new(), Vec::new());
+    let (mut explained, mut looked, mut more) = (Vec::new(), Vec::new(), 0usize);
     let (own, own_pools) = if caller.sees_program() && asked.cluster.as_deref().is_none_or(str::is_empty) {
         (it.own(TARGETS).await, it.own(POOLS).await)
     } else {
@@ -242,11 +242,15 @@ async fn explain(State(it): State<Explain>, caller: Caller, asked: Form<Asked>) 
         {
             if explained.len() < FOUND_MAX {
                 explained.push(it.active(&caller, &place, target));
+            } else {
+                more += 1;
             }
         }
         for target in list("droppedTargets").iter().filter(|target| is_meant(target, &word)) {
             if explained.len() < FOUND_MAX {
                 explained.push(it.dropped(agent, &place, target).await);
+            } else {
+                more += 1;
             }
         }
         looked.push(json!({
@@ -260,7 +264,7 @@ async fn explain(State(it): State<Explain>, caller: Caller, asked: Form<Asked>) 
     if explained.is_empty() {
         explained = it.remembered(&caller, asked.cluster.as_deref(), &word);
     }
-    success(&json!({ "found": explained, "looked": looked }), &warnings)
+    success(&json!({ "found": explained, "foundMore": more, "looked": looked }), &warnings)
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {

@@ -20,6 +20,7 @@ use model::status::{ActiveTarget, TargetHealth};
 use model::{Labels, SourceId, TenantId};
 use prometheus_client::registry::Registry;
 use proxy::{BoxFuture, ClusterState, FetchRequest, FleetError, FleetTarget};
+use remote::ship::message::queue_id;
 use remote::ship::{Door, DoorError, Peer};
 use remote::{IntakeConfig, IntakeMetrics, OnLost, StoreIntake};
 use stdx::clock::Clock;
@@ -27,10 +28,12 @@ use stdx::disk::RealDisk;
 use storage::Appender;
 use tokio::time::Instant;
 use tunnel::identity::{PeerIdentity, PeerKind, Standing};
-use tunnel::{AGENT_SAYS, Agents, Ask, RequestError, TUNNEL_PATH, Timings, To};
+use tunnel::{AGENT_SAYS, AgentKey, Agents, Ask, RequestError, TUNNEL_PATH, Timings, To};
 
 use tunnel::policy::SCRAPE_PATH;
 
+use super::incarnations::Incarnations;
+use super::presence::HeardAgents;
 use crate::agent::reach::{TARGETS_PATH, TargetLine};
 
 /// Where agents begin to send rows.
@@ -55,6 +58,8 @@ pub(super) struct Fleet {
     door: Arc<Door<StoreIntake>>,
     clock: Arc<dyn Clock>,
     registry: Arc<tenancy::Registry>,
+    heard: Arc<HeardAgents>,
+    incarnations: Arc<Incarnations>,
 }
 
 /// What the door does with a message.
@@ -92,12 +97,24 @@ impl Fleet {
         let intake = StoreIntake::new(parts.appender, RealDisk::shared(), parts.clock, config, metrics);
         let door = Arc::new(Door::new(intake));
         tokio::spawn(keep_up(Arc::downgrade(&door)));
-        Fleet { agents, door, clock, registry: parts.registry }
+        let incarnations = Arc::<Incarnations>::default();
+        incarnations.register_metrics(registry);
+        Fleet { agents, door, clock, registry: parts.registry, heard: Arc::default(), incarnations }
     }
 
     /// Who is connected.
     pub(super) fn agents(&self) -> &Agents {
         &self.agents
+    }
+
+    /// What was last heard of each agent.
+    pub(super) fn heard(&self) -> &HeardAgents {
+        &self.heard
+    }
+
+    /// Clusters that live twice.
+    pub(super) fn incarnations(&self) -> &Incarnations {
+        &self.incarnations
     }
 
     /// Who is enrolled.
@@ -132,8 +149,17 @@ impl Fleet {
 
     /// Runs what syncs disks off the runtime's threads.
     async fn at_the_door(self, peer: PeerIdentity, body: Bytes, serve: Serve) -> Response {
+        let agent = AgentKey::from(&peer);
+        self.heard.sign(&agent, self.clock.now_ms());
         let sender = Peer { tenant: peer.tenant, cluster: peer.cluster };
-        let done = tokio::task::spawn_blocking(move || serve(&self.door, &sender, &body)).await;
+        let done = tokio::task::spawn_blocking(move || {
+            let answer = serve(&self.door, &sender, &body)?;
+            if let Some(queue_id) = queue_id(&body) {
+                self.heard.rows(&agent, self.door.intake().newest_ms(&sender, queue_id));
+            }
+            Ok(answer)
+        });
+        let done = done.await;
         match done {
             Ok(Ok(answer)) => ([(header::CONTENT_TYPE, "application/octet-stream")], answer).into_response(),
             Ok(Err(error @ DoorError::Message(_))) => {

@@ -16,8 +16,6 @@ use web::{
     PushedTally, RowGap, RowTally, TallyOf,
 };
 
-use super::settle::Settling;
-
 /// The ledger's directory in the data directory.
 pub(crate) const DIRECTORY: &str = "ledger";
 /// Time between two rounds of upkeep: what a power cut may cost of what the hub scraped itself.
@@ -84,44 +82,6 @@ pub(crate) fn keep_up(appender: Arc<LedgerAppender>, ledger: Arc<Ledger>, start_
             }
         }
     })
-}
-
-/// How often the ledger hears who is connected: well within two intervals of most sources.
-const PRESENCE: Duration = Duration::from_secs(5);
-
-/// Tells the ledger which agents have leave to send and which are connected, until it is aborted.
-pub(crate) async fn keep_presence(
-    ledger: Arc<Ledger>,
-    registry: Arc<tenancy::Registry>,
-    agents: tunnel::Agents,
-    clock: Arc<dyn Clock>,
-) {
-    let mut changes = agents.changes();
-    let mut settling = Settling::default();
-    loop {
-        for agent in registry.agents() {
-            let Ok(tenant) = TenantId::new(&agent.tenant) else { continue };
-            if agent.elsewhere || registry.is_revoked(&agent.agent_id, &agent.serial) {
-                ledger.agent_gone(&tenant, &agent.cluster, &agent.agent_id);
-            } else {
-                ledger.agent_enrolled(&tenant, &agent.cluster, &agent.agent_id, agent.enrolled_ms);
-            }
-        }
-        let now_ms = clock.now_ms();
-        let list = agents.list();
-        for agent in list.iter().filter(|agent| agent.connections > 0) {
-            let Ok(tenant) = TenantId::new(&agent.key.tenant) else { continue };
-            ledger.agent_seen(&tenant, &agent.key.cluster, &agent.key.agent, now_ms);
-            if let Err(error) = registry.seen_here(&agent.key.agent) {
-                tracing::error!(%error, agent = &*agent.key.agent, "write down that an agent was seen");
-            }
-        }
-        settling.look(&ledger, &registry, &list, now_ms);
-        tokio::select! {
-            () = tokio::time::sleep(PRESENCE) => {}
-            changed = changes.changed() => if changed.is_err() { return },
-        }
-    }
 }
 
 /// Books rows that agents say will never come.
@@ -271,5 +231,6 @@ fn tally(tally: &Tally) -> RowTally {
         percent: tally.percent(),
         worst: tally.worst.map(|worst| (worst.between_ms, worst.interval_ms, worst.from_ms)),
         newest_ms: tally.newest_ms,
+        silent_sources: tally.silent_sources,
     }
 }

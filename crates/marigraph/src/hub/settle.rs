@@ -97,6 +97,7 @@ mod tests {
             remote: None,
             version: None,
             started_ms: Some(NOW_MS - started * 60_000),
+            incarnation: None,
             certificate_not_after_ms: None,
             measured: None,
             connections,

@@ -94,6 +94,35 @@ async fn a_hub_tells_of_its_fleet_and_explains_targets() -> Result<()> {
     assert_eq!((&one["state"], &one["version"]), (&"connected".into(), &env!("CARGO_PKG_VERSION").into()));
     assert!(one["certificateNotAfter"].is_string() && one["status"]["queue"]["bytes"].is_u64(), "{one}");
 
+    let agent_of =
+        |data: &Value| data[0]["targets"] == serde_json::json!({ "up": 1, "down": 1, "unknown": 0 });
+    let agents =
+        told(&hub, "/api/v1/fleet/agents", |data| agent_of(data) && data[0]["lagSeconds"].is_number());
+    let agents = agents.await?;
+    let one = &agents["data"][0];
+    assert!(one["lagSeconds"].as_f64() < Some(10.0) && one["newestRow"].is_string(), "{one}");
+    assert!(one["queue"]["waitingRows"].is_u64() && one["uptimeSeconds"].is_number(), "{one}");
+    assert_eq!(
+        (&one["silent"], one["status"]["queue"]["readers"][0]["blocks"].is_u64()),
+        (&false.into(), true),
+        "{one}"
+    );
+    let incarnation = one["incarnation"].as_str().context("an incarnation")?;
+    assert_eq!(alpha["incarnations"][0]["incarnation"], incarnation, "{alpha}");
+    assert_eq!(alpha["incarnationAlarm"], false, "{alpha}");
+    assert!(alpha["lagSeconds"].as_f64() < Some(10.0), "{alpha}");
+
+    // Page by page.
+    let (_, all) = get(&hub, "/api/v1/fleet/targets", None).await?;
+    assert_eq!((&all["data"]["count"], &all["data"]["nextPageToken"]), (&2.into(), &Value::Null), "{all}");
+    let (_, first) = get(&hub, "/api/v1/fleet/targets?limit=1", None).await?;
+    let next = first["data"]["nextPageToken"].as_str().with_context(|| first.to_string())?;
+    let (_, second) = get(&hub, &format!("/api/v1/fleet/targets?limit=1&page_token={next}"), None).await?;
+    assert_eq!((&second["data"]["count"], &second["data"]["nextPageToken"]), (&1.into(), &Value::Null));
+    let ids = [&first, &second].map(|page| page["data"]["targets"][0]["id"].clone());
+    assert_eq!(ids, [0, 1].map(|at: usize| all["data"]["targets"][at]["id"].clone()), "{first} {second}");
+    assert_eq!(get(&hub, "/api/v1/fleet/targets?page_token=7", None).await?.0, 400);
+
     let down = told(&hub, "/api/v1/fleet/targets?health=down", |data| data["count"] == 1).await?;
     let target = &down["data"]["targets"][0];
     assert_eq!(target["labels"]["instance"], dead.to_string(), "{target}");
@@ -128,9 +157,9 @@ async fn a_hub_tells_of_its_fleet_and_explains_targets() -> Result<()> {
     let made = made.await?.json()?;
     let beta = made["token"].as_str().with_context(|| made.to_string())?;
     for path in
-        ["/api/v1/fleet/clusters", "/api/v1/fleet/agents", "/api/v1/fleet/targets", "/api/v1/fleet/pauses"]
+        ["clusters", "agents", "targets", "pauses", "alarms"].map(|list| format!("/api/v1/fleet/{list}"))
     {
-        let (status, answer) = get(&hub, path, Some(beta)).await?;
+        let (status, answer) = get(&hub, &path, Some(beta)).await?;
         assert_eq!(status, 200, "{path}: {answer}");
         assert!(!answer.to_string().contains("alpha"), "{path}: {answer}");
     }

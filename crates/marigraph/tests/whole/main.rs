@@ -15,6 +15,7 @@ mod lifecycle;
 mod local;
 mod namespaces;
 mod pairs;
+mod presence;
 mod proxy;
 mod pull;
 mod push;

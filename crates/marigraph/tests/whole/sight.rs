@@ -64,6 +64,7 @@ const ROUTES: &[(&str, &[(&str, &str)])] = &[
     ("\"/api/v1/fleet/clusters\"", &[("GET", "/api/v1/fleet/clusters")]),
     ("\"/api/v1/fleet/agents\"", &[("GET", "/api/v1/fleet/agents")]),
     ("\"/api/v1/fleet/targets\"", &[("GET", "/api/v1/fleet/targets")]),
+    ("\"/api/v1/fleet/alarms\"", &[("GET", "/api/v1/fleet/alarms")]),
     (
         "\"/api/v1/explain/target\"",
         &[("GET", "/api/v1/explain/target?cluster=secret-harbour&target=127.0.0.1")],

@@ -456,6 +456,8 @@ fn the_certificate_says_which_cluster_it_is() {
         ]
     );
     assert_eq!(hub.intake.metrics.renamed.get(), 4, "the source and its series, once each");
+    assert_eq!(hub.intake.newest_ms(&peer(), all[0].key.queue_id), Some(1_001_000));
+    assert_eq!(hub.intake.newest_ms(&peer(), 0), None, "another queue");
 
     // Queued under another name: it is refused, whatever it says inside.
     let (_encoder, all) =

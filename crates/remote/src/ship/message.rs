@@ -416,6 +416,13 @@ impl Answer {
     }
 }
 
+/// Whose message it is, of a hello or a batch that has been read: the queue's id.
+pub fn queue_id(bytes: &[u8]) -> Option<u128> {
+    let mut input = In(bytes);
+    input.take(MAGIC.len() + 3).ok()?;
+    input.id().ok()
+}
+
 const TOO_LARGE: MessageError = MessageError::Malformed("a number past all bounds");
 const SHORT: MessageError = MessageError::Malformed("it ends early");
 const LOST_REASONS: [LostReason; 3] = [LostReason::Bytes, LostReason::Age, LostReason::Damaged];

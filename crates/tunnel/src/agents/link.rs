@@ -40,6 +40,7 @@ pub(super) struct Hello {
     pub(super) peer: PeerIdentity,
     pub(super) version: Option<String>,
     pub(super) started_ms: Option<i64>,
+    pub(super) incarnation: Option<String>,
 }
 
 /// A measurement of an agent's connection.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Dialled;
 use crate::connect::{BoxedStream, ConnectError};
-use crate::protocol::{KIND, Kind, STARTED_MS, TIME_MS, TUNNEL_PATH, UPGRADE, VERSION};
+use crate::protocol::{INCARNATION, KIND, Kind, STARTED_MS, TIME_MS, TUNNEL_PATH, UPGRADE, VERSION};
 
 /// How much of a hub's refusal is read.
 const REFUSAL_BYTES_MAX: usize = 1 << 10;
@@ -110,6 +110,11 @@ fn request(dialled: &Dialled, kind: Kind, now_ms: i64) -> Request<Empty<Bytes>> 
     headers.insert(STARTED_MS, HeaderValue::from(dialled.hello.started_ms));
     if let Ok(version) = HeaderValue::from_str(&dialled.hello.version) {
         headers.insert(VERSION, version);
+    }
+    if let Ok(incarnation) = HeaderValue::from_str(&dialled.hello.incarnation)
+        && !incarnation.is_empty()
+    {
+        headers.insert(INCARNATION, incarnation);
     }
     request
 }

@@ -218,7 +218,7 @@ pub(crate) fn dial_as(
         hubs,
         tls,
         connector: Connector::over(connect, Proxies::none()),
-        hello: Hello { version: "1.2.3".to_owned(), started_ms: 7 },
+        hello: Hello { version: "1.2.3".to_owned(), started_ms: 7, incarnation: "blue".to_owned() },
         timings,
         seed,
         metrics: crate::DialMetrics::default(),

@@ -120,6 +120,7 @@ fn write(out: &mut Vec<u8>, ask: &CompletenessAsk, report: &CompletenessReport) 
 fn tally(entry: &mut json::Object<'_>, tally: &RowTally) {
     let sum = |list: &[(&str, u64)]| list.iter().map(|(_, rows)| rows).sum::<u64>();
     entry.integer("sources", tally.sources);
+    entry.integer("silentSources", tally.silent_sources);
     entry.integer("expected", tally.expected);
     entry.integer("stored", tally.stored);
     entry.integer("partial", tally.partial);

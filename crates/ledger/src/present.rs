@@ -1,0 +1,143 @@
+//! What is so now: sources of which nothing is heard though rows are due, and the last word about a source.
+
+use std::collections::{HashMap, HashSet};
+
+use model::Labels;
+
+use crate::fact::{Fact, Verdict};
+use crate::report::{overlays, place};
+use crate::source::{Overlay, Said, Source};
+use crate::tenant::Inner;
+
+/// What a row may take from its scrape's begin to the ledger, beside an interval, milliseconds: rows travel once a second.
+const LIVE_MS: i64 = 2_500;
+
+/// A source of which nothing is heard though rows are due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SilentSource {
+    /// Of which cluster.
+    pub cluster: String,
+    /// Of which job.
+    pub job: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// The first tick of which nothing is known, milliseconds.
+    pub since_ms: i64,
+}
+
+/// The last word about a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LastWord {
+    /// The newest stored tick, milliseconds.
+    pub stored_ms: Option<i64>,
+    /// The newest tick that is known of, and what became of it.
+    pub told: Option<(i64, Verdict)>,
+    /// When a row, or cells of one, were last refused for a limit, its age or what stands there already, among its last
+    /// rows, and why.
+    pub refused: Option<(i64, Verdict)>,
+}
+
+/// A target as its rows name it: cluster, job, instance.
+pub type TargetName = (String, String, String);
+
+impl Source {
+    /// The first tick that is due and of which nothing is heard, milliseconds; `None` while it is in time, and where
+    /// nothing is expected. `opened_ms`: since when anything could be heard.
+    pub(crate) fn silent_since(&self, now_ms: i64, overlays: &[Overlay], opened_ms: i64) -> Option<i64> {
+        if !self.is_expected(now_ms) || self.is_excused(now_ms, overlays) {
+            return None;
+        }
+        let interval = self.schedule_at(now_ms)?.interval_ms;
+        let newest = self.newest_ms();
+        // One that times out is told of when its time is over.
+        let told = self.runs.as_slice().last().map(|run| Verdict::from(run.fact));
+        let slow = if told == Some(Verdict::Failed(storage::Failure::Timeout)) { interval } else { 0 };
+        let patience = (2 * interval).max(interval + LIVE_MS) + slow;
+        (now_ms >= newest.max(opened_ms).saturating_add(patience)).then(|| newest.saturating_add(interval))
+    }
+
+    /// Whether its cluster is paused or retired.
+    fn is_excused(&self, now_ms: i64, overlays: &[Overlay]) -> bool {
+        let begun = self.events.iter().rev().find(|(_, said)| matches!(said, Said::Begin(..)));
+        let begun = begun.map_or_else(|| self.oldest_ms(), |(at, _)| *at);
+        overlays.iter().any(|overlay| match overlay {
+            Overlay::Pause { from_ms, until_ms, .. } => (*from_ms..*until_ms).contains(&now_ms),
+            Overlay::Retire { at_ms, .. } => (begun..=now_ms).contains(at_ms),
+            Overlay::Loss(_) => false,
+        })
+    }
+
+    /// The last word about it.
+    fn last_word(&self) -> LastWord {
+        /// Runs that are looked at for refusals.
+        const BACK: usize = 8;
+        let runs = self.runs.as_slice();
+        let newest = |is: fn(Fact) -> bool, within: usize| {
+            let run = runs.iter().rev().take(within).find(|run| is(run.fact))?;
+            Some((run.last(), Verdict::from(run.fact)))
+        };
+        LastWord {
+            stored_ms: newest(|fact| Verdict::from(fact).is_stored(), runs.len()).map(|(at, _)| at),
+            told: newest(|_| true, 1),
+            refused: newest(|fact| matches!(fact, Fact::Refused(_) | Fact::Partial { .. }), BACK),
+        }
+    }
+}
+
+/// The silent sources of clusters that `is_asked`; the `max` longest silent of them, and how many more there are.
+pub(crate) fn silent(
+    inner: &Inner,
+    cluster_label: &str,
+    (now_ms, opened_ms): (i64, i64),
+    is_asked: impl Fn(&str) -> bool,
+    max: usize,
+) -> (Vec<SilentSource>, usize) {
+    let mut found: Vec<(i64, &Source)> = Vec::new();
+    for source in inner.live() {
+        let (cluster, _) = place(source, cluster_label);
+        if is_asked(cluster)
+            && let Some(since_ms) = source.silent_since(now_ms, overlays(inner, cluster), opened_ms)
+        {
+            found.push((since_ms, source));
+        }
+    }
+    found.sort_by(|(a, one), (b, other)| (a, &one.labels).cmp(&(b, &other.labels)));
+    let more = found.len().saturating_sub(max);
+    let shown = found.into_iter().take(max).map(|(since_ms, source)| {
+        let (cluster, job) = place(source, cluster_label);
+        SilentSource {
+            cluster: cluster.to_owned(),
+            job: job.to_owned(),
+            labels: source.labels.clone(),
+            since_ms,
+        }
+    });
+    (shown.collect(), more)
+}
+
+/// The last word about each of `targets`, in their order: of the newest source of that name. Goes once over all sources.
+pub(crate) fn last_words(
+    inner: &Inner,
+    cluster_label: &str,
+    targets: &[TargetName],
+) -> Vec<Option<LastWord>> {
+    let mut words: HashMap<TargetName, Option<LastWord>> =
+        targets.iter().map(|target| (target.clone(), None)).collect();
+    let instances: HashSet<&str> = targets.iter().map(|(_, _, instance)| instance.as_str()).collect();
+    for source in inner.live() {
+        let (cluster, job) = place(source, cluster_label);
+        let instance = source.labels.get("instance").unwrap_or_default();
+        if !instances.contains(instance) {
+            continue;
+        }
+        let key = (cluster.to_owned(), job.to_owned(), instance.to_owned());
+        if let Some(word) = words.get_mut(&key) {
+            let told = |word: &LastWord| word.told.map(|(at, _)| at);
+            let next = source.last_word();
+            if word.as_ref().is_none_or(|before| told(before) < told(&next)) {
+                *word = Some(next);
+            }
+        }
+    }
+    targets.iter().map(|target| words.get(target).copied().flatten()).collect()
+}

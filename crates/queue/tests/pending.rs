@@ -1,0 +1,43 @@
+//! What waits for each reader, in figures.
+
+use std::path::Path;
+
+use queue::{BlockMeta, Options, Pending, Start};
+use stdx::clock::FakeClock;
+use stdx::disk::FakeDisk;
+
+const START_MS: i64 = 1_700_000_000_000;
+
+/// Ten blocks a second apart, of ten rows each.
+#[test]
+fn what_waits_is_told_for_each_reader() -> Result<(), Box<dyn std::error::Error>> {
+    let disk = FakeDisk::new(Path::new("/d"));
+    let clock = FakeClock::at(START_MS);
+    let mut opened = queue::open(disk.shared(), Path::new("/d/queue"), clock, Options::default())?;
+    let queue = opened.queue.clone();
+    let readers = [queue.reader("a", Start::Oldest)?, queue.reader("b", Start::Oldest)?];
+    assert_eq!(queue.pending(), [("a".to_owned(), Pending::default()), ("b".to_owned(), Pending::default())]);
+    for block in 0..10 {
+        let at_ms = START_MS + block * 1000;
+        let meta = BlockMeta { oldest_ms: at_ms, newest_ms: at_ms + 1000, rows: 10, ..BlockMeta::default() };
+        opened.writer.write(&meta, &[7; 100])?;
+    }
+    let check = |acknowledged: Option<(u64, u64)>, blocks: u64, oldest_s: Option<i64>| {
+        if let Some((first, last)) = acknowledged {
+            readers[0].acknowledge(queue.incarnation(), first, last);
+        }
+        let pending = queue.pending();
+        let (_, of_a) = &pending[0];
+        let oldest_ms = oldest_s.map(|seconds| START_MS + seconds * 1000);
+        let shown = (of_a.blocks, of_a.rows, of_a.oldest_ms);
+        assert_eq!(shown, (blocks, blocks * 10, oldest_ms), "{acknowledged:?}");
+        assert_eq!(pending[1].1.blocks, 10, "the other reader's");
+    };
+    check(None, 10, Some(0));
+    check(Some((0, 3)), 6, Some(4));
+    // What comes home before it counts when that does.
+    check(Some((8, 9)), 4, Some(4));
+    check(Some((4, 6)), 1, Some(7));
+    check(Some((7, 7)), 0, None);
+    Ok(())
+}
