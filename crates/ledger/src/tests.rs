@@ -17,6 +17,7 @@ use crate::{Ask, By, Ledger, LedgerAppender, LedgerConfig, Loss, LossReport, Pau
 mod crashes;
 mod golden;
 mod model_based;
+mod present;
 
 const DIR: &str = "/data/ledger";
 const START_MS: i64 = 1_700_000_000_000;
