@@ -26,6 +26,7 @@ impl Completeness for Account {
             percent: Some(50.0),
             worst: Some((45_000, 15_000, 1_015_000)),
             newest_ms: Some(1_015_000),
+            silent_sources: 1,
             ..RowTally::default()
         };
         let job = Some(format!("{:?}", ask.by));
@@ -91,7 +92,7 @@ fn fixture() -> Fixture {
 #[tokio::test]
 async fn the_account_is_told() {
     let tally = concat!(
-        r#""sources":1,"expected":4,"stored":2,"partial":0,"missing":1,"unknown":1,"#,
+        r#""sources":1,"silentSources":1,"expected":4,"stored":2,"partial":0,"missing":1,"unknown":1,"#,
         r#""reasons":{"agent_down":1,"silent":1},"cellsStored":20,"cellsLost":0,"percent":50,"#,
         r#""worstInterval":{"seconds":45,"configured":15,"from":"1970-01-01T00:16:55Z"},"#,
         r#""newest":"1970-01-01T00:16:55Z""#
