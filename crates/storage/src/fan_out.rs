@@ -12,6 +12,7 @@
 mod due;
 mod source;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -65,9 +66,44 @@ struct State {
     appender: Option<Arc<dyn Appender>>,
     /// Everything where missing.
     selection: Option<Selection>,
-    sources: HashMap<SourceRef, Source>,
+    sources: Sources,
     /// Grows with each [`Branch::forget_idle`].
     epoch: u32,
+}
+
+/// The sources of a branch. Of most of them a branch that is off never has to know more than who they are.
+#[derive(Default)]
+struct Sources {
+    named: HashMap<SourceRef, SourceDesc>,
+    known: HashMap<SourceRef, Box<Source>>,
+}
+
+impl Sources {
+    /// One that there is something to know of.
+    fn get(&self, source: SourceRef) -> Option<&Source> {
+        self.known.get(&source).map(Box::as_ref)
+    }
+
+    /// One, whatever is known of it so far.
+    fn get_mut(&mut self, source: SourceRef, epoch: u32) -> Option<&mut Source> {
+        match self.known.entry(source) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(free) => {
+                let desc = self.named.remove(&source)?;
+                Some(free.insert(Box::new(Source::new(&desc, epoch))))
+            }
+        }
+    }
+
+    fn name(&mut self, source: SourceRef, desc: &SourceDesc) {
+        if !self.known.contains_key(&source) {
+            self.named.entry(source).or_insert_with(|| desc.clone());
+        }
+    }
+
+    fn known_mut(&mut self) -> impl Iterator<Item = &mut Source> {
+        self.known.values_mut().map(Box::as_mut)
+    }
 }
 
 impl FanOut {
@@ -116,7 +152,7 @@ impl Branch {
         let state = &mut *self.state.lock();
         state.epoch += 1;
         let epoch = state.epoch;
-        state.sources.values_mut().for_each(|source| source.forget_idle(epoch));
+        state.sources.known_mut().for_each(|source| source.forget_idle(epoch));
     }
 
     fn wants(&self, tenant: &TenantId) -> bool {
@@ -126,10 +162,11 @@ impl Branch {
     fn open(&self, source: SourceRef, desc: &SourceDesc) {
         if self.wants(&desc.tenant) {
             let state = &mut *self.state.lock();
-            let epoch = state.epoch;
-            let source = state.sources.entry(source).or_insert_with(|| Source::new(desc, epoch));
+            state.sources.name(source, desc);
             // With a selection it is opened when something of it is selected.
-            if let (Some(appender), None) = (&state.appender, &state.selection) {
+            if let (Some(appender), None) = (&state.appender, &state.selection)
+                && let Some(source) = state.sources.get_mut(source, state.epoch)
+            {
                 source.open(appender.as_ref());
             }
         }
@@ -138,7 +175,7 @@ impl Branch {
     fn resolved(&self, source: SourceRef, labels: &[Labels], ours: &[Option<SeriesRef>]) {
         let state = &mut *self.state.lock();
         let Some(appender) = state.appender.clone() else { return };
-        let Some(source) = state.sources.get_mut(&source) else { return };
+        let Some(source) = state.sources.get_mut(source, state.epoch) else { return };
         source.resolved(appender.as_ref(), state.selection.as_ref(), labels, ours, state.epoch);
     }
 
@@ -183,7 +220,8 @@ impl Branch {
                 return;
             }
             for rejection in &unknown {
-                if let Some(source) = rows.get(rejection.row).and_then(|row| state.sources.get_mut(&row.ours))
+                if let Some(source) =
+                    rows.get(rejection.row).and_then(|row| state.sources.get_mut(row.ours, state.epoch))
                 {
                     source.forget_theirs(rejection.series);
                 }
@@ -198,7 +236,7 @@ impl Branch {
 impl State {
     fn switch(&mut self, appender: Option<Arc<dyn Appender>>, selection: Option<Selection>) {
         (self.appender, self.selection) = (appender, selection);
-        self.sources.values_mut().for_each(Source::start_over);
+        self.sources.known_mut().for_each(Source::start_over);
     }
 
     /// The rows as the branch names them, without what `rejected` holds.
@@ -212,7 +250,7 @@ impl State {
         let epoch = self.epoch;
         let mut rows = Vec::with_capacity(batch.rows.len());
         for (at, row) in batch.rows.iter().enumerate() {
-            let Some(source) = self.sources.get_mut(&row.source) else { continue };
+            let Some(source) = self.sources.get_mut(row.source, epoch) else { continue };
             source.epoch = epoch;
             let is_out = |series: SeriesRef| {
                 rejected.iter().any(|rejection| rejection.row == at && rejection.series == series)
@@ -234,7 +272,7 @@ impl State {
     /// While the branch is off: since when rows are due is said only once.
     fn overhear(&mut self, batch: &Batch<'_>) {
         for account in batch.accounts.iter().filter(|account| !matches!(account, Account::Tick { .. })) {
-            if let Some(source) = self.sources.get_mut(&account.source()) {
+            if let Some(source) = self.sources.get_mut(account.source(), self.epoch) {
                 source.due.overhear(account);
             }
         }
@@ -242,7 +280,7 @@ impl State {
 
     fn count(&mut self, row: &Translated) {
         if self.selection.is_some()
-            && let Some(source) = self.sources.get_mut(&row.ours)
+            && let Some(source) = self.sources.get_mut(row.ours, self.epoch)
         {
             source.due.count(row.selected);
         }
@@ -256,7 +294,7 @@ impl State {
         forgotten: &[Rejection],
     ) -> Vec<Account> {
         let Some(selection) = &self.selection else {
-            let theirs = |source: SourceRef| self.sources.get(&source).and_then(|source| source.theirs);
+            let theirs = |source: SourceRef| self.sources.get(source).and_then(|source| source.theirs);
             let told = batch.accounts.iter();
             return told.filter_map(|account| Some(account.of(theirs(account.source())?))).collect();
         };
@@ -265,7 +303,7 @@ impl State {
             forgotten.iter().filter_map(|one| batch.rows.get(one.row)).map(|row| row.source).collect();
         let mut told = Vec::new();
         for account in batch.accounts {
-            let Some(source) = self.sources.get_mut(&account.source()) else { continue };
+            let Some(source) = self.sources.get_mut(account.source(), self.epoch) else { continue };
             if unsure.contains(&account.source()) {
                 source.due.overhear(account);
                 continue;
@@ -281,7 +319,7 @@ impl State {
     /// A batch did not reach the receiver.
     fn not_told(&mut self, batch: &Batch<'_>) {
         for account in batch.accounts {
-            if let Some(source) = self.sources.get_mut(&account.source()) {
+            if let Some(source) = self.sources.get_mut(account.source(), self.epoch) {
                 source.due.not_told();
             }
         }
@@ -290,7 +328,7 @@ impl State {
     fn metadata<'b>(&self, batch: &Batch<'b>) -> Vec<MetadataEntry<'b>> {
         let mut names: HashMap<SourceRef, HashSet<&str>> = HashMap::new();
         let entries = batch.metadata.iter().filter_map(|entry| {
-            let source = self.sources.get(&entry.source)?;
+            let source = self.sources.get(entry.source)?;
             if self.selection.is_some() {
                 let names = names.entry(entry.source).or_insert_with(|| source.selected_names());
                 if !source::has_family(names, entry.metric) {

@@ -22,6 +22,7 @@ pub(crate) mod open;
 mod outputs;
 mod problems;
 mod query;
+mod recover;
 mod refused;
 mod snapshot;
 mod spill;

@@ -3,7 +3,9 @@
 //! - [`index`]: series by labels;
 //! - [`budget`]: who may make how many of them;
 //! - [`tile`]: columns by rows, the unit of growth;
-//! - [`lane`]: columns that share timestamps, as tiles;
+//! - [`strip`]: the same of a column with times of its own;
+//! - [`block`]: either once it takes no more rows;
+//! - [`lane`]: columns that share timestamps, as tiles, or as a strip when there is one;
 //! - [`rows`]: the way of a row into its lanes, and back when the log refuses it;
 //! - [`late`]: rows of late samples, kept and written apart from the others;
 //! - [`side`]: what does not fit rows: single late samples, replacements, histograms;
@@ -14,6 +16,7 @@
 //! so that nobody sees rows that are not in the log, and the log has the rows of a tenant in the order
 //! in which they took effect.
 
+pub(crate) mod block;
 pub(crate) mod budget;
 pub(crate) mod index;
 pub(crate) mod lane;
@@ -22,11 +25,14 @@ mod order;
 pub(crate) mod rows;
 pub(crate) mod side;
 pub(crate) mod snapshot;
+pub(crate) mod strip;
 pub(crate) mod tile;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use hashbrown::HashTable;
 use model::{Exemplar, Metadata, SourceId};
 use roaring::RoaringBitmap;
 use smallvec::SmallVec;
@@ -36,7 +42,7 @@ use self::index::{generation_of, slot_of};
 use self::lane::Lane;
 use self::late::{Late, Loose};
 use self::side::Side;
-use self::tile::{Body, SealedTile, Tile};
+use self::tile::{SealedTile, Tile};
 
 /// No lane yet.
 pub(crate) const NOWHERE: u32 = u32::MAX;
@@ -85,6 +91,13 @@ impl Source {
     }
 }
 
+/// The numbers of sources by their identities, which stand with the sources.
+#[derive(Debug, Default)]
+struct SourceNumbers {
+    table: HashTable<u32>,
+    hasher: foldhash::fast::RandomState,
+}
+
 /// Everything of a tenant's head but the index.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
@@ -95,7 +108,7 @@ pub(crate) struct Lanes {
     /// Earlier homes whose rows are still here.
     pub(crate) former: FastMap<u32, SmallVec<[(u32, u32); 1]>>,
     pub(crate) sources: Vec<Source>,
-    pub(crate) source_by_id: FastMap<SourceId, u32>,
+    source_numbers: SourceNumbers,
     pub(crate) refusals: budget::Refusals,
     /// Single late samples and replacements, until they are many or spilled, and histograms since the
     /// last flush.
@@ -154,6 +167,23 @@ impl Lanes {
         (home.generation == generation_of(series)).then_some(*home)
     }
 
+    /// The number of a source.
+    pub(crate) fn source_by_id(&self, id: SourceId) -> Option<u32> {
+        let SourceNumbers { table, hasher } = &self.source_numbers;
+        table.find(hasher.hash_one(id), |number| self.sources[*number as usize].id == id).copied()
+    }
+
+    /// Adds a source that is not there; its number.
+    pub(crate) fn add_source(&mut self, source: Source) -> u32 {
+        let number = self.sources.len() as u32;
+        let SourceNumbers { table, hasher } = &mut self.source_numbers;
+        let sources = &self.sources;
+        let hash_of = |number: &u32| hasher.hash_one(sources[*number as usize].id);
+        table.insert_unique(hasher.hash_one(source.id), number, hash_of);
+        self.sources.push(source);
+        number
+    }
+
     pub(crate) fn new_lane(&mut self, source: u32) -> u32 {
         let lane = Lane::new(source);
         let number = match self.free_lanes.pop() {
@@ -203,11 +233,7 @@ impl Lanes {
         if !closing.close(flush) {
             return;
         }
-        for (number, tile) in closing.tiles.iter().enumerate() {
-            if let Some(Body::Open(open)) = tile.history.last().map(|block| &block.body) {
-                self.to_seal.push((lane, number as u32, open.clone()));
-            }
-        }
+        self.to_seal.extend(closing.to_seal().map(|(tile, open)| (lane, tile, open)));
         if let Some(groups) = closing.badly_filled() {
             self.split(lane, groups);
         }
@@ -241,15 +267,8 @@ impl Lanes {
 
     /// Puts an encoded tile in the place of its rows, if they are still there.
     pub(crate) fn put_sealed(&mut self, lane: u32, tile: u32, open: &Arc<Tile>, sealed: Arc<SealedTile>) {
-        let tile = self.lanes.get_mut(lane as usize).and_then(|lane| lane.tiles.get_mut(tile as usize));
-        let block = tile.and_then(|tile| {
-            tile.history
-                .iter_mut()
-                .rev()
-                .find(|b| matches!(&b.body, Body::Open(other) if Arc::ptr_eq(other, open)))
-        });
-        if let Some(block) = block {
-            block.body = Body::Sealed(sealed);
+        if let Some(lane) = self.lanes.get_mut(lane as usize) {
+            lane.put_sealed(tile, open, sealed);
         }
     }
 

@@ -138,9 +138,9 @@ impl Bench {
         let first = self.first.resolve(self.source, &labels).expect("series");
         let series: Vec<SeriesRef> = first.into_iter().flatten().collect();
         let state = self.branch.state.lock();
-        let source = &state.sources[&self.source];
-        let knows_none = series.iter().all(|series| !source.knows(*series));
-        if knows_none || series.iter().all(|series| source.knows(*series)) {
+        let source = state.sources.get(self.source);
+        let knows = |series: &SeriesRef| source.is_some_and(|source| source.knows(*series));
+        if !series.iter().any(knows) || series.iter().all(knows) {
             return series;
         }
         drop(state);
@@ -292,7 +292,8 @@ fn idle_columns_are_forgotten_whether_selected_or_not() {
     let series = bench.first.resolve(bench.source, &["a", "b", "up"].map(named)).expect("series");
     let knows = |at: usize| {
         let state = bench.branch.state.lock();
-        series[at].is_some_and(|series| state.sources[&bench.source].knows(series))
+        series[at]
+            .is_some_and(|series| state.sources.get(bench.source).expect("a known source").knows(series))
     };
     assert_eq!([0, 1, 2].map(knows), [true, false, true]);
     assert_eq!(bench.scrape(5000, &["a", "b"], 0), ["tick 5000 1/1", "row 5003 a=0"]);

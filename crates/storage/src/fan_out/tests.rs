@@ -108,7 +108,9 @@ fn what_a_branch_has_forgotten_it_is_told_again() {
     let bench = Bench::new(None);
     let (source, series) = bench.series(&["a", "b"]);
     bench.put(source, 1000, &series, &[1.0, 2.0]);
-    let theirs = bench.branch.state.lock().sources[&source].series[&series[0]].theirs.expect("a place");
+    let theirs = bench.branch.state.lock().sources.get(source).expect("a known source").series[&series[0]]
+        .theirs
+        .expect("a place");
     bench.second.forget(theirs);
     bench.put(source, 2000, &series, &[3.0, 4.0]);
     assert_eq!(bench.branch.lost(), 0);
@@ -128,7 +130,7 @@ fn idle_series_are_forgotten_and_come_back_by_resolving() {
         bench.branch.forget_idle();
         bench.put(source, time, &series[..1], &[1.0]);
     }
-    assert_eq!(bench.branch.state.lock().sources[&source].series.len(), 1);
+    assert_eq!(bench.branch.state.lock().sources.get(source).expect("a known source").series.len(), 1);
     let appended = bench.put(source, 5000, &series, &[1.0, 2.0]);
     let unknown = Rejection { row: 0, series: series[1], reason: RejectReason::UnknownSeries };
     assert_eq!(appended.rejected, [unknown]);
@@ -138,7 +140,7 @@ fn idle_series_are_forgotten_and_come_back_by_resolving() {
     bench.check_same();
     // A source that nobody writes to is emptied.
     (0..4).for_each(|_| bench.branch.forget_idle());
-    assert!(bench.branch.state.lock().sources[&source].series.is_empty());
+    assert!(bench.branch.state.lock().sources.get(source).expect("a known source").series.is_empty());
 }
 
 #[test]

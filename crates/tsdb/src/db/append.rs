@@ -69,15 +69,13 @@ impl Inner {
 
     fn open_source(&self, tenant: &Arc<Tenant>, source: &SourceDesc) -> Result<SourceRef, StoreError> {
         let mut lanes = tenant.lanes.write();
-        if let Some(number) = lanes.source_by_id.get(&source.id) {
-            return Ok(SourceRef(lanes.sources[*number as usize].reference));
+        if let Some(number) = lanes.source_by_id(source.id) {
+            return Ok(SourceRef(lanes.sources[number as usize].reference));
         }
         let mut sources = self.sources.write();
         let reference = sources.next;
         sources.next += 1;
-        let number = lanes.sources.len() as u32;
-        lanes.source_by_id.insert(source.id, number);
-        lanes.sources.push(Source::new(reference, source.id, source.labels.clone()));
+        let number = lanes.add_source(Source::new(reference, source.id, source.labels.clone()));
         sources.by_reference.insert(reference, (tenant.clone(), number));
         Ok(SourceRef(reference))
     }
@@ -91,15 +89,8 @@ impl Inner {
             return;
         }
         let id = model::SourceId(id);
-        let number = match lanes.source_by_id.get(&id) {
-            Some(number) => *number,
-            None => {
-                let number = lanes.sources.len() as u32;
-                lanes.source_by_id.insert(id, number);
-                lanes.sources.push(Source::new(reference, id, labels));
-                number
-            }
-        };
+        let number = lanes.source_by_id(id);
+        let number = number.unwrap_or_else(|| lanes.add_source(Source::new(reference, id, labels)));
         sources.by_reference.insert(reference, (tenant.clone(), number));
     }
 

@@ -34,9 +34,7 @@ impl Db {
             ranges.extend(infos.map(|info| (info.min_ms, info.max_ms)));
             let lanes = tenant.lanes.read();
             for lane in &lanes.lanes {
-                let closed = lane.tiles.first().map_or(&[][..], |tile| &tile.history[..]);
-                let times = closed.iter().map(|block| &*block.times).chain([&lane.times[..]]);
-                ranges.extend(times.filter_map(|times| Some((*times.first()?, *times.last()?))));
+                ranges.extend(lane.time_ranges());
             }
             ranges.extend(lanes.side.time_range());
             let mut days = BTreeMap::new();

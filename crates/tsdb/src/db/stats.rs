@@ -4,7 +4,6 @@ use model::TenantId;
 
 use super::{Db, Inner};
 use crate::head::budget::{SeriesLimits, SeriesUsage};
-use crate::head::tile::Block;
 use crate::part::PartInfo;
 
 /// A label (or pair, or metric name) and a figure.
@@ -85,9 +84,7 @@ impl Db {
         let mut ranges: Vec<(i64, i64)> = parts.map(|info| (info.min_ms, info.max_ms)).collect();
         let lanes = tenant.lanes.read();
         for lane in &lanes.lanes {
-            let closed = lane.tiles.first().map_or(&[][..], |tile| &tile.history[..]);
-            let times = closed.iter().map(|block: &Block| &*block.times).chain([&lane.times[..]]);
-            ranges.extend(times.filter_map(|times| Some((*times.first()?, *times.last()?))));
+            ranges.extend(lane.time_ranges());
         }
         ranges.extend(lanes.side.time_range());
         let ranges = ranges.into_iter().filter(|(first, last)| first <= last);
@@ -129,12 +126,10 @@ impl Inner {
             let head = &mut stats.head;
             head.bytes = (lanes.bytes() + lanes.late_bytes()) as u64;
             for lane in &lanes.lanes {
-                head.tiles += lane.tiles.iter().map(|tile| 1 + tile.history.len() as u64).sum::<u64>();
-                let closed = lane.tiles.first().map_or(&[][..], |tile| &tile.history[..]);
-                let times = closed.iter().map(|block: &Block| &*block.times).chain([&lane.times[..]]);
-                for times in times.filter(|times| !times.is_empty()) {
-                    head.min_ms = head.min_ms.min(times[0]);
-                    head.max_ms = head.max_ms.max(times[times.len() - 1]);
+                head.tiles += lane.tile_count() as u64;
+                for (first, last) in lane.time_ranges() {
+                    head.min_ms = head.min_ms.min(first);
+                    head.max_ms = head.max_ms.max(last);
                 }
             }
         }

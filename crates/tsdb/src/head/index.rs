@@ -5,6 +5,10 @@
 //! removed series are used again under a new generation, so that a [`SeriesRef`] of a removed series
 //! is recognised.
 
+mod pair_lists;
+mod postings;
+mod symbols;
+
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -17,6 +21,9 @@ use smallvec::SmallVec;
 use storage::SeriesRef;
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::pair_lists::PairLists;
+use self::postings::Postings;
+use self::symbols::Symbols;
 use super::order::{self, Order};
 
 /// The slot half of a reference.
@@ -33,118 +40,6 @@ pub(crate) fn reference(slot: u32, generation: u32) -> SeriesRef {
     SeriesRef(u64::from(slot) << 32 | u64::from(generation))
 }
 
-#[derive(Debug, Default)]
-struct Symbols {
-    texts: Vec<(Box<str>, u32)>,
-    free: Vec<u32>,
-    table: HashTable<u32>,
-}
-
-impl Symbols {
-    fn find(&self, text: &str) -> Option<u32> {
-        self.table.find(xxh3_64(text.as_bytes()), |id| *self.texts[*id as usize].0 == *text).copied()
-    }
-
-    /// Finds or adds `text` and counts a use of it.
-    fn intern(&mut self, text: &str) -> u32 {
-        if let Some(id) = self.find(text) {
-            self.texts[id as usize].1 += 1;
-            return id;
-        }
-        let entry = (Box::from(text), 1);
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.texts[id as usize] = entry;
-                id
-            }
-            None => {
-                self.texts.push(entry);
-                (self.texts.len() - 1) as u32
-            }
-        };
-        let texts = &self.texts;
-        self.table
-            .insert_unique(xxh3_64(text.as_bytes()), id, |id| xxh3_64(texts[*id as usize].0.as_bytes()));
-        id
-    }
-
-    fn release(&mut self, id: u32) {
-        let entry = &mut self.texts[id as usize];
-        entry.1 -= 1;
-        if entry.1 == 0 {
-            let hash = xxh3_64(entry.0.as_bytes());
-            entry.0 = Box::default();
-            if let Ok(found) = self.table.find_entry(hash, |other| *other == id) {
-                found.remove();
-            }
-            self.free.push(id);
-        }
-    }
-
-    fn text(&self, id: u32) -> &str {
-        &self.texts[id as usize].0
-    }
-}
-
-/// The series that have a pair. Most pairs of a large fleet (pods, containers, ids) have few.
-#[derive(Debug)]
-enum Postings {
-    Few(SmallVec<[u32; 4]>),
-    Many(Box<RoaringBitmap>),
-}
-
-const FEW_MAX: usize = 16;
-
-impl Postings {
-    fn insert(&mut self, slot: u32) {
-        match self {
-            Postings::Few(few) if few.len() < FEW_MAX => {
-                if let Err(at) = few.binary_search(&slot) {
-                    few.insert(at, slot);
-                }
-            }
-            Postings::Few(few) => {
-                let mut many: RoaringBitmap = few.iter().copied().collect();
-                many.insert(slot);
-                *self = Postings::Many(Box::new(many));
-            }
-            Postings::Many(many) => {
-                many.insert(slot);
-            }
-        }
-    }
-
-    fn remove(&mut self, slot: u32) {
-        match self {
-            Postings::Few(few) => few.retain(|s| *s != slot),
-            Postings::Many(many) => {
-                many.remove(slot);
-            }
-        }
-    }
-
-    fn len(&self) -> u64 {
-        match self {
-            Postings::Few(few) => few.len() as u64,
-            Postings::Many(many) => many.len(),
-        }
-    }
-
-    fn bitmap(&self) -> Cow<'_, RoaringBitmap> {
-        match self {
-            Postings::Few(few) => Cow::Owned(few.iter().copied().collect()),
-            Postings::Many(many) => Cow::Borrowed(many),
-        }
-    }
-
-    fn add_to(&self, out: &mut RoaringBitmap) {
-        match self {
-            Postings::Few(few) => out.extend(few.iter().copied()),
-            Postings::Many(many) => *out |= &**many,
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Pair {
     name: u32,
@@ -158,44 +53,6 @@ struct Series {
     generation: u32,
     pairs_at: u32,
     pairs: u32,
-}
-
-/// Lists of pair numbers, in chunks that never move; freed lists are used again for series with as
-/// many labels.
-#[derive(Debug, Default)]
-struct PairLists {
-    chunks: Vec<Vec<u32>>,
-    free: HashMap<u32, Vec<u32>>,
-}
-
-const CHUNK: usize = 1 << 16;
-
-impl PairLists {
-    fn add(&mut self, pairs: &[u32]) -> u32 {
-        if let Some(at) = self.free.get_mut(&(pairs.len() as u32)).and_then(Vec::pop) {
-            let (chunk, from) = (at as usize / CHUNK, at as usize % CHUNK);
-            self.chunks[chunk][from..from + pairs.len()].copy_from_slice(pairs);
-            return at;
-        }
-        let fits = self.chunks.last().is_some_and(|chunk| chunk.len() + pairs.len() <= CHUNK);
-        if !fits {
-            self.chunks.push(Vec::with_capacity(if self.chunks.is_empty() { 256 } else { CHUNK }));
-        }
-        let number = self.chunks.len() - 1;
-        let chunk = &mut self.chunks[number];
-        let at = number * CHUNK + chunk.len();
-        chunk.extend_from_slice(pairs);
-        at as u32
-    }
-
-    fn get(&self, at: u32, len: u32) -> &[u32] {
-        let (chunk, from) = (at as usize / CHUNK, at as usize % CHUNK);
-        &self.chunks[chunk][from..from + len as usize]
-    }
-
-    fn free(&mut self, at: u32, len: u32) {
-        self.free.entry(len).or_default().push(at);
-    }
 }
 
 /// Most labels of a series; [`Index::resolve`] gives `None` beyond.
@@ -214,6 +71,8 @@ pub(crate) struct Index {
     free_series: RoaringBitmap,
     table: HashTable<u32>,
     live: RoaringBitmap,
+    /// Whether postings and `live` lack series that were restored; see [`Index::complete`].
+    incomplete: bool,
     /// The pairs of the series added last: those of the next one mostly are the same.
     recent: SmallVec<[u32; 32]>,
     /// Counts the series that came and went.
@@ -242,7 +101,10 @@ impl Index {
 
     /// Finds a series.
     pub(crate) fn find(&self, labels: &Labels) -> Option<SeriesRef> {
-        let hash = xxh3_64(labels.as_bytes());
+        self.find_hashed(labels, xxh3_64(labels.as_bytes()))
+    }
+
+    fn find_hashed(&self, labels: &Labels, hash: u64) -> Option<SeriesRef> {
         let slot = *self.table.find(hash, |slot| {
             self.series[*slot as usize].hash == hash && self.pairs_of(*slot).eq(labels.iter())
         })?;
@@ -251,26 +113,70 @@ impl Index {
 
     /// Adds a series that is not there, under `generation`.
     pub(crate) fn insert(&mut self, labels: &Labels, generation: u32) -> SeriesRef {
-        let slot = self.free_series.min().unwrap_or(self.series.len() as u32);
-        self.insert_at(labels, slot, generation)
+        let slot = self.free_slot();
+        self.put(labels, xxh3_64(labels.as_bytes()), slot, generation);
+        for pair in &self.recent {
+            self.pairs[*pair as usize].postings.insert(slot);
+        }
+        self.live.insert(slot);
+        reference(slot, generation)
     }
 
-    /// Adds a series that is not there at its slot of before, if that is free.
-    pub(crate) fn restore(&mut self, labels: &Labels, wanted: SeriesRef) -> SeriesRef {
-        let slot = slot_of(wanted);
-        if self.live.contains(slot) || slot as usize > self.series.len() + (1 << 24) {
-            return self.insert(labels, generation_of(wanted));
-        }
-        while self.series.len() < slot as usize {
-            self.free_series.insert(self.series.len() as u32);
-            self.series.push(Series { hash: 0, generation: 0, pairs_at: 0, pairs: 0 });
-        }
-        self.insert_at(labels, slot, generation_of(wanted))
-    }
-
-    fn insert_at(&mut self, labels: &Labels, slot: u32, generation: u32) -> SeriesRef {
-        self.free_series.remove(slot);
+    /// Finds a series of the log, or adds it, at its slot of before if that is free. Whether it was added.
+    ///
+    /// Until [`complete`](Self::complete) it is only found by its labels: postings are made for all series
+    /// at once.
+    pub(crate) fn restore(&mut self, labels: &Labels, wanted: SeriesRef) -> (SeriesRef, bool) {
         let hash = xxh3_64(labels.as_bytes());
+        if let Some(known) = self.find_hashed(labels, hash) {
+            return (known, false);
+        }
+        self.incomplete = true;
+        let wanted_slot = slot_of(wanted) as usize;
+        let is_free = wanted_slot >= self.series.len() || self.free_series.contains(wanted_slot as u32);
+        let slot = if is_free && wanted_slot <= self.series.len() + (1 << 24) {
+            while self.series.len() < wanted_slot {
+                self.free_series.insert(self.series.len() as u32);
+                self.series.push(Series { hash: 0, generation: 0, pairs_at: 0, pairs: 0 });
+            }
+            wanted_slot as u32
+        } else {
+            self.free_slot()
+        };
+        let generation = generation_of(wanted);
+        self.put(labels, hash, slot, generation);
+        (reference(slot, generation), true)
+    }
+
+    /// Makes what [`restore`](Self::restore) has left: postings of all series, in one go.
+    pub(crate) fn complete(&mut self) {
+        if !std::mem::take(&mut self.incomplete) {
+            return;
+        }
+        // A slot is free or it is live.
+        self.live.insert_range(0..self.series.len() as u32);
+        self.live -= &self.free_series;
+        let all = |tell: &mut dyn FnMut(u32, &[u32])| {
+            for (slot, series) in (0u32..).zip(&self.series) {
+                // A free slot has no pairs, or those of a series that is gone.
+                if self.free_series.is_empty() || !self.free_series.contains(slot) {
+                    tell(slot, self.lists.get(series.pairs_at, series.pairs));
+                }
+            }
+        };
+        let postings = postings::of_all(self.pairs.len(), all);
+        for (pair, postings) in self.pairs.iter_mut().zip(postings) {
+            pair.postings = postings;
+        }
+    }
+
+    fn free_slot(&self) -> u32 {
+        self.free_series.min().unwrap_or(self.series.len() as u32)
+    }
+
+    /// Puts a series into `slot`: everything but its postings.
+    fn put(&mut self, labels: &Labels, hash: u64, slot: u32, generation: u32) {
+        self.free_series.remove(slot);
         let recent = std::mem::take(&mut self.recent);
         let mut recent = recent.iter().copied().peekable();
         let mut pairs: SmallVec<[u32; 32]> = SmallVec::new();
@@ -280,9 +186,7 @@ impl Index {
                 let Pair { name: of, value: is, .. } = self.pairs[*pair as usize];
                 self.symbols.text(is) == value && self.symbols.text(of) == name
             });
-            let pair = same.unwrap_or_else(|| self.pair(name, value));
-            self.pairs[pair as usize].postings.insert(slot);
-            pairs.push(pair);
+            pairs.push(same.unwrap_or_else(|| self.pair(name, value)));
         }
         let pairs_at = self.lists.add(&pairs);
         let record = Series { hash, generation, pairs_at, pairs: pairs.len() as u32 };
@@ -293,10 +197,8 @@ impl Index {
         }
         let series = &self.series;
         self.table.insert_unique(hash, slot, |slot| series[*slot as usize].hash);
-        self.live.insert(slot);
         self.revision += 1;
         self.recent = pairs;
-        reference(slot, generation)
     }
 
     fn name_of(&self, pair: u32) -> &str {
@@ -310,7 +212,7 @@ impl Index {
             return pair;
         }
         let (name, value) = (self.symbols.intern(name), self.symbols.intern(value));
-        let record = Pair { name, value, postings: Postings::Few(SmallVec::new()) };
+        let record = Pair { name, value, postings: Postings::default() };
         let id = match self.free_pairs.pop() {
             Some(id) => {
                 self.pairs[id as usize] = record;
@@ -526,10 +428,7 @@ impl Index {
 
     fn meets(&self, pair: u32, selected: Option<&RoaringBitmap>) -> bool {
         let Some(selected) = selected else { return true };
-        match &self.pairs[pair as usize].postings {
-            Postings::Few(few) => few.iter().any(|slot| selected.contains(*slot)),
-            Postings::Many(many) => !many.is_disjoint(selected),
-        }
+        self.pairs[pair as usize].postings.meet(selected)
     }
 
     /// Sorts slots in part order by the ranks of their pairs, without building labels.

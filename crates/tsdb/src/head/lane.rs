@@ -2,15 +2,21 @@
 //!
 //! A steady scrape is one lane, and its row goes straight into the lane's tiles by position. Columns
 //! that turn out to have other times move to lanes of their own; a lane whose columns fit badly is
-//! split by who shares rows with whom when its tiles are full.
+//! split by who shares rows with whom when its tiles are full. A lane of one column has no tiles: it is
+//! a strip ([`super::strip`]) until another column comes.
 
-use std::collections::HashMap;
+mod single;
+mod tiles;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 use storage::SeriesRef;
 
-use super::tile::{Block, Body, COLUMNS_MAX, ROWS_MAX, Tile};
+use self::single::Single;
+use self::tiles::Tiles;
+use super::block::{Block, Body};
+use super::tile::{COLUMNS_MAX, ROWS_MAX, SealedTile, Tile};
 use crate::wal::record::LaneLog;
 
 /// A set of columns that share timestamps.
@@ -21,10 +27,8 @@ pub(crate) struct Lane {
     /// All columns it ever had; a column that moved away stays, dead, until the lane is gone.
     pub(crate) columns: SmallVec<[SeriesRef; 2]>,
     /// Columns that moved away or were removed.
-    pub(crate) dead: usize,
-    pub(crate) tiles: SmallVec<[LaneTile; 1]>,
-    /// Times of the open rows, ascending.
-    pub(crate) times: Vec<i64>,
+    pub(crate) dead: u32,
+    rows: Rows,
     /// The newest row ever.
     pub(crate) last_ms: i64,
     /// The log position of the last row.
@@ -46,51 +50,17 @@ pub(crate) struct Shape {
     pub(crate) columns: Vec<u32>,
 }
 
-/// Up to 256 neighbouring columns: the open rows and those before.
+/// The rows of a lane.
 #[derive(Debug)]
-pub(crate) struct LaneTile {
-    pub(crate) open: Arc<Tile>,
-    /// Closed rows, oldest first.
-    pub(crate) history: Vec<Block>,
-    /// The newest time of each column before `history`, unless listed in `floors`.
-    floor: i64,
-    floors: Vec<(u16, i64)>,
+enum Rows {
+    Single(Single),
+    Tiles(Box<Tiles>),
 }
 
-impl Default for LaneTile {
+impl Default for Rows {
     fn default() -> Self {
-        LaneTile { open: Arc::default(), history: Vec::new(), floor: i64::MIN, floors: Vec::new() }
+        Rows::Single(Single::default())
     }
-}
-
-impl LaneTile {
-    fn floor_of(&self, column: usize) -> i64 {
-        self.floors.iter().find(|(c, _)| usize::from(*c) == column).map_or(self.floor, |(_, floor)| *floor)
-    }
-
-    fn set_floor(&mut self, column: usize, floor: i64) {
-        self.floors.retain(|(c, _)| usize::from(*c) != column);
-        if floor != self.floor {
-            self.floors.push((column as u16, floor));
-        }
-    }
-
-    fn newest(&self, column: usize, times: &[i64]) -> i64 {
-        let open = self.open.presence(column);
-        if open != 0 {
-            return times[31 - open.leading_zeros() as usize];
-        }
-        let in_history = self.history.iter().rev().find_map(|block| {
-            let present = block.presence(column);
-            (present != 0).then(|| block.times[31 - present.leading_zeros() as usize])
-        });
-        in_history.unwrap_or_else(|| self.floor_of(column))
-    }
-}
-
-/// Where in the lanes' tiles a column is.
-fn place(column: usize) -> (usize, usize) {
-    (column / COLUMNS_MAX, column % COLUMNS_MAX)
 }
 
 impl Lane {
@@ -101,16 +71,16 @@ impl Lane {
     /// Adds a column whose newest sample so far is at `newest_ms` (`i64::MIN` for none).
     pub(crate) fn add_column(&mut self, series: SeriesRef, newest_ms: i64) -> u32 {
         let column = self.columns.len();
-        let (tile, within) = place(column);
-        if tile == self.tiles.len() {
-            self.tiles.push(LaneTile::default());
-            let fresh = &mut self.tiles[tile];
-            let open = Arc::make_mut(&mut fresh.open);
-            self.times.iter().for_each(|_| open.push_absent());
+        if let Rows::Single(single) = &mut self.rows {
+            if column == 0 {
+                single.floor = newest_ms;
+            } else {
+                self.rows = Rows::Tiles(Box::new(Tiles::of_single(std::mem::take(single))));
+            }
         }
-        let tile = &mut self.tiles[tile];
-        Arc::make_mut(&mut tile.open).add_column();
-        tile.set_floor(within, newest_ms);
+        if let Rows::Tiles(tiles) = &mut self.rows {
+            tiles.add_column(column, newest_ms);
+        }
         self.columns.push(series);
         // A row of "all columns" is another one from now on.
         self.log.segment = 0;
@@ -146,229 +116,262 @@ impl Lane {
 
     /// Closes the open rows. Gives whether there were any.
     pub(crate) fn close(&mut self, flush: u64) -> bool {
-        if self.times.is_empty() {
+        if self.open_rows() == 0 {
             return false;
         }
-        let times: Arc<[i64]> = self.times.as_slice().into();
-        self.times.clear();
-        for tile in &mut self.tiles {
-            let mut fresh = Tile::default();
-            (0..tile.open.columns()).for_each(|_| fresh.add_column());
-            let open = std::mem::replace(&mut tile.open, Arc::new(fresh));
-            tile.history.push(Block::new(times.clone(), self.position, flush, open));
+        match &mut self.rows {
+            Rows::Single(single) => single.close(self.position, flush),
+            Rows::Tiles(tiles) => tiles.close(self.position, flush),
         }
         true
     }
 
+    /// What has just been closed and is to be encoded: tile, rows.
+    pub(crate) fn to_seal(&self) -> impl Iterator<Item = (u32, Arc<Tile>)> {
+        let tiles = match &self.rows {
+            Rows::Single(_) => &[][..],
+            Rows::Tiles(tiles) => &tiles.tiles,
+        };
+        (0u32..).zip(tiles).filter_map(|(number, tile)| match &tile.history.last()?.body {
+            Body::Open(_, open) => Some((number, open.clone())),
+            _ => None,
+        })
+    }
+
+    fn open_rows(&self) -> usize {
+        match &self.rows {
+            Rows::Single(single) => single.open.rows(),
+            Rows::Tiles(tiles) => tiles.times.len(),
+        }
+    }
+
+    /// The closed rows of a tile.
+    fn history(&self, tile: u32) -> &[Block] {
+        match &self.rows {
+            Rows::Single(single) if tile == 0 => &single.history,
+            Rows::Single(_) => &[],
+            Rows::Tiles(tiles) => tiles.tiles.get(tile as usize).map_or(&[], |tile| &tile.history),
+        }
+    }
+
+    /// The closed rows of all tiles.
+    pub(crate) fn closed_mut(&mut self) -> impl Iterator<Item = &mut Block> {
+        let (single, tiles) = match &mut self.rows {
+            Rows::Single(single) => (&mut single.history[..], &mut [][..]),
+            Rows::Tiles(tiles) => (&mut [][..], &mut tiles.tiles[..]),
+        };
+        single.iter_mut().chain(tiles.iter_mut().flat_map(|tile| &mut tile.history))
+    }
+
+    /// Columns and closed rows of each tile that has any.
+    pub(crate) fn closed(&self) -> impl Iterator<Item = (&[SeriesRef], &[Block])> {
+        let tiles = (0u32..).zip(self.columns.chunks(COLUMNS_MAX));
+        tiles.map(|(tile, columns)| (columns, self.history(tile))).filter(|(_, history)| !history.is_empty())
+    }
+
+    /// The times of the first and last row of each piece.
+    pub(crate) fn time_ranges(&self) -> impl Iterator<Item = (i64, i64)> {
+        let open = match &self.rows {
+            Rows::Single(single) => single.open.first_ms().zip(single.open.last_ms()),
+            Rows::Tiles(tiles) => tiles.times.first().copied().zip(tiles.times.last().copied()),
+        };
+        self.history(0).iter().filter_map(Block::time_range).chain(open)
+    }
+
+    /// How many tiles it has, open and closed.
+    pub(crate) fn tile_count(&self) -> usize {
+        match &self.rows {
+            Rows::Single(single) => 1 + single.history.len(),
+            Rows::Tiles(tiles) => tiles.tiles.iter().map(|tile| 1 + tile.history.len()).sum(),
+        }
+    }
+
+    /// The rows of a tile from `start_ms` to `end_ms` as they are now, the open ones as of `flush`. `times`
+    /// keeps those of the open rows, for the other tiles of the lane.
+    pub(crate) fn pin(
+        &self,
+        tile: u32,
+        flush: u64,
+        (start_ms, end_ms): (i64, i64),
+        times: &mut Option<Arc<[i64]>>,
+    ) -> Vec<Block> {
+        let overlaps = |block: &Block| {
+            block.time_range().is_some_and(|(first, last)| first <= end_ms && last >= start_ms)
+        };
+        let open = match &self.rows {
+            Rows::Single(single) => Block::of_strip(Arc::new(single.open.clone()), self.position, flush),
+            Rows::Tiles(tiles) => {
+                let times = times.get_or_insert_with(|| tiles.times.as_slice().into());
+                let open = tiles.tiles[tile as usize].open.clone();
+                Block::new(times.clone(), self.position, flush, open)
+            }
+        };
+        let history = self.history(tile).iter().filter(|block| overlaps(block));
+        history.cloned().chain(overlaps(&open).then_some(open)).collect()
+    }
+
+    /// Puts encoded rows in the place of `open`, if they are still there.
+    pub(crate) fn put_sealed(&mut self, tile: u32, open: &Arc<Tile>, sealed: Arc<SealedTile>) {
+        let Rows::Tiles(tiles) = &mut self.rows else { return };
+        let Some(tile) = tiles.tiles.get_mut(tile as usize) else { return };
+        let is_it = |body: &Body| matches!(body, Body::Open(_, other) if Arc::ptr_eq(other, open));
+        if let Some(block) = tile.history.iter_mut().rev().find(|block| is_it(&block.body)) {
+            block.body = Body::Sealed(block.times(), sealed);
+        }
+    }
+
     /// Appends a row of the remembered shape, newer than all others.
     pub(crate) fn push(&mut self, timestamp_ms: i64, values: &[f64]) {
-        self.push_time(timestamp_ms);
-        let Some(shape) = &self.shape else {
-            for (tile, values) in self.tiles.iter_mut().zip(values.chunks(COLUMNS_MAX)) {
-                Arc::make_mut(&mut tile.open).push_full(values);
-            }
-            return;
-        };
-        for tile in &mut self.tiles {
-            Arc::make_mut(&mut tile.open).push_absent();
-        }
-        let last = self.times.len() - 1;
-        for (column, value) in shape.columns.iter().zip(values) {
-            let (tile, within) = place(*column as usize);
-            // Shared tiles were copied by `push_absent`.
-            if let Some(open) = Arc::get_mut(&mut self.tiles[tile].open) {
-                open.set(last, within, value.to_bits());
-            }
+        self.last_ms = timestamp_ms;
+        match &mut self.rows {
+            Rows::Single(single) => single.open.push(timestamp_ms, values.first().map(|v| v.to_bits())),
+            Rows::Tiles(tiles) => tiles.push(timestamp_ms, self.shape.as_deref(), values),
         }
     }
 
     /// Appends a row without samples, newer than all others.
     pub(crate) fn push_absent(&mut self, timestamp_ms: i64) {
-        self.push_time(timestamp_ms);
-        for tile in &mut self.tiles {
-            Arc::make_mut(&mut tile.open).push_absent();
-        }
-    }
-
-    fn push_time(&mut self, timestamp_ms: i64) {
-        if self.times.capacity() == self.times.len() {
-            self.times.reserve_exact(4); // most lanes may have one column
-        }
-        self.times.push(timestamp_ms);
         self.last_ms = timestamp_ms;
+        match &mut self.rows {
+            Rows::Single(single) => single.open.push(timestamp_ms, None),
+            Rows::Tiles(tiles) => tiles.push_absent(timestamp_ms),
+        }
     }
 
     /// Removes the newest row again; `last_ms` is what it was before.
     pub(crate) fn pop(&mut self, last_ms: i64) {
-        self.times.pop();
         self.last_ms = last_ms;
-        for tile in &mut self.tiles {
-            Arc::make_mut(&mut tile.open).pop();
+        match &mut self.rows {
+            Rows::Single(single) => single.open.pop(),
+            Rows::Tiles(tiles) => tiles.pop(),
         }
     }
 
     /// Makes the rows closed last the open ones again, if there are none since.
     pub(crate) fn reopen(&mut self) {
-        if !self.times.is_empty() {
-            return;
-        }
-        for tile in &mut self.tiles {
-            if let Some(Block { times, body: Body::Open(open), .. }) = tile.history.pop() {
-                self.times = times.to_vec();
-                let columns = tile.open.columns();
-                tile.open = open;
-                // Columns that have come since stay, without samples.
-                if tile.open.columns() < columns {
-                    let open = Arc::make_mut(&mut tile.open);
-                    (open.columns()..columns).for_each(|_| open.add_column());
-                }
-            }
-        }
-        for tile in &mut self.tiles {
-            if tile.open.rows() < self.times.len() {
-                // A tile that has come since.
-                let open = Arc::make_mut(&mut tile.open);
-                (open.rows()..self.times.len()).for_each(|_| open.push_absent());
-            }
+        match &mut self.rows {
+            Rows::Single(single) => single.reopen(),
+            Rows::Tiles(tiles) => tiles.reopen(),
         }
     }
 
     /// Whether the open rows are as many as a tile holds.
     pub(crate) fn is_full(&self) -> bool {
-        self.times.len() >= ROWS_MAX
+        self.open_rows() >= ROWS_MAX
+    }
+
+    /// The time of the newest open row.
+    pub(crate) fn open_last_ms(&self) -> Option<i64> {
+        match &self.rows {
+            Rows::Single(single) => single.open.last_ms(),
+            Rows::Tiles(tiles) => tiles.times.last().copied(),
+        }
     }
 
     /// The open row at a time.
     pub(crate) fn row_at(&self, timestamp_ms: i64) -> Option<usize> {
-        self.times.binary_search(&timestamp_ms).ok()
+        match &self.rows {
+            Rows::Single(single) => single.open.row_at(timestamp_ms),
+            Rows::Tiles(tiles) => tiles.times.binary_search(&timestamp_ms).ok(),
+        }
     }
 
     /// The sample of an open row.
     pub(crate) fn get(&self, row: usize, column: u32) -> Option<u64> {
-        let (tile, within) = place(column as usize);
-        self.tiles[tile].open.get(row, within)
+        match &self.rows {
+            Rows::Single(single) => single.open.get(row),
+            Rows::Tiles(tiles) => tiles.get(row, column),
+        }
     }
 
     /// Sets a sample of an open row.
     pub(crate) fn set(&mut self, row: usize, column: u32, bits: u64) {
-        let (tile, within) = place(column as usize);
-        Arc::make_mut(&mut self.tiles[tile].open).set(row, within, bits);
+        match &mut self.rows {
+            Rows::Single(single) => single.open.set(row, bits),
+            Rows::Tiles(tiles) => tiles.set(row, column, bits),
+        }
     }
 
     /// Removes a sample of an open row.
     pub(crate) fn clear(&mut self, row: usize, column: u32) {
-        let (tile, within) = place(column as usize);
-        Arc::make_mut(&mut self.tiles[tile].open).clear(row, within);
+        match &mut self.rows {
+            Rows::Single(single) => single.open.clear(row),
+            Rows::Tiles(tiles) => tiles.clear(row, column),
+        }
     }
 
     /// Removes the samples of a column from `start_ms` to `end_ms`, both inclusive.
     pub(crate) fn delete(&mut self, column: u32, start_ms: i64, end_ms: i64) {
-        for row in 0..self.times.len() {
-            if (start_ms..=end_ms).contains(&self.times[row]) && self.get(row, column).is_some() {
-                self.clear(row, column);
-            }
-        }
-        let (tile, within) = place(column as usize);
-        for block in &mut self.tiles[tile].history {
-            block.delete(within, start_ms, end_ms);
+        match &mut self.rows {
+            Rows::Single(single) => single.delete(start_ms, end_ms),
+            Rows::Tiles(tiles) => tiles.delete(column, start_ms, end_ms),
         }
     }
 
     /// The time of the first row that is here, `i64::MAX` for none.
     pub(crate) fn first_ms(&self) -> i64 {
-        let closed = self.tiles.first().and_then(|tile| tile.history.first());
-        let first = closed.and_then(|block| block.times.first()).or(self.times.first());
-        first.copied().unwrap_or(i64::MAX)
+        self.time_ranges().next().map_or(i64::MAX, |(first, _)| first)
     }
 
     /// The newest sample's time of a column, `i64::MIN` for none.
     pub(crate) fn newest(&self, column: u32) -> i64 {
-        let (tile, within) = place(column as usize);
-        self.tiles[tile].newest(within, &self.times)
+        match &self.rows {
+            Rows::Single(single) => single.newest(),
+            Rows::Tiles(tiles) => tiles.newest(column),
+        }
     }
 
     /// The sample of a column at a time, if it is still in the head.
     pub(crate) fn value_at(&self, column: u32, timestamp_ms: i64) -> Option<u64> {
-        if let Some(row) = self.row_at(timestamp_ms) {
-            return self.get(row, column);
+        match &self.rows {
+            Rows::Single(single) => single.value_at(timestamp_ms),
+            Rows::Tiles(tiles) => tiles.value_at(column, timestamp_ms),
         }
-        let (tile, within) = place(column as usize);
-        self.tiles[tile].history.iter().rev().find_map(|block| {
-            let row = block.times.binary_search(&timestamp_ms).ok()?;
-            let present = block.presence(within);
-            if present >> row & 1 == 0 {
-                return None;
-            }
-            let mut values = Vec::with_capacity(ROWS_MAX);
-            block.read(within, &mut values).ok()?;
-            let before = (present & ((1u64 << row) - 1) as u32).count_ones() as usize;
-            values.get(before).map(|value| value.to_bits())
-        })
+    }
+
+    /// Whether a column has samples that are in no part yet.
+    pub(crate) fn has_samples(&self, column: u32) -> bool {
+        let within = column as usize % COLUMNS_MAX;
+        let open = match &self.rows {
+            Rows::Single(single) => single.open.presence(),
+            Rows::Tiles(tiles) => tiles.tiles[column as usize / COLUMNS_MAX].open.presence(within),
+        };
+        let history = self.history(column / COLUMNS_MAX as u32);
+        open != 0 || history.iter().any(|block| block.presence(within) != 0)
     }
 
     /// Removes the blocks that belong to flushes up to `flush`.
     pub(crate) fn prune(&mut self, flush: u64) {
-        let times = &self.times;
-        for tile in &mut self.tiles {
-            if tile.history.first().is_none_or(|block| block.flush > flush) {
-                continue;
-            }
-            let newest: Vec<i64> =
-                (0..tile.open.columns()).map(|column| tile.newest(column, times)).collect();
-            tile.history.retain(|block| block.flush > flush);
-            tile.history.shrink_to_fit();
-            tile.floor = newest.iter().copied().max().unwrap_or(i64::MIN);
-            tile.floors = newest
-                .iter()
-                .enumerate()
-                .filter(|(_, newest)| **newest != tile.floor)
-                .map(|(column, newest)| (column as u16, *newest))
-                .collect();
+        match &mut self.rows {
+            Rows::Single(single) => single.prune(flush),
+            Rows::Tiles(tiles) => tiles.prune(flush),
         }
     }
 
     /// Whether there is nothing in it.
     pub(crate) fn is_drained(&self) -> bool {
-        self.times.is_empty() && self.tiles.iter().all(|tile| tile.history.is_empty())
+        self.open_rows() == 0 && self.closed().next().is_none()
     }
 
     /// If fewer than half of the cells of the last closed rows have samples: the columns by which rows
     /// they have.
     pub(crate) fn badly_filled(&self) -> Option<Vec<Vec<u32>>> {
-        if self.columns.len() < 2 {
-            return None;
+        match &self.rows {
+            Rows::Single(_) => None,
+            Rows::Tiles(tiles) => tiles.badly_filled(),
         }
-        let mut patterns: HashMap<u32, Vec<u32>> = HashMap::new();
-        let (mut cells, mut samples) = (0usize, 0usize);
-        for (number, tile) in self.tiles.iter().enumerate() {
-            let block = tile.history.last()?;
-            for within in 0..tile.open.columns() {
-                let present = block.presence(within);
-                cells += block.times.len();
-                samples += present.count_ones() as usize;
-                patterns.entry(present).or_default().push((number * COLUMNS_MAX + within) as u32);
-            }
-        }
-        let worth_it = samples * 2 < cells && patterns.len() > 1;
-        worth_it.then(|| {
-            let mut groups: Vec<Vec<u32>> = patterns.into_values().collect();
-            groups.sort();
-            groups
-        })
     }
 
     /// Estimated memory of samples and columns, bytes.
     pub(crate) fn bytes(&self) -> usize {
-        let tiles = self.tiles.iter().map(|tile| {
-            size_of::<LaneTile>()
-                + tile.open.bytes()
-                + tile.floors.len() * 16
-                + tile.history.iter().map(Block::bytes).sum::<usize>()
-        });
+        let rows = match &self.rows {
+            Rows::Single(single) => single.bytes(),
+            Rows::Tiles(tiles) => tiles.bytes(),
+        };
         size_of::<Lane>()
             + self.columns.len() * 8
             + self.log.previous.len() * 8
             + self.shape.as_ref().map_or(0, |shape| shape.series.len() * 12)
-            + tiles.sum::<usize>()
+            + rows
     }
 }

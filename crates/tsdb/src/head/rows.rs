@@ -229,7 +229,7 @@ impl Lanes {
         for number in homeless {
             let series = row.series[number];
             let fits = |lane: u32| {
-                lane != NOWHERE && self.lanes[lane as usize].times.last() == Some(&row.timestamp_ms)
+                lane != NOWHERE && self.lanes[lane as usize].open_last_ms() == Some(row.timestamp_ms)
             };
             if !fits(joined) {
                 joined = self.new_lane(row.source);
@@ -434,10 +434,7 @@ impl Lanes {
 
     /// Moves a series whose sample lies between the rows of its lane to a lane of this row.
     fn move_to_another(&mut self, row: &FloatRow<'_>, series: SeriesRef, moved: &mut u32) -> (u32, u32) {
-        let free = |lane: u32| {
-            let lane = &self.lanes[lane as usize];
-            lane.times.last() == Some(&row.timestamp_ms)
-        };
+        let free = |lane: u32| self.lanes[lane as usize].open_last_ms() == Some(row.timestamp_ms);
         if *moved == NOWHERE || !free(*moved) {
             *moved = self.new_lane(row.source);
         }

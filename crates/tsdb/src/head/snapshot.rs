@@ -8,10 +8,11 @@ use roaring::RoaringBitmap;
 use smallvec::SmallVec;
 use storage::{Column, SeriesRef};
 
+use super::block::Block;
 use super::index::slot_of;
 use super::late::{Late, Loose, PinnedRun};
 use super::side::Side;
-use super::tile::{Block, COLUMNS_MAX, ROWS_MAX, rows_of};
+use super::tile::{COLUMNS_MAX, ROWS_MAX, rows_of};
 use super::{FastMap, Lanes, NOWHERE};
 use crate::codec::CodecError;
 use crate::merge::{Piece, Rank, TimeConcatCache};
@@ -104,7 +105,7 @@ impl Lanes {
         let mut snapshot =
             HeadSnapshot { series: Vec::with_capacity(wanted.len()), ..HeadSnapshot::default() };
         let mut known: FastMap<(u32, u32), u32> = FastMap::default();
-        let mut times: FastMap<u32, Arc<[i64]>> = FastMap::default();
+        let mut times: FastMap<u32, Option<Arc<[i64]>>> = FastMap::default();
         let mut known_runs: FastMap<(u64, u32), u32> = FastMap::default();
         for (spill, late) in self.lates() {
             snapshot.loose.extend(late.loose.iter().map(|loose| (spill, loose.clone())));
@@ -122,10 +123,9 @@ impl Lanes {
             for (lane, column) in homes {
                 let number = column / COLUMNS_MAX as u32;
                 let tile = *known.entry((lane, number)).or_insert_with(|| {
-                    let times = times
-                        .entry(lane)
-                        .or_insert_with(|| self.lanes[lane as usize].times.as_slice().into());
-                    snapshot.tiles.push(self.pin_tile(lane, number, times, start_ms, end_ms));
+                    let (times, range) = (times.entry(lane).or_default(), (start_ms, end_ms));
+                    let blocks = self.lanes[lane as usize].pin(number, self.flush, range, times);
+                    snapshot.tiles.push(PinnedTile { blocks });
                     (snapshot.tiles.len() - 1) as u32
                 });
                 pinned.add_place(Place { tile, column: (column as usize % COLUMNS_MAX) as u16 });
@@ -149,21 +149,6 @@ impl Lanes {
             snapshot.series.push(pinned);
         }
         snapshot
-    }
-
-    fn pin_tile(&self, lane: u32, tile: u32, times: &Arc<[i64]>, start_ms: i64, end_ms: i64) -> PinnedTile {
-        let lane = &self.lanes[lane as usize];
-        let tile = &lane.tiles[tile as usize];
-        let overlaps = |times: &[i64]| {
-            times.first().is_some_and(|first| *first <= end_ms)
-                && times.last().is_some_and(|last| *last >= start_ms)
-        };
-        let mut blocks: Vec<Block> =
-            tile.history.iter().filter(|block| overlaps(&block.times)).cloned().collect();
-        if overlaps(times) {
-            blocks.push(Block::new(times.clone(), lane.position, self.flush, tile.open.clone()));
-        }
-        PinnedTile { blocks }
     }
 
     /// The late samples, by the spill that writes them.
@@ -222,11 +207,9 @@ impl Lanes {
             ..self.pin_frozen_late()
         };
         for lane in &self.lanes {
-            for (tile, columns) in lane.tiles.iter().zip(lane.columns.chunks(COLUMNS_MAX)) {
-                if !tile.history.is_empty() {
-                    pinned.tiles.push(PinnedTile { blocks: tile.history.clone() });
-                    pinned.columns.push(columns.into());
-                }
+            for (columns, blocks) in lane.closed() {
+                pinned.tiles.push(PinnedTile { blocks: blocks.to_vec() });
+                pinned.columns.push(columns.into());
             }
         }
         pinned
@@ -348,13 +331,8 @@ impl Lanes {
     /// Whether a series has samples that have not been flushed.
     pub(crate) fn has_samples(&self, slot: u32) -> bool {
         let Some(home) = self.homes.get(slot as usize) else { return false };
-        let in_lane = |lane: u32, column: u32| {
-            let lane = &self.lanes[lane as usize];
-            let tile = &lane.tiles[column as usize / COLUMNS_MAX];
-            let within = column as usize % COLUMNS_MAX;
-            tile.open.presence(within) != 0 || tile.history.iter().any(|block| block.presence(within) != 0)
-        };
-        (home.lane != NOWHERE && in_lane(home.lane, home.column))
+        let in_lane = home.lane != NOWHERE && self.lanes[home.lane as usize].has_samples(home.column);
+        in_lane
             || self.former.contains_key(&slot)
             || self.lates().any(|(_, late)| late.has(slot))
             || self.side.has(slot)
@@ -533,9 +511,9 @@ fn read_tiles(
             let mut values = Vec::with_capacity(ROWS_MAX);
             block.read(within, &mut values)?;
             let times = if block.is_complete(within) {
-                block.times.clone()
+                block.times()
             } else {
-                cache.cut(&block.times, &runs_of(present))
+                cache.cut(&block.times(), &runs_of(present))
             };
             let column = Column { times, values, ..Column::default() };
             out.push(Piece { rank: Rank { replace: false, position: block.position }, column });
@@ -587,8 +565,7 @@ impl Lanes {
             self.late.absorb(&late);
         }
         let next = self.flush;
-        for block in self.lanes.iter_mut().flat_map(|lane| &mut lane.tiles).flat_map(|tile| &mut tile.history)
-        {
+        for block in self.lanes.iter_mut().flat_map(|lane| lane.closed_mut()) {
             if block.flush <= flush {
                 block.flush = next;
             }

@@ -15,8 +15,6 @@
 //! A query takes a tile by its `Arc`; a writer that meets a shared tile copies it first. So a query
 //! never copies more than it touches, and what it has pinned does not change.
 
-use std::sync::Arc;
-
 use smallvec::SmallVec;
 
 use crate::codec::{CodecError, decode_values, encode_values};
@@ -341,126 +339,42 @@ pub(crate) struct SealedTile {
 }
 
 impl SealedTile {
-    fn presence(&self, column: usize) -> u32 {
+    pub(super) fn columns(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Samples in all.
+    pub(super) fn samples(&self) -> usize {
+        match &*self.present {
+            [] => self.columns() * self.rows.count_ones() as usize,
+            present => present.iter().map(|rows| rows.count_ones() as usize).sum(),
+        }
+    }
+
+    pub(super) fn presence(&self, column: usize) -> u32 {
         if self.present.is_empty() { self.rows } else { self.present.get(column).copied().unwrap_or(0) }
     }
 
-    fn read(&self, column: usize, values: &mut Vec<f64>) -> Result<(), CodecError> {
+    pub(super) fn read(&self, column: usize, values: &mut Vec<f64>) -> Result<(), CodecError> {
         let count = self.presence(column).count_ones() as usize;
         let bytes =
             self.offsets.get(column).and_then(|at| self.bytes.get(*at as usize..)).unwrap_or_default();
         decode_values(bytes, count, values).map(|_| ())
     }
 
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         size_of::<SealedTile>() + self.present.len() * 4 + self.offsets.len() * 4 + self.bytes.len()
-    }
-}
-
-/// The rows of a tile that takes no more, with their times.
-#[derive(Debug, Clone)]
-pub(crate) struct Block {
-    /// The times of the rows, shared by the tiles of a lane.
-    pub(crate) times: Arc<[i64]>,
-    /// The log position behind the last of its rows.
-    pub(crate) position: u64,
-    /// Which flush writes it; see [`crate::version`].
-    pub(crate) flush: u64,
-    pub(crate) body: Body,
-    /// Rows that have been deleted since, by column.
-    pub(crate) deleted: Option<Arc<[u32]>>,
-}
-
-/// The samples of a [`Block`].
-#[derive(Debug, Clone)]
-pub(crate) enum Body {
-    /// Not encoded yet (or never: the open tile as a query pinned it).
-    Open(Arc<Tile>),
-    /// Encoded.
-    Sealed(Arc<SealedTile>),
-}
-
-impl Block {
-    pub(crate) fn new(times: Arc<[i64]>, position: u64, flush: u64, open: Arc<Tile>) -> Block {
-        Block { times, position, flush, body: Body::Open(open), deleted: None }
-    }
-
-    fn stored(&self, column: usize) -> u32 {
-        match &self.body {
-            Body::Open(tile) if column < tile.columns() => tile.presence(column),
-            Body::Sealed(tile) if column < tile.offsets.len() => tile.presence(column),
-            _ => 0,
-        }
-    }
-
-    /// The rows in which `column` has samples.
-    pub(crate) fn presence(&self, column: usize) -> u32 {
-        let deleted = self.deleted.as_ref().and_then(|rows| rows.get(column)).copied().unwrap_or(0);
-        self.stored(column) & !deleted
-    }
-
-    /// Whether `column` has a sample in every row.
-    pub(crate) fn is_complete(&self, column: usize) -> bool {
-        self.presence(column).count_ones() as usize == self.times.len()
-    }
-
-    /// Appends the samples of `column`, rows ascending.
-    pub(crate) fn read(&self, column: usize, values: &mut Vec<f64>) -> Result<(), CodecError> {
-        let from = values.len();
-        match &self.body {
-            Body::Open(tile) => tile.read(column, values),
-            Body::Sealed(tile) => tile.read(column, values)?,
-        }
-        let (stored, present) = (self.stored(column), self.presence(column));
-        if stored != present {
-            let mut rows = rows_of(stored);
-            let mut at = 0;
-            values.retain(|_| {
-                at += 1;
-                at <= from || rows.next().is_some_and(|row| present >> row & 1 == 1)
-            });
-        }
-        Ok(())
-    }
-
-    /// Removes the samples of `column` from `start_ms` to `end_ms`, both inclusive.
-    pub(crate) fn delete(&mut self, column: usize, start_ms: i64, end_ms: i64) {
-        let rows = self.times.iter().enumerate().filter(|(_, time)| (start_ms..=end_ms).contains(*time));
-        let rows = rows.fold(0u32, |rows, (row, _)| rows | 1 << row);
-        if self.presence(column) & rows != 0 {
-            let columns = match &self.body {
-                Body::Open(tile) => tile.columns(),
-                Body::Sealed(tile) => tile.offsets.len(),
-            };
-            let mut deleted = self.deleted.as_ref().map_or_else(|| vec![0; columns], |rows| rows.to_vec());
-            deleted[column] |= rows;
-            self.deleted = Some(deleted.into());
-        }
-    }
-
-    /// Estimated memory, bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        size_of::<Block>()
-            + match &self.body {
-                Body::Open(tile) => tile.bytes(),
-                Body::Sealed(tile) => tile.bytes(),
-            }
-    }
-
-    /// Samples in all.
-    pub(crate) fn samples(&self) -> usize {
-        match &self.body {
-            Body::Open(tile) => tile.samples(),
-            Body::Sealed(tile) if tile.present.is_empty() => tile.offsets.len() * self.times.len(),
-            Body::Sealed(tile) => tile.present.iter().map(|rows| rows.count_ones() as usize).sum(),
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::head::block::{Block, Body};
 
     #[derive(Debug, Clone)]
     enum Act {
@@ -532,8 +446,10 @@ mod tests {
                 prop_assert_eq!(&tile.dense(), &model);
             }
             let times: Arc<[i64]> = (0..model.len() as i64).collect();
-            for body in [Body::Sealed(Arc::new(tile.seal())), Body::Open(Arc::new(tile.clone()))] {
-                let block = Block { times: times.clone(), position: 0, flush: 0, body, deleted: None };
+            let open = Block::new(times.clone(), 0, 0, Arc::new(tile.clone()));
+            let mut sealed = open.clone();
+            sealed.body = Body::Sealed(times, Arc::new(tile.seal()));
+            for block in [sealed, open] {
                 for column in 0..tile.columns() {
                     let mut values = Vec::new();
                     block.read(column, &mut values).unwrap();

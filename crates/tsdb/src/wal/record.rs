@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use model::histogram::Histogram;
 use model::{Exemplar, Labels, MatchOp, Matcher, Metadata, MetricType};
+use smallvec::SmallVec;
 use storage::{BlockKey, SeriesRef};
 
 use super::bytes::{Cursor, Malformed, put_bytes, put_varint, put_zigzag};
@@ -79,7 +80,7 @@ pub struct LaneLog {
     /// Rows since then.
     pub rows: u32,
     /// Bit patterns of the last row.
-    pub previous: Vec<u64>,
+    pub previous: SmallVec<[u64; 2]>,
 }
 
 /// A full row is repeated after this many differences, so that damage does not cost a whole segment.
@@ -493,34 +494,57 @@ pub struct Definitions {
     pub series: Vec<(u64, Labels)>,
 }
 
-/// Reads only the definitions of a record; `None` when it has none.
-///
-/// # Errors
-/// See [`RecordError`].
-pub fn read_definitions(payload: &[u8]) -> Result<Option<Definitions>, RecordError> {
+/// Definitions of a record, not taken apart yet.
+#[derive(Debug, Default)]
+pub(crate) struct PackedDefinitions {
+    tenant: String,
+    sources: Vec<u8>,
+    /// Without compression, one section each.
+    series: Vec<Vec<u8>>,
+}
+
+impl PackedDefinitions {
+    /// What they say.
+    pub(crate) fn read(&self) -> Result<Definitions, RecordError> {
+        let mut found = Definitions { tenant: self.tenant.clone(), ..Definitions::default() };
+        read_sources(&self.sources, &mut found.sources)?;
+        self.series.iter().try_for_each(|section| read_series_definitions(section, &mut found.series))?;
+        Ok(found)
+    }
+}
+
+/// Finds and unpacks the definitions of a record; `None` when it has none.
+pub(crate) fn unpack_definitions(payload: &[u8]) -> Result<Option<PackedDefinitions>, RecordError> {
     let mut cursor = Cursor::new(payload);
     if read_kind(&mut cursor)? != KIND_BATCH {
         return Ok(None);
     }
-    let mut found = Definitions { tenant: cursor.string()?.to_owned(), ..Definitions::default() };
+    let mut found = PackedDefinitions { tenant: cursor.string()?.to_owned(), ..PackedDefinitions::default() };
     while !cursor.is_empty() {
         let (tag, section) = (cursor.byte()?, cursor.bytes()?);
         match tag {
-            SECTION_SOURCES => read_sources(section, &mut found.sources)?,
-            SECTION_SERIES => read_series_definitions(section, &mut found.series)?,
+            SECTION_SOURCES => found.sources.extend_from_slice(section),
+            SECTION_SERIES => found.series.push(section.to_vec()),
             SECTION_SERIES_ZSTD => {
                 let mut packed = Cursor::new(section);
                 let len = usize::try_from(packed.varint()?).map_err(|_| Malformed)?;
                 if len > DEFINITIONS_BYTES_MAX {
                     return Err(RecordError::Malformed);
                 }
-                let bytes = zstd::bulk::decompress(packed.rest(), len).map_err(|_| Malformed)?;
-                read_series_definitions(&bytes, &mut found.series)?;
+                found.series.push(zstd::bulk::decompress(packed.rest(), len).map_err(|_| Malformed)?);
             }
             _ => {}
         }
     }
     Ok((!found.sources.is_empty() || !found.series.is_empty()).then_some(found))
+}
+
+/// Reads only the definitions of a record; `None` when it has none.
+///
+/// # Errors
+/// See [`RecordError`].
+pub fn read_definitions(payload: &[u8]) -> Result<Option<Definitions>, RecordError> {
+    unpack_definitions(payload)?.map(|packed| packed.read()).transpose()
 }
 
 fn read_kind(cursor: &mut Cursor<'_>) -> Result<u8, RecordError> {

@@ -72,7 +72,8 @@ fn small_integer(bits: u64) -> Option<i64> {
     None
 }
 
-fn put_change(before: u64, now: u64, out: &mut Vec<u8>) {
+/// Appends the change from one bit pattern to another.
+pub(crate) fn put_change(before: u64, now: u64, out: &mut Vec<u8>) {
     if let (Some(a), Some(b)) = (small_integer(before), small_integer(now)) {
         put_varint(out, zigzag(b - a) << 1);
         return;
@@ -119,7 +120,8 @@ pub(crate) fn decode_changes(cursor: &mut Cursor<'_>, values: &mut [u64]) -> Res
     }
 }
 
-fn read_change(cursor: &mut Cursor<'_>, value: &mut u64) -> Result<(), Malformed> {
+/// Applies the change at the front of `cursor`.
+pub(crate) fn read_change(cursor: &mut Cursor<'_>, value: &mut u64) -> Result<(), Malformed> {
     let first = *cursor.rest().first().ok_or(Malformed)?;
     if first & 1 == 0 {
         let difference = unzigzag(cursor.varint()? >> 1);
