@@ -144,7 +144,7 @@ pub trait Tokens: Send + Sync {
 pub struct Auth {
     /// What the header has to be, and who that is.
     accepted: Vec<(Credential, Caller)>,
-    /// Who everybody is where no credential is needed; without one, administrator of the default tenant.
+    /// Who everybody is, whatever they show; without one and without credentials, administrator of the default tenant.
     everybody: Option<Caller>,
     tokens: Option<Arc<dyn Tokens>>,
 }
@@ -179,8 +179,12 @@ impl Auth {
         !self.accepted.is_empty()
     }
 
-    /// Who sent these headers from `client` (`None`: this machine); `None` when they prove nothing.
+    /// Who sent these headers from `client` (`None`: this machine); `None` when they prove nothing. A credential that is
+    /// shown and not known proves nothing, also where none is needed.
     pub fn caller(&self, headers: &HeaderMap, client: Option<IpAddr>) -> Option<Caller> {
+        if self.everybody.is_some() {
+            return self.everybody.clone();
+        }
         let presented = Presented::read(headers);
         if let (Some(tokens), Some(Presented::Bearer(token))) = (&self.tokens, &presented)
             && let Ok(token) = std::str::from_utf8(token)
@@ -189,8 +193,9 @@ impl Auth {
             return tokens.caller(token);
         }
         if !self.is_configured() {
-            if self.everybody.is_some() {
-                return self.everybody.clone();
+            // Whoever shows something means to be somebody: a mistake must not make an administrator.
+            if headers.contains_key(AUTHORIZATION) {
+                return None;
             }
             // Another door than the configured address may let strangers come as far as this.
             let here = client.is_none_or(|client| client.to_canonical().is_loopback());
@@ -355,6 +360,10 @@ mod tests {
         ] {
             let client = client.map(|client| client.parse().expect("an address"));
             let caller = Auth::default().caller(&HeaderMap::new(), client);
+            for wrong in ["Bearer guess", "Basic YW5uOnA6dw==", "Basic", "Digest x", ""] {
+                let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(wrong))]);
+                assert_eq!(Auth::default().caller(&headers, client), None, "{client:?} with {wrong:?}");
+            }
             let administrator = Caller::new(TenantId::default(), Role::Admin);
             assert_eq!(caller, known.then_some(administrator), "{client:?}");
         }
@@ -377,8 +386,8 @@ mod tests {
         for (token, configured, open) in [
             ("ours_good", Some(Role::Read), Some(Role::Read)),
             ("ours_revoked", None, None),
-            ("t0ken", Some(Role::Read), Some(Role::Admin)),
-            ("unknown", None, Some(Role::Admin)),
+            ("t0ken", Some(Role::Read), None),
+            ("unknown", None, None),
         ] {
             let value = HeaderValue::try_from(format!("Bearer {token}")).expect("a value");
             let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
