@@ -1,6 +1,7 @@
 //! The agent role, from first stage to last: who it is, where rows are kept, discovery and scraping, the
 //! push doors, the tunnels.
 
+pub(crate) mod brought;
 mod enrolment;
 pub(crate) mod home;
 mod incarnation;
@@ -9,6 +10,7 @@ mod limits;
 mod local;
 mod nothing;
 mod pair;
+pub(crate) mod pair_check;
 pub(crate) mod reach;
 mod ship;
 mod stamp;
@@ -30,7 +32,7 @@ use stdx::clock::{Clock, SystemClock};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tunnel::identity::{AgentIdentity, Alpn};
-use tunnel::policy::Gate;
+use tunnel::policy::{Gate, Policy};
 use tunnel::{Connector, DialConfig, DialMetrics, Handler, Hello, HubUrl, Proxies, Tunnels};
 use web::{ActiveQueries, Auth, Caller, Endpoint, Role, WebMetrics, WebState, Work};
 
@@ -83,6 +85,8 @@ struct Stages {
     pull: Arc<Pull>,
     keep: Keep,
     storage: StorageConfig,
+    /// What hubs may ask for.
+    policy: Policy,
     /// What hubs limit.
     limits: Arc<CentralLimits>,
     /// Which building of its cluster it belongs to.
@@ -125,6 +129,9 @@ impl Agent {
         let config = source.load()?;
         let auth = auth(&config.web_auth)?;
         require_credential(addr, &auth)?;
+        if !config.fleet.client_authorities.is_empty() {
+            tracing::warn!("fleet: is for hubs; an agent does not act on it");
+        }
         let front = bound.serve(doors::starting());
 
         let lock = lock(&args.data)?;
@@ -162,7 +169,8 @@ impl Agent {
         };
         let pages: Arc<OnceLock<Handler>> = Arc::default();
         let targets = Arc::new(Scraped(pull.scraper()));
-        let gate = Gate::handler(config.tunnel.clone(), targets, behind(&pages), &mut registry);
+        let policy = Policy::from(config.tunnel.clone());
+        let gate = Gate::handler(policy.clone(), targets, behind(&pages), &mut registry);
         let outward =
             OutwardMetrics { home: home::metrics(&mut registry), dial: DialMetrics::register(&mut registry) };
         let web_metrics = WebMetrics::register(&mut registry);
@@ -189,6 +197,7 @@ impl Agent {
             pull,
             keep,
             storage: config.storage.clone(),
+            policy,
             limits,
             incarnation,
             program,
@@ -207,7 +216,7 @@ impl Agent {
             let _ = stages.sharer.set(sharing.start(&stages.pull));
         }
 
-        let outward = stages.go_out(&args.hubs, way, who.identity, outward)?;
+        let outward = stages.go_out(&args, way, who.identity, outward)?;
         let reloader = tokio::spawn(serve_reloads(Arc::clone(&stages), reloads));
         Ok(Agent { stages, outward, reloader, _lock: lock })
     }
@@ -261,6 +270,7 @@ impl Stages {
         self.keep.check(config)?;
         self.pull.apply(config)?;
         self.keep.apply(config)?;
+        self.policy.replace(config.tunnel.clone());
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
         let doors = doors::router(self.receive.clone(), machine);
         let external_labels = config.global.external_labels.clone();
@@ -296,20 +306,28 @@ impl Stages {
     /// Starts what brings rows home, and opens the tunnels.
     fn go_out(
         self: &Arc<Self>,
-        hubs: &[String],
+        args: &AgentArgs,
         way: Way,
         identity: Option<Arc<AgentIdentity>>,
         metrics: OutwardMetrics,
     ) -> Result<Outward> {
         let clock = &self.web.clock;
-        let hubs = hubs.to_owned();
-        let urls = hubs.iter().map(|url| HubUrl::parse(url)).collect::<Result<Vec<HubUrl>, _>>()?;
+        let args = args.clone();
+        let urls = args.hubs.iter().map(|url| HubUrl::parse(url)).collect::<Result<Vec<HubUrl>, _>>()?;
         let connector = way.0.clone();
         let start = |encoder| Home::start(metrics.home, encoder, &urls, &connector, identity.as_ref(), clock);
         let home = self.keep.shipping().map(start).transpose()?;
         let Some(identity) = identity else { return Ok(Outward { home, tunnels: None, keeping: None }) };
         let tunnels = self.dial(urls, &connector, &identity, metrics.dial);
-        let keeping = tokio::spawn(async move { identity.keep_renewed(&way, &hubs).await });
+        let keeping = tokio::spawn(async move {
+            // Runs for ever where there is something to keep.
+            let own = async {
+                if args.own.ca_file.is_some() {
+                    brought::keep(&args, &identity, &way).await;
+                }
+            };
+            tokio::join!(identity.keep_renewed(&way, &args.hubs), own);
+        });
         Ok(Outward { home, tunnels: Some(tunnels), keeping: Some(keeping) })
     }
 

@@ -43,5 +43,6 @@ fn needed_files(config: &Config) -> Result<()> {
         HttpClient::new(&remote.client, Arc::new(TcpConnector), Arc::clone(&tls))
             .map_err(|problem| anyhow!("remote_write {}: {problem}", remote.send.name))?;
     }
+    hub::check_fleet_files(&config.fleet)?;
     hub::auth(&config.web_auth).map(drop)
 }

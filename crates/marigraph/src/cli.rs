@@ -179,7 +179,7 @@ pub struct HubArgs {
     /// A further name or address of this hub, for its certificate; may be given several times
     #[arg(long = "tls.name", value_name = "NAME", env = "MARIGRAPH_TLS_NAMES", value_delimiter = ',')]
     pub names: Vec<String>,
-    /// Certificate of your own authority, PEM, for everybody but agents; read again with the configuration
+    /// Certificate of your own authority, PEM, for everybody but agents without --hub.ca-file; read again when it changes
     #[arg(
         long = "tls.cert-file",
         value_name = "FILE",
@@ -359,6 +359,9 @@ pub struct AgentArgs {
         env = "MARIGRAPH_TOKEN_FILE"
     )]
     pub token_file: Option<PathBuf>,
+    /// The agent's own certificates.
+    #[command(flatten)]
+    pub own: OwnCertificateArgs,
     /// Configuration file; without it the agent scrapes itself and this machine
     #[arg(long = "config", value_name = "FILE", env = "MARIGRAPH_CONFIG")]
     pub config: Option<PathBuf>,
@@ -415,6 +418,41 @@ pub struct AgentArgs {
     /// raise an alarm when two are there at once. Without it a random name, kept with the leases or the data
     #[arg(long = "incarnation", value_name = "NAME", env = "MARIGRAPH_INCARNATION")]
     pub incarnation: Option<String>,
+    /// While the leases cannot be read an agent goes on with the targets it had for this long; 0 stops with its lease
+    #[arg(
+        long = "pair.keep-share",
+        value_name = "DURATION",
+        default_value = "15m",
+        value_parser = parse_duration,
+        env = "MARIGRAPH_PAIR_KEEP_SHARE"
+    )]
+    pub pair_keep: Duration,
+}
+
+/// Certificates of your own authorities, between agent and hub; read again when the files change.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OwnCertificateArgs {
+    /// Authority that hubs' certificates may be from, PEM, beside the fleet's root: for hubs with --tls.cert-file. The
+    /// name in --hub has to be in the hub's certificate then
+    #[arg(long = "hub.ca-file", value_name = "FILE", env = "MARIGRAPH_HUB_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate of an authority that the hubs' configuration names (`fleet: client_authorities`), PEM; no token
+    /// is needed then
+    #[arg(
+        long = "hub.cert-file",
+        value_name = "FILE",
+        requires_all = ["key_file", "ca_file"],
+        env = "MARIGRAPH_HUB_CERT_FILE"
+    )]
+    pub cert_file: Option<PathBuf>,
+    /// The key of that certificate, PEM
+    #[arg(
+        long = "hub.key-file",
+        value_name = "FILE",
+        requires = "cert_file",
+        env = "MARIGRAPH_HUB_KEY_FILE"
+    )]
+    pub key_file: Option<PathBuf>,
 }
 
 /// Logging flags.
@@ -472,13 +510,21 @@ impl AgentArgs {
     pub fn shown(&self) -> Vec<(String, String)> {
         let duration =
             |d: Duration| model::duration::format(i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
-        let config = self.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        let file =
+            |path: &Option<PathBuf>| path.as_ref().map(|it| it.display().to_string()).unwrap_or_default();
         [
             ("cluster", self.cluster.clone().unwrap_or_default()),
-            ("config", config),
+            ("config", file(&self.config)),
             ("data", self.data.display().to_string()),
             ("hub", self.hubs.join(",")),
+            ("hub.ca-file", file(&self.own.ca_file)),
+            ("hub.cert-file", file(&self.own.cert_file)),
+            ("hub.key-file", file(&self.own.key_file)),
             ("listen", self.listen.clone()),
+            ("pair.keep-share", duration(self.pair_keep)),
+            ("pair.lease-duration", duration(self.pair_duration)),
+            ("pair.leases", file(&self.pair_leases)),
+            ("pair.name", self.pair_name.clone().unwrap_or_default()),
             ("queue.max-age", duration(self.queue_age_max)),
             ("queue.max-bytes", self.queue_bytes_max.to_string()),
         ]

@@ -8,6 +8,7 @@
 mod client_options;
 mod discovery;
 mod error;
+mod fleet;
 mod glob;
 mod global;
 mod proxy;
@@ -28,6 +29,7 @@ use scrape::config::{
 pub use client_options::read_client_options;
 pub use discovery::{Discovery, DnsRecord};
 pub use error::{ConfigError, ConfigWarning};
+pub use fleet::{ClientAuthorityConfig, ClientAuthorityText, FleetConfig, FleetText, NameText};
 pub use global::{Global, GlobalText};
 pub use proxy::{DoorConfig, ProxyConfig, ProxyText, PushProxDoorText, PushProxText};
 pub use remote_write::{MetadataText, QueueText, RemoteWrite, RemoteWriteText};
@@ -46,7 +48,7 @@ use yaml::{Node, Value};
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// The top-level keys, for hints.
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 17] = [
     "global",
     "runtime",
     "alerting",
@@ -62,6 +64,7 @@ const SECTIONS: [&str; 16] = [
     "machine",
     "proxy",
     "tunnel",
+    "fleet",
     "web",
 ];
 
@@ -88,6 +91,8 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// What hubs may ask an agent for.
     pub tunnel: PolicyConfig,
+    /// Authorities of the user's whose certificates agents may bring.
+    pub fleet: FleetConfig,
     /// Who may come in.
     pub web_auth: WebAuth,
     /// What was accepted without the effect one might expect.
@@ -157,6 +162,7 @@ impl Config {
             machine: None,
             proxy: ProxyConfig::default(),
             tunnel: PolicyConfig::default(),
+            fleet: FleetConfig::default(),
             web_auth: WebAuth::default(),
             warnings: Vec::new(),
             tree: Node::empty_map(),
@@ -298,6 +304,10 @@ impl<'a> Reader<'a> {
                 "tunnel" => {
                     let written: TunnelText = node.read()?;
                     config.tunnel = written.validate().map_err(|e| place(node, &e))?;
+                }
+                "fleet" => {
+                    let written: FleetText = node.read()?;
+                    config.fleet = written.validate(&self.dir).map_err(|e| place(node, &e))?;
                 }
                 "web" => config.web_auth = self.web(node)?,
                 "remote_write" => config.remote_writes = self.remote_writes(node, &config.global)?,

@@ -16,10 +16,10 @@ use http::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tenancy::{AgentRecord, Role, TokenKind, TokenRecord};
-use tunnel::identity::{AgentIdentity, Check, Outcome, RootInfo};
+use tunnel::identity::{Check, Outcome, RootInfo};
 use tunnel::{Connector, Proxies};
 
-use crate::cli::parse_duration;
+use crate::cli::{OwnCertificateArgs, parse_duration};
 use crate::client::{ClientArgs, Server};
 use crate::hub::FleetHub;
 
@@ -102,9 +102,9 @@ pub enum AgentsVerb {
         #[command(flatten)]
         hub: HubConnection,
     },
-    /// Cut an agent off for good; it can come back with a new token only
+    /// Cut an agent off for good; it can come back with a new token only, or with a certificate of another name
     Revoke {
-        /// Its id, as `agents list` shows it
+        /// Its id, as `agents list` shows it, or the name in a certificate of your own authority
         id: String,
         /// Only the certificate with this serial number
         #[arg(long = "serial", value_name = "HEX")]
@@ -193,17 +193,23 @@ pub enum HubVerb {
 /// `marigraph agent` with a verb.
 #[derive(Debug, Subcommand)]
 pub enum AgentVerb {
-    /// Say why there is no connection to a hub, and what to do about it
+    /// Say why there is no connection to a hub, or what is wrong with the leases of a pair, and what to do about it
     Check {
         /// The hub (https://host:port)
-        #[arg(long = "hub", value_name = "URL", env = "MARIGRAPH_HUBS")]
-        hub: String,
+        #[arg(long = "hub", value_name = "URL", env = "MARIGRAPH_HUBS", required_unless_present = "leases")]
+        hub: Option<String>,
+        /// The directory by which agents share targets
+        #[arg(long = "pair.leases", value_name = "DIR", env = "MARIGRAPH_PAIR_LEASES")]
+        leases: Option<PathBuf>,
         /// The agent's token, if it has not enrolled yet; it is not redeemed
         #[arg(long = "token", value_name = "TOKEN", env = "MARIGRAPH_TOKEN", hide_env_values = true)]
         token: Option<String>,
         /// The agent's data directory, if it has
         #[arg(long = "data", value_name = "DIR", default_value = "./agent-data", env = "MARIGRAPH_DATA")]
         data: PathBuf,
+        /// The agent's own certificates.
+        #[command(flatten)]
+        own: OwnCertificateArgs,
         /// HTTP proxy on the way; without it HTTPS_PROXY and NO_PROXY count
         #[arg(long = "proxy", value_name = "URL", env = "MARIGRAPH_PROXY")]
         proxy: Option<String>,
@@ -355,30 +361,36 @@ pub fn hub(verb: &HubVerb) -> Result<()> {
 /// # Errors
 /// There is no connection; what is printed says why.
 pub fn agent(verb: &AgentVerb) -> Result<()> {
-    let AgentVerb::Check { hub, token, data, proxy, timeout } = verb;
+    let AgentVerb::Check { hub, leases, token, data, own, proxy, timeout } = verb;
     let proxies = match proxy {
         Some(url) => Proxies::configured(url, ""),
         None => Proxies::from_environment(),
     };
     let clock = stdx::clock::SystemClock::shared();
     // Looking for an identity must not make a directory.
-    let identity = AgentIdentity::open(stdx::disk::RealDisk::shared(), data, None, clock.clone())
-        .with_context(|| format!("open the identity in {}", data.display()))?;
-    let check = Check {
-        hub,
-        connector: &Connector::new(proxies),
-        token: token.as_deref(),
-        identity: Some(&identity).filter(|identity| identity.current().is_some()),
-        patience: *timeout,
-        clock,
-    };
+    let identity = crate::agent::brought::open(own, data, clock.clone())?;
+    let connector = Connector::new(proxies);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let findings = runtime.block_on(check.run());
-    findings.iter().try_for_each(|finding| print(&format!("{finding}\n")))?;
-    if findings.iter().any(|finding| finding.outcome == Outcome::Bad) {
-        bail!("an agent here cannot connect to {hub}");
+    let mut findings = Vec::new();
+    if let Some(leases) = leases {
+        findings.extend(runtime.block_on(crate::agent::pair_check::run(leases, *timeout, &clock)));
     }
-    Ok(())
+    if let Some(hub) = hub {
+        let (token, patience) = (token.as_deref(), *timeout);
+        let check = Check { hub, connector: &connector, token, identity: Some(&identity), patience, clock };
+        findings.extend(runtime.block_on(check.run()));
+    }
+    findings.iter().try_for_each(|finding| print(&format!("{finding}\n")))?;
+    let bad: Vec<&str> = findings
+        .iter()
+        .filter(|finding| finding.outcome == Outcome::Bad)
+        .map(|finding| finding.step)
+        .collect();
+    match (bad.as_slice(), hub) {
+        ([], _) => Ok(()),
+        (["leases"], _) => bail!("agents cannot share targets by these leases"),
+        (_, hub) => bail!("an agent here cannot connect to {}", hub.as_deref().unwrap_or_default()),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -455,7 +467,8 @@ fn token_table(tokens: &[TokenRecord]) -> Vec<Vec<String>> {
 }
 
 fn agent_table(agents: &[Agent]) -> Vec<Vec<String>> {
-    let head = ["ID", "TENANT", "CLUSTER", "LABELS", "ENROLLED", "RENEWED", "EXPIRES", "STATE"];
+    let head =
+        ["ID", "TENANT", "CLUSTER", "LABELS", "ENROLLED", "RENEWED", "EXPIRES", "STATE", "CERTIFICATE"];
     let row = |agent: &Agent| {
         let record = &agent.record;
         let labels: Vec<String> =
@@ -474,6 +487,7 @@ fn agent_table(agents: &[Agent]) -> Vec<Vec<String>> {
             time(record.renewed_ms),
             time(record.not_after_ms),
             state.to_owned(),
+            if record.brought.is_empty() { "the fleet's".to_owned() } else { record.brought.clone() },
         ]
     };
     rows(&head, agents.iter().map(row))

@@ -26,6 +26,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use axum::middleware;
 use model::{Labels, TenantId};
 use prometheus_client::registry::Registry;
 use promql::engine::{Engine, EngineOptions};
@@ -47,6 +48,7 @@ use crate::program::{ConfigSource, Program, Reloads, build_info};
 use crate::pull::{Pull, PullParts};
 use ::proxy::{Proxy, ProxyMetrics};
 use enrol::Identity;
+pub(crate) use enrol::files::{check as check_fleet_files, read as read_certificates};
 pub(crate) use enrol::{FLEET_DIRECTORY, FleetHub};
 use explain::Explain;
 use fleet::{Fleet, FleetParts};
@@ -180,13 +182,14 @@ impl Hub {
         });
         // Before the first row comes in.
         stages.rows.apply(&config)?;
+        stages.identity.read_own(&config.fleet)?;
         stages.apply(&config, auth)?;
         let plaintext = match args.plaintext {
             PlaintextFor::Loopback => Plaintext::Loopback,
             PlaintextFor::Everywhere => Plaintext::Everywhere,
             PlaintextFor::Never => Plaintext::Never,
         };
-        stages.front.secure(stages.identity.tls().server_config(), plaintext);
+        stages.front.secure(stages.identity.tls(), plaintext);
         let tasks = stages.keep_going(reloads, &clock);
         Ok(Hub { stages, tasks })
     }
@@ -282,11 +285,19 @@ impl Stages {
             .merge(lifecycle::router(Arc::clone(&self.rows.ledger), Arc::clone(&self.web.clock)))
             .merge(Clusters::new(self.fleet.clone(), web.clone(), self.rows.store.clone()).doors());
         // What is nobody's door is web's, so that unknown paths want a credential too.
-        let fleet = self.identity.doors().merge(self.fleet.doors());
+        let meet = middleware::from_fn_with_state(Arc::clone(&self.identity), enrol::meet);
+        let fleet = self.identity.doors().merge(self.fleet.doors()).layer(meet);
         let router = fleet.fallback_service(web::router_with(web, doors));
         self.front.replace(proxy::in_front(Arc::clone(&self.proxy), router));
         self.program.in_force(config);
         Ok(())
+    }
+
+    /// Closes the connections of agents that bring certificates: those that are believed still come back at once.
+    fn close_brought(&self) {
+        let which = enrol::files::is_brought;
+        let closed = self.front.close(which) + self.fleet.agents().close("authorities changed", which);
+        tracing::info!(closed, "authorities of agents' certificates changed: connections were closed");
     }
 
     /// Reads the configuration again. After an error the old one stays in force; the error tells what
@@ -300,8 +311,12 @@ impl Stages {
             if config.proxy.options != self.proxy_options {
                 tracing::warn!("proxy: what has changed beside `doors` takes effect with the next start");
             }
-            self.identity.read_own()?;
-            self.apply(&config, auth)
+            let doubted = self.identity.read_own(&config.fleet)?;
+            self.apply(&config, auth)?;
+            if doubted {
+                self.close_brought();
+            }
+            Ok(())
         };
         let outcome = read();
         self.program.reloaded(outcome.is_ok());
@@ -323,7 +338,13 @@ async fn keep_identity(stages: Arc<Stages>) {
         let closed = stages.front.close(revoked) + stages.fleet.agents().close("revoked", revoked);
         tracing::info!(closed, "revocations changed: connections were closed");
     };
-    tokio::join!(identity.keep_shown(), identity.on_revocation(close), identity.keep_fellows());
+    let doubted = || stages.close_brought();
+    tokio::join!(
+        identity.keep_shown(),
+        identity.on_revocation(close),
+        identity.keep_fellows(),
+        identity.keep_own(doubted)
+    );
 }
 
 async fn serve_reloads(stages: Arc<Stages>, mut reloads: Reloads) {

@@ -16,7 +16,7 @@ use scrape::config::{
 use serde::de::DeserializeOwned;
 
 /// Where the fields of each struct are explained.
-const SECTIONS: [(&str, &str); 34] = [
+const SECTIONS: [(&str, &str); 37] = [
     ("GlobalText", "`global`"),
     ("ScrapeConfigText", "`scrape_configs`"),
     ("StaticText", "`static_configs`"),
@@ -42,6 +42,9 @@ const SECTIONS: [(&str, &str); 34] = [
     ("MachineText", "`machine`"),
     ("ProxyText", "`proxy`"),
     ("TunnelText", "`tunnel`"),
+    ("FleetText", "`fleet`"),
+    ("ClientAuthorityText", "`fleet`"),
+    ("NameText", "`fleet`"),
     ("PushProxText", "`proxy`"),
     ("PushProxDoorText", "`proxy`"),
     ("WebText", "`web`"),

@@ -39,6 +39,9 @@ pub struct Settings {
     pub duration: Duration,
     /// A fingerprint of what it scrapes.
     pub setup: String,
+    /// For how long it goes on with the share it had while the leases cannot be read; zero for not at all. Others that
+    /// can still read them take it for gone meanwhile, and what it goes on with is scraped twice then.
+    pub keep: Duration,
 }
 
 impl Settings {
@@ -130,6 +133,10 @@ pub struct Member {
     transitions: u32,
     acquired_ms: i64,
     lapses: u64,
+    /// When the first read began that has failed since the last one that has not.
+    away: Option<Duration>,
+    /// It has gone on with its share beyond its lease.
+    kept: bool,
 }
 
 impl Member {
@@ -150,6 +157,8 @@ impl Member {
             transitions: 0,
             acquired_ms: 0,
             lapses: 0,
+            away: None,
+            kept: false,
         }
     }
 
@@ -177,7 +186,8 @@ impl Member {
 
     /// What is to be written now, if anything. What is given away by it is given away when this returns.
     pub fn beat(&mut self, now: Now) -> Option<Write> {
-        if self.renewed.is_some_and(|renewed| now.mono >= renewed + self.settings.fence()) {
+        let over = self.renewed.is_some_and(|renewed| now.mono >= renewed + self.settings.fence());
+        if over && !self.keeps_share(now) {
             self.lapse();
         }
         if self.rival.is_some() {
@@ -233,8 +243,39 @@ impl Member {
         }
     }
 
+    /// A read that began then has failed. As long as it may, it goes on with the share that it has: the others either
+    /// cannot read the leases either, or wait for a sign of it for longer than this allows.
+    pub fn missed(&mut self, began: Now) {
+        self.away.get_or_insert(began.mono);
+        let confirmed = self.own.as_ref().is_some_and(|own| own.confirmed);
+        if self.keeps_share(began) && confirmed {
+            self.kept = true;
+            let until_ms = began.wall_ms.saturating_add(millis(self.settings.duration));
+            self.share.stretch(began.mono + self.settings.fence(), until_ms);
+        }
+    }
+
+    /// Whether the leases cannot be read, and it goes on with its share all the same.
+    pub fn keeps_share(&self, now: Now) -> bool {
+        let lately = |since: Duration| now.mono < since + self.settings.keep;
+        self.own.is_some() && self.rival.is_none() && self.away.is_some_and(lately)
+    }
+
+    /// For how long the leases could not be read; zero when the last read went well.
+    pub fn away(&self, now: Now) -> Duration {
+        self.away.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since))
+    }
+
     /// Takes in what a read from `began` to `ended` has found.
     pub fn read(&mut self, began: Now, ended: Now, found: Vec<Held>) {
+        self.away = None;
+        if std::mem::take(&mut self.kept) {
+            // What the others have made of the silence is not known: it begins anew. They may go on for a moment, too.
+            self.lapse();
+            for seen in self.others.values_mut().filter(|seen| !seen.gone) {
+                seen.since = ended.mono;
+            }
+        }
         let mut absent: Vec<String> = self.others.keys().cloned().collect();
         if self.rival.is_some() && !found.iter().any(|held| held.lease.member == self.settings.name) {
             (self.rival, self.version) = (None, None);
@@ -456,7 +497,7 @@ fn claims(seen: &Seen, now: Now) -> impl Iterator<Item = Claim> {
     current.into_iter().chain(seen.ghost.clone())
 }
 
-/// What it claims up to `until_ms`, but as far as it has promised when that is less; what the gone has promised.
+/// What it claims up to `until_ms`; what the gone has promised.
 fn claim(seen: &Seen, until_ms: i64, now: Now) -> Option<Claim> {
     let lease = &seen.held.lease;
     let shift_ms = if seen.ahead_ms.saturating_abs() > APART_MS { seen.ahead_ms } else { 0 };
@@ -467,7 +508,8 @@ fn claim(seen: &Seen, until_ms: i64, now: Now) -> Option<Claim> {
         (true, _) => promised_ms,
         (false, i64::MAX) => i64::MAX,
         (false, until_ms) if shift_ms != 0 => until_ms.saturating_sub(shift_ms),
-        (false, until_ms) => until_ms.min(promised_ms),
+        // It may have gone on beyond its promise while the place was away.
+        (false, until_ms) => until_ms,
     };
     Some(Claim { views: lease.views.clone(), until_ms, shift_ms })
 }

@@ -16,6 +16,8 @@ pub struct Metrics {
     pub(crate) write_failures: Counter,
     pub(crate) read_failures: Counter,
     pub(crate) clock_ahead: Gauge<f64, AtomicU64>,
+    pub(crate) away: Gauge<f64, AtomicU64>,
+    pub(crate) keeps_share: Gauge,
 }
 
 impl Metrics {
@@ -34,6 +36,16 @@ impl Metrics {
         registry.register("renewals", "Renewals of the own lease", m.renewals);
         registry.register("write_failures", "Renewals that failed", m.write_failures);
         registry.register("read_failures", "Reads of all leases that failed", m.read_failures);
+        registry.register(
+            "away_seconds",
+            "For how long the leases could not be read; 0 when the last read went well",
+            m.away,
+        );
+        registry.register(
+            "keeps_share",
+            "Whether this agent goes on with the targets it had, because the leases cannot be read",
+            m.keeps_share,
+        );
         registry.register(
             "clock_ahead_seconds",
             "How far the clock of the member that differs most is ahead of ours, about",

@@ -125,6 +125,7 @@ struct Told {
     members: Vec<String>,
     lapses: u64,
     failing: bool,
+    keeps: bool,
     rival: bool,
     otherwise: Vec<String>,
 }
@@ -166,6 +167,10 @@ impl Run {
             self.member.leave();
         }
         let read = self.read().await;
+        if read.is_err() && self.member.keeps_share(self.now()) {
+            // A place that does not answer must not take the time for the next look.
+            return self.tell(read);
+        }
         let mut wrote = Ok(());
         for _ in 0..3 {
             let before = self.member.lease().map(|(lease, _)| lease.views.clone());
@@ -202,6 +207,7 @@ impl Run {
             Ok(found) => self.member.read(began, self.now(), found),
             Err(error) => {
                 self.config.metrics.read_failures.inc();
+                self.member.missed(began);
                 return Err(error);
             }
         }
@@ -225,7 +231,9 @@ impl Run {
     }
 
     fn patience(&self) -> Duration {
-        self.config.settings.duration / 2
+        let Settings { duration, keep, .. } = self.config.settings;
+        // Two looks have to fit into the time for which it goes on after one.
+        if keep.is_zero() { duration / 2 } else { duration / 4 }
     }
 
     fn now(&self) -> Now {
@@ -240,6 +248,23 @@ impl Run {
         let members = own.as_ref().and_then(|own| own.views.last()).map(|view| view.members.clone());
         let members = members.unwrap_or_default();
         metrics.members.set(i64::try_from(members.len()).unwrap_or(i64::MAX));
+        let now = Now { wall_ms: self.config.clock.now_ms(), mono: self.share.elapsed() };
+        metrics.away.set(self.member.away(now).as_secs_f64());
+        let keeps = self.member.keeps_share(now);
+        metrics.keeps_share.set(i64::from(keeps));
+        if keeps != told.keeps {
+            told.keeps = keeps;
+            if keeps {
+                tracing::warn!(
+                    member = name,
+                    for_at_most = ?self.config.settings.keep,
+                    "the leases cannot be read: this agent goes on with the targets it had, and takes over none; if others \
+                     can read them, they scrape the same ones"
+                );
+            } else {
+                tracing::warn!(member = name, "this agent does not go on without leases any more");
+            }
+        }
         metrics.clock_ahead.set(self.member.ahead_ms() as f64 / 1000.0);
         if self.member.lapses() > told.lapses {
             metrics.lapses.inc_by(self.member.lapses() - told.lapses);

@@ -160,6 +160,12 @@ impl Share {
         (acting.until, acting.until_ms) = (until, until_ms);
     }
 
+    /// The lease cannot be renewed and has not been given up.
+    pub(crate) fn stretch(&self, until: Duration, until_ms: i64) {
+        let mut acting = self.0.acting.lock();
+        (acting.until, acting.until_ms) = (acting.until.max(until), acting.until_ms.max(until_ms));
+    }
+
     /// The others' claims have been read; since the last title was written when `confirms`.
     pub(crate) fn heed(&self, claims: Claims, confirms: bool) {
         let mut acting = self.0.acting.lock();

@@ -70,11 +70,15 @@ pub struct AgentRecord {
     pub enrolled_ms: i64,
     /// When it last got a certificate.
     pub renewed_ms: i64,
-    /// The token it enrolled with.
+    /// The token it enrolled with; empty where it needed none.
     pub token: String,
     /// Hashes of the roots it was given with that certificate.
     #[serde(default)]
     pub roots: Vec<String>,
+    /// The name in its certificate that stands for it, where an authority of the user's has issued that; empty for the
+    /// fleet's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub brought: String,
     /// Another hub told of it, and it was never seen at this one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub elsewhere: bool,

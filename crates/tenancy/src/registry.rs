@@ -319,6 +319,14 @@ impl Registry {
         Ok(())
     }
 
+    /// Whether this certificate of an agent, or one that ends no earlier, is known here. So two that are used side by
+    /// side do not take each other's place all the time.
+    pub fn has_certificate(&self, agent_id: &str, serial: &str, not_after_ms: i64) -> bool {
+        let state = self.state.read();
+        let known = state.known.agents.get(agent_id);
+        known.is_some_and(|agent| agent.serial == serial || agent.not_after_ms >= not_after_ms)
+    }
+
     /// The agents, by tenant and cluster.
     pub fn agents(&self) -> Vec<AgentRecord> {
         let mut agents: Vec<AgentRecord> = self.state.read().known.agents.values().cloned().collect();

@@ -34,7 +34,8 @@ use tenancy::TenantId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tunnel::identity::{
-    AgentTls, Alpn, Authority, AuthorityOptions, HubTls, LocalKey, OwnCertificate, ServerTrust, Subject,
+    AgentTls, Alpn, Authority, AuthorityOptions, HubTls, LocalKey, OwnCertificate, PeerIdentity, ServerTrust,
+    Subject,
 };
 use tunnel::{
     AgentKey, Agents, Ask, Connector, DialConfig, Handler, HubUrl, Proxies, TUNNEL_PATH, Timings, To, Tunnels,
@@ -192,7 +193,8 @@ async fn serve(
     let stream = tls.accept(stream).await?;
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
-    let peer = HubTls::peer(session.peer_certificates())?.ok_or("no certificate")?;
+    let shown = session.peer_certificates().and_then(<[_]>::first).ok_or("no certificate")?;
+    let peer = PeerIdentity::of_certificate(shown)?;
     let service = service_fn(move |mut request: Request<Incoming>| {
         let accepted =
             (request.uri().path() == TUNNEL_PATH).then(|| agents.accept(&mut request, &peer, remote));

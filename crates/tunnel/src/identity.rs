@@ -6,6 +6,9 @@
 //! cluster, agent id and enrolled labels in a URI (`docs/formats/certificates.md`); nothing an agent sends
 //! besides can change them. Agents trust a [`Bundle`] of roots, so that a root can be replaced.
 //!
+//! A hub may believe authorities of the user's, too ([`ClientAuthorities`]), and an agent a hub that shows a certificate
+//! of the user's ([`ServerTrust::Either`]).
+//!
 //! TLS sessions are never resumed: a resumed session shows no certificate again, and a revoked agent
 //! would come back by it.
 //!
@@ -13,6 +16,7 @@
 
 mod agent;
 mod authority;
+mod brought;
 mod bundle;
 mod check;
 mod desk;
@@ -29,13 +33,14 @@ pub use authority::{
     AUTHORITY_FILE, Admission, Authority, AuthorityExport, AuthorityOptions, HubCertificate, Issued,
     RootInfo, SIGNING_REQUEST_BYTES_MAX, Subject, requested_key_hash,
 };
+pub use brought::{ClientAuthorities, ClientAuthority, NamePlace, NameRule};
 pub use bundle::{Bundle, RootPin};
-pub use check::{Check, Finding, Outcome};
+pub use check::{Check, Finding, Outcome, explained};
 pub use desk::{Denied, Desk};
 pub use error::IdentityError;
 pub use exchange::{
     CertificateAnswer, ENROL_PATH, EXCHANGE_BYTES_MAX, EnrolRequest, ExchangeError, JOIN_PATH, JoinAnswer,
-    JoinRequest, RENEW_PATH, Reach, Reaching, Refused, RenewRequest, TlsStream, join_at,
+    JoinRequest, RENEW_PATH, Reach, Reaching, Refused, RenewRequest, TlsStream, WHO_PATH, WhoAnswer, join_at,
 };
 pub use hubs::{
     ADMIT_PATH, AdmitRequest, CLAIM_PATH, Claimed, PAGE_BYTES, PULL_PATH, PUSH_PATH, PullRequest, Pulled,
@@ -43,7 +48,7 @@ pub use hubs::{
 };
 pub use key::LocalKey;
 pub use peer::{NameError, PeerIdentity, PeerKind, Standing, check_cluster, check_labels};
-pub use server_trust::ServerTrust;
+pub use server_trust::{ServerTrust, roots_of_pem};
 pub use tls::{AgentTls, Alpn, HubTls, IsRevoked, OwnCertificate};
 
 #[cfg(test)]

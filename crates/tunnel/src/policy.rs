@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -115,6 +116,23 @@ impl Default for PolicyConfig {
     }
 }
 
+/// The policy in force; clones are one.
+#[derive(Debug, Clone)]
+pub struct Policy(Arc<ArcSwap<PolicyConfig>>);
+
+impl From<PolicyConfig> for Policy {
+    fn from(config: PolicyConfig) -> Policy {
+        Policy(Arc::new(ArcSwap::from_pointee(config)))
+    }
+}
+
+impl Policy {
+    /// Puts `config` in force for requests that come from now on.
+    pub fn replace(&self, config: PolicyConfig) {
+        self.0.store(Arc::new(config));
+    }
+}
+
 /// A page of the agent's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnPath {
@@ -136,7 +154,7 @@ impl OwnPath {
 
 /// Stands between hubs and everything else.
 pub struct Gate {
-    policy: PolicyConfig,
+    policy: Policy,
     targets: Arc<dyn Targets>,
     own: Handler,
     fetcher: Fetcher,
@@ -176,7 +194,7 @@ impl Gate {
     /// A handler for [`crate::Tunnels`]: `own` answers the agent's own pages. Figures go into `registry`
     /// as `marigraph_tunnel_policy_*`.
     pub fn handler(
-        policy: PolicyConfig,
+        policy: impl Into<Policy>,
         targets: Arc<dyn Targets>,
         own: Handler,
         registry: &mut Registry,
@@ -189,6 +207,7 @@ impl Gate {
             metrics.refused.clone(),
         );
         registry.register("allowed", "Requests of hubs that were allowed", metrics.allowed.clone());
+        let policy = policy.into();
         let gate = Arc::new(Gate { policy, targets, own, fetcher: Fetcher::default(), metrics });
         Handler::from_fn(move |request| Arc::clone(&gate).answer(request))
     }
@@ -207,10 +226,11 @@ impl Gate {
     }
 
     async fn allowed(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let policy = self.policy.0.load_full();
         let path = request.uri().path();
         if let Some(id) = path.strip_prefix(SCRAPE_PATH) {
             get_only(request.method())?;
-            if !self.policy.scrape {
+            if !policy.scrape {
                 return Err(Refusal::new("scrape_off", "hubs may not scrape through this agent"));
             }
             if id.is_empty()
@@ -225,44 +245,21 @@ impl Gate {
         }
         if path == FETCH_PATH {
             get_only(request.method())?;
-            let url = self.permitted_url(request.uri().query().unwrap_or_default())?;
+            let url = permitted_url(&policy, request.uri().query().unwrap_or_default())?;
             let reached = self.fetcher.get(&url, request.headers(), timeout(request.headers())).await;
             return self.reached(reached);
         }
-        if self.policy.own.iter().any(|own| own.matches(request.method(), path)) {
+        if policy.own.iter().any(|own| own.matches(request.method(), path)) {
             self.metrics.allowed.inc();
             return Ok(self.own.call(request).await);
         }
-        if self.policy.own.iter().any(|own| own.matches(&Method::GET, path)) {
+        if policy.own.iter().any(|own| own.matches(&Method::GET, path)) {
             get_only(request.method())?;
         }
         Err(Refusal::new(
             "path",
             "only discovered targets, allowed URLs and the agent's API can be asked for",
         ))
-    }
-
-    /// The URL that is asked for, if the allow list has it.
-    fn permitted_url(&self, query: &str) -> Result<Url, Refusal> {
-        let written = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "url");
-        let written = written.map(|(_, url)| url.into_owned()).unwrap_or_default();
-        let url = Url::parse(&written).ok().filter(|_| written.len() <= URL_BYTES_MAX);
-        let url = url.ok_or_else(|| Refusal::new("bad_url", "`url` is not a URL"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(Refusal::new("bad_url", "a URL with a user is not asked for"));
-        }
-        let address = match url.host() {
-            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-            Some(Host::Domain(_)) | None => None,
-        };
-        if let Some(address) = address.filter(|address| is_link_local(*address)) {
-            return Err(Refusal::new("link_local", format!("{address} is link-local and never reached")));
-        }
-        if !self.policy.allow_urls.iter().any(|pattern| pattern.matches(&url)) {
-            return Err(Refusal::new("not_listed", format!("{url} is not on the allow list")));
-        }
-        Ok(url)
     }
 
     fn reached(&self, reached: Result<Response<Body>, ReachError>) -> Result<Response<Body>, Refusal> {
@@ -283,6 +280,29 @@ impl Gate {
             Err(error @ ReachError::Late(_)) => Ok(text(StatusCode::GATEWAY_TIMEOUT, format!("{error}\n"))),
         }
     }
+}
+
+/// The URL that is asked for, if the allow list has it.
+fn permitted_url(policy: &PolicyConfig, query: &str) -> Result<Url, Refusal> {
+    let written = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "url");
+    let written = written.map(|(_, url)| url.into_owned()).unwrap_or_default();
+    let url = Url::parse(&written).ok().filter(|_| written.len() <= URL_BYTES_MAX);
+    let url = url.ok_or_else(|| Refusal::new("bad_url", "`url` is not a URL"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Refusal::new("bad_url", "a URL with a user is not asked for"));
+    }
+    let address = match url.host() {
+        Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+        Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+        Some(Host::Domain(_)) | None => None,
+    };
+    if let Some(address) = address.filter(|address| is_link_local(*address)) {
+        return Err(Refusal::new("link_local", format!("{address} is link-local and never reached")));
+    }
+    if !policy.allow_urls.iter().any(|pattern| pattern.matches(&url)) {
+        return Err(Refusal::new("not_listed", format!("{url} is not on the allow list")));
+    }
+    Ok(url)
 }
 
 fn get_only(method: &Method) -> Result<(), Refusal> {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use model::Labels;
 use stdx::clock::Clock;
-use stdx::disk::RealDisk;
 use tunnel::identity::{AgentIdentity, ExchangeError, PeerIdentity, Reach, Reaching};
 use tunnel::{Connector, HubUrl};
 
+use super::brought;
 use crate::cli::AgentArgs;
 
 /// First and longest wait after a hub could not be reached.
@@ -72,14 +72,18 @@ async fn identity(
     clock: Arc<dyn Clock>,
 ) -> Result<(Arc<AgentIdentity>, PeerIdentity)> {
     let directory = args.data.display();
-    let identity = AgentIdentity::open(RealDisk::shared(), &args.data, None, clock)
-        .with_context(|| format!("open the identity in {directory}"))?;
+    let identity = brought::open(&args.own, &args.data, clock)?;
+    if identity.is_brought() {
+        let who = brought::who(&identity, way, &args.hubs).await?;
+        return Ok((Arc::new(identity), who));
+    }
     let token = token(args)?;
     if identity.is_to_enrol(token.as_deref()) {
         let Some(token) = token else {
             bail!(
                 "there is no identity in {directory} yet: an agent needs a token once. Make one at the hub with \
-                 `marigraph token create --cluster NAME` and give it with --token"
+                 `marigraph token create --cluster NAME` and give it with --token; or give a certificate of an \
+                 authority that the hub believes with --hub.cert-file"
             );
         };
         enrol(&identity, way, &args.hubs, &token).await?;

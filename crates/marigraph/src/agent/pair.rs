@@ -52,7 +52,7 @@ impl Sharing {
             );
         }
         let setup = format!("{:08x}", crc32c::crc32c(config.to_yaml().as_bytes()));
-        let settings = Settings { name, duration: args.pair_duration, setup };
+        let settings = Settings { name, duration: args.pair_duration, setup, keep: args.pair_keep };
         let share = Share::new(&settings.name);
         Ok(Some(Sharing { directory, settings, share, metrics: Metrics::register(registry) }))
     }

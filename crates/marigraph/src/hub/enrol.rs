@@ -5,12 +5,12 @@
 //! wants a credential. `/api/v1/admin/…` stands within it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::extract::{DefaultBodyLimit, Extension, State};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -22,17 +22,20 @@ use stdx::disk::RealDisk;
 use tenancy::{Registry, Token, TokenKind};
 use tunnel::identity::{
     Authority, AuthorityOptions, Denied, Desk, ENROL_PATH, EXCHANGE_BYTES_MAX, EnrolRequest, HubTls,
-    JOIN_PATH, JoinRequest, OwnCertificate, PeerIdentity, RENEW_PATH, Refused, RenewRequest,
+    JOIN_PATH, JoinRequest, PeerIdentity, RENEW_PATH, Refused, RenewRequest, WHO_PATH,
 };
 use web::{Caller, ClientAddress, Role, Tokens};
 
 use crate::cli::HubArgs;
+use crate::config::FleetConfig;
 
 pub(super) mod admin;
 mod fellows;
+pub(crate) mod files;
 
 use fellows::Fellows;
 pub(crate) use fellows::FleetHub;
+use files::OwnFiles;
 
 /// Where authority and registry stand, in the data directory.
 pub(crate) const FLEET_DIRECTORY: &str = "fleet";
@@ -48,8 +51,8 @@ pub(crate) struct Identity {
     names: Vec<String>,
     /// Where agents reach this hub, for tokens; may be empty.
     pub(crate) address: String,
-    /// Certificate and key of the user's own authority.
-    own: Option<(PathBuf, PathBuf)>,
+    /// Certificates of the user's own authorities.
+    own: OwnFiles,
     /// When the server certificate was made, and how long it lasts.
     shown: Mutex<(i64, i64)>,
     /// The fleet's other hubs.
@@ -78,26 +81,26 @@ impl Identity {
         let revoked = Arc::new(move |peer: &PeerIdentity| asked.is_revoked(&peer.agent_id, &peer.serial));
         let tls = HubTls::new(certificate, &authority.bundle()?, revoked, Arc::clone(&clock))?;
         let desk = Desk::new(authority, registry, Arc::clone(&clock));
-        let own = args.tls_cert_file.clone().zip(args.tls_key_file.clone());
+        let shown_files = args.tls_cert_file.clone().zip(args.tls_key_file.clone());
+        let own = OwnFiles::new(shown_files);
         let address = args.advertise.clone();
         let fellows = Fellows::new(args.peers.clone());
         let identity = Identity { desk, tls: Arc::new(tls), clock, names, address, own, shown, fellows };
-        identity.read_own()?;
         identity.tell_of_self()?;
         Ok(Arc::new(identity))
     }
 
-    /// Reads the certificate of the user's own authority, where there is one.
+    /// Reads the files of the user's own authorities. Gives whether some who were believed are not any more.
     ///
     /// # Errors
-    /// A file cannot be read or used; the old certificate stays.
-    pub(crate) fn read_own(&self) -> Result<()> {
-        let Some((chain, key)) = &self.own else { return Ok(()) };
-        let read =
-            |path: &Path| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
-        let own = OwnCertificate::from_pem(&read(chain)?, &read(key)?);
-        self.tls.set_own_certificate(Some(own.with_context(|| format!("use {}", chain.display()))?));
-        Ok(())
+    /// A file cannot be read or used; what was in force stays.
+    pub(crate) fn read_own(&self, config: &FleetConfig) -> Result<bool> {
+        self.own.apply(config, &self.tls)
+    }
+
+    /// Reads those files again when they change, until dropped; calls `close` when some are not believed any more.
+    pub(crate) async fn keep_own(self: &Arc<Self>, close: impl FnMut()) {
+        files::keep_read(self, close).await;
     }
 
     /// TLS of the listener.
@@ -159,6 +162,7 @@ impl Identity {
             .route(ENROL_PATH, post(enrol))
             .route(RENEW_PATH, post(renew))
             .route(JOIN_PATH, post(join))
+            .route(WHO_PATH, post(who))
             .merge(fellows::doors())
             .layer(DefaultBodyLimit::max(EXCHANGE_BYTES_MAX))
             .with_state(Arc::clone(self))
@@ -220,6 +224,27 @@ async fn renew(
         Ok(given)
     })
     .await
+}
+
+async fn who(State(hub): State<Arc<Identity>>, peer: Peer, client: Client) -> Response {
+    answer(hub, "say who that is", client, move |hub| hub.desk.who(peer.as_ref().map(|Extension(peer)| peer)))
+        .await
+}
+
+/// Before the doors of agents: remembers those that bring certificates of the user's own authorities.
+pub(super) async fn meet(
+    State(hub): State<Arc<Identity>>,
+    peer: Peer,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Some(Extension(peer)) = peer.filter(|Extension(peer)| hub.desk.is_new(peer)) {
+        let met = tokio::task::spawn_blocking(move || hub.desk.meet(&peer)).await;
+        if let Ok(Err(denied)) = met {
+            return refuse("meet an agent", None, denied);
+        }
+    }
+    next.run(request).await
 }
 
 async fn join(

@@ -48,7 +48,6 @@ use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -176,9 +175,10 @@ impl Front {
     }
 
     /// Speaks TLS from the next connection on, and plaintext only to those it is for.
-    pub(crate) fn secure(&self, tls: Arc<ServerConfig>, plaintext: Plaintext) {
-        let acceptor = TlsAcceptor::from(tls);
-        self.shared.secure.store(Some(Arc::new(Secure { acceptor, plaintext })));
+    pub(crate) fn secure(&self, tls: &Arc<HubTls>, plaintext: Plaintext) {
+        let acceptor = TlsAcceptor::from(tls.server_config());
+        let secure = Secure { acceptor, tls: Arc::clone(tls), plaintext };
+        self.shared.secure.store(Some(Arc::new(secure)));
     }
 
     /// Closes the connections of those for whom `which` holds, now; gives how many there were. Tunnels
@@ -223,6 +223,8 @@ struct Shop {
 
 struct Secure {
     acceptor: TlsAcceptor,
+    /// Knows whose certificate it is.
+    tls: Arc<HubTls>,
     plaintext: Plaintext,
 }
 
@@ -397,7 +399,7 @@ async fn serve_tls(shared: Arc<Shop>, secure: Arc<Secure>, stream: Shared, clien
     };
     let session = tls.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
-    let peer = match HubTls::peer(session.peer_certificates()) {
+    let peer = match secure.tls.peer(session.peer_certificates()) {
         Ok(peer) => peer,
         Err(error) => {
             shared.metrics.refuse("certificate");

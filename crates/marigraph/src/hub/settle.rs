@@ -83,6 +83,7 @@ mod tests {
             renewed_ms: 0,
             token: String::new(),
             roots: Vec::new(),
+            brought: String::new(),
             elsewhere: false,
         }
     }

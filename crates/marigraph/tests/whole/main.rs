@@ -14,6 +14,7 @@ mod identity;
 mod lifecycle;
 mod local;
 mod namespaces;
+mod own_ca;
 mod pairs;
 mod presence;
 mod proxy;

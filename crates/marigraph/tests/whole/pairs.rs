@@ -101,15 +101,20 @@ async fn gaps(hub: &Hub, seconds: u64) -> Result<(f64, f64)> {
     Ok((shortest, longest))
 }
 
+const GLOBAL: &str =
+    "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n- job_name: buoys\n";
+
+/// Targets, as an entry of `static_configs` or of a file has them.
+fn groups(target: &FakeTarget, count: usize) -> String {
+    let group = |n: usize| format!("  - {{targets: [\"{}\"], labels: {{buoy: \"{n}\"}}}}\n", target.addr);
+    (0..count).map(group).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn agents_share_targets_and_take_over() -> Result<()> {
     let root = tempfile::tempdir()?;
     let target = FakeTarget::start("tide_metres 3.5\n").await?;
-    let mut config = "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n- job_name: buoys\n  static_configs:\n"
-        .to_owned();
-    for n in 0..TARGETS {
-        config.push_str(&format!("  - {{targets: [\"{}\"], labels: {{buoy: \"{n}\"}}}}\n", target.addr));
-    }
+    let config = format!("{GLOBAL}  static_configs:\n{}", groups(&target, TARGETS));
     std::fs::write(root.path().join("agent.yml"), config)?;
     std::fs::create_dir(root.path().join("leases"))?;
     let hub = start_hub_at(root.path(), None, "127.0.0.1:0").await?;
@@ -154,5 +159,119 @@ async fn agents_share_targets_and_take_over() -> Result<()> {
     let one = eventually(hub.addr(), "count(up{cluster=\"alpha\"})", |result| !result.is_empty()).await?;
     ensure!((value(&one[0])? - TARGETS as f64).abs() < 0.5, "{one:?}");
     drop(second);
+    hub.stop().await
+}
+
+async fn metric(agent: &Running, name: &str) -> Result<f64> {
+    let page = http::get(agent.listen, "/metrics").await?.text();
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(line.with_context(|| format!("no {name} at {}", agent.listen))?.parse()?)
+}
+
+async fn becomes(agent: &Running, name: &str, wanted: f64) -> Result<()> {
+    let begin = Instant::now();
+    while (metric(agent, name).await? - wanted).abs() > 0.1 {
+        ensure!(begin.elapsed() < crate::PATIENCE, "{name} is not {wanted} at {}", agent.listen);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pair_accounts_writes_out_ends_series_once_and_goes_on_without_its_leases() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let target = FakeTarget::start("tide_metres 3.5\n").await?;
+    let (hub_root, far_root) = (root.path().join("near"), root.path().join("far"));
+    std::fs::create_dir_all(&hub_root)?;
+    std::fs::create_dir_all(&far_root)?;
+    let hub = start_hub_at(&hub_root, None, "127.0.0.1:0").await?;
+    let far = start_hub_at(&far_root, Some("global: {}\n"), "127.0.0.1:0").await?;
+    let list = root.path().join("buoys.yml");
+    std::fs::write(&list, groups(&target, TARGETS).replace("  - ", "- "))?;
+    let config = format!(
+        "{GLOBAL}  file_sd_configs: [{{files: [buoys.yml], refresh_interval: 1s}}]\nremote_write:\n- name: far\n  url: \
+         http://{}/api/v1/write\n  queue_config: {{batch_send_deadline: 200ms}}\n",
+        far.addr()
+    );
+    std::fs::write(root.path().join("agent.yml"), config)?;
+    let leases = root.path().join("leases");
+    std::fs::create_dir(&leases)?;
+    let first = Running::start(root.path(), &hub, "first").await?;
+    let second = Running::start(root.path(), &hub, "second").await?;
+    second.owns(|own| own > 0).await?;
+    first.owns(|own| own > 0 && own < TARGETS).await?;
+    let begun_ms = stdx::clock::SystemClock::shared().now_ms() + 1_000;
+
+    // The leases are away for both: each goes on with what it has, for longer than a lease lasts.
+    let away = root.path().join("away");
+    std::fs::rename(&leases, &away)?;
+    for agent in [&first, &second] {
+        becomes(agent, "marigraph_pairs_keeps_share", 1.0).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (first_own, second_own) = (first.own().await?, second.own().await?);
+    ensure!(first_own + second_own == TARGETS, "{first_own} and {second_own} of {TARGETS}");
+    let without = gaps(&hub, 5).await?;
+    ensure!(without.0 > 0.1 && without.1 < CALM, "without leases: {without:?}");
+    std::fs::rename(&away, &leases)?;
+    for agent in [&first, &second] {
+        becomes(agent, "marigraph_pairs_keeps_share", 0.0).await?;
+        becomes(agent, "marigraph_pairs_members", 2.0).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let all = gaps(&hub, 60).await?;
+    ensure!(all.0 > 0.1, "twice, when the leases were back: {all:?}");
+
+    // What was due is what both have scraped together: the account knows no second agent's rows.
+    let until_ms = stdx::clock::SystemClock::shared().now_ms() - 2_000;
+    let span = format!("start={}&end={}", begun_ms as f64 / 1000.0, until_ms as f64 / 1000.0);
+    let path = format!("/api/v1/completeness?{span}&by=job&cluster=alpha");
+    let account = http::get(hub.addr(), &path).await?.json()?;
+    let total = &account["data"]["total"];
+    let number = |name: &str| total[name].as_f64().with_context(|| format!("no {name} in {account}"));
+    ensure!(number("sources")? as usize == TARGETS, "each target once: {account}");
+    let due = (until_ms - begun_ms) as f64 / 1000.0 * TARGETS as f64;
+    ensure!(
+        number("stored")? <= due + TARGETS as f64 && number("stored")? > due * 0.6,
+        "{due} due: {account}"
+    );
+    ensure!(number("stored")? + number("missing")? + number("unknown")? == number("expected")?, "{account}");
+
+    // The receiver of remote write has the same rows, each once.
+    let at = until_ms as f64 / 1000.0;
+    let rows = format!(
+        "/api/v1/query?query={}&time={at}",
+        http::escape("sum by (buoy) (count_over_time(up{cluster=\"alpha\"}[8s]))")
+    );
+    let near = http::get(hub.addr(), &rows).await?.json()?["data"]["result"].clone();
+    let begin = Instant::now();
+    loop {
+        let far = http::get(far.addr(), &rows).await?.json()?["data"]["result"].clone();
+        if far == near && far.as_array().map(Vec::len) == Some(TARGETS) {
+            break;
+        }
+        ensure!(begin.elapsed() < crate::PATIENCE, "the receiver has {far}, the hub {near}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    // A target vanishes: its series end, once, by the agent that had it.
+    let series = crate::query(hub.addr(), "count({buoy=\"3\"})").await?;
+    let series = value(series.first().context("the target's series")?)?;
+    let ended = async || -> Result<f64> {
+        let name = "marigraph_scrape_stale_markers_total";
+        Ok(metric(&first, name).await? + metric(&second, name).await?)
+    };
+    let before = ended().await?;
+    let others = groups(&target, TARGETS).replace("  - ", "- ");
+    let others: String =
+        others.lines().filter(|line| !line.contains("\"3\"")).map(|line| format!("{line}\n")).collect();
+    std::fs::write(&list, others)?;
+    eventually(hub.addr(), "absent({buoy=\"3\"})", |found| !found.is_empty()).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let markers = ended().await? - before;
+    ensure!((markers - series).abs() < 0.1, "{markers} markers for {series} series");
+    ensure!(crate::query(hub.addr(), "count(up{cluster=\"alpha\"}) == 7").await?.len() == 1);
+    drop((first, second));
+    far.stop().await?;
     hub.stop().await
 }

@@ -39,6 +39,7 @@ const ROUTES: &[(&str, &[(&str, &str)])] = &[
     ("\"/sd/v1/pushprox\"", &[("GET", "/sd/v1/pushprox")]),
     ("ENROL_PATH", &[("POST", "/fleet/v1/enrol")]),
     ("RENEW_PATH", &[("POST", "/fleet/v1/renew")]),
+    ("WHO_PATH", &[("POST", "/fleet/v1/who")]),
     ("JOIN_PATH", &[("POST", "/fleet/v1/join")]),
     ("PULL_PATH", &[("POST", "/fleet/v1/hubs/pull")]),
     ("PUSH_PATH", &[("POST", "/fleet/v1/hubs/push")]),

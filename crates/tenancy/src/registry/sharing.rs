@@ -336,7 +336,8 @@ fn check(record: &Record) -> Result<(), RegistryError> {
         Record::TokenRevoked { id, author, .. } => vec![id, author],
         Record::Agent(agent) => {
             let labels = agent.labels.iter().flat_map(|(name, value)| [name, value]);
-            let one = [&agent.agent_id, &agent.tenant, &agent.cluster, &agent.serial, &agent.token];
+            let one =
+                [&agent.agent_id, &agent.tenant, &agent.cluster, &agent.serial, &agent.token, &agent.brought];
             one.into_iter().chain(&agent.roots).chain(labels).collect()
         }
         Record::Revoked(revocation) => vec![&revocation.agent_id, &revocation.author],

@@ -221,6 +221,7 @@ fn a_long_journal_is_written_anew_with_what_counts() {
             renewed_ms,
             token: format!("{renewed_ms}"),
             roots: Vec::new(),
+            brought: String::new(),
             elsewhere: false,
         };
         first.remember_agent(record).expect("remembered");
@@ -233,6 +234,10 @@ fn a_long_journal_is_written_anew_with_what_counts() {
     assert_eq!((agents.len(), agents[0].enrolled_ms, agents[0].renewed_ms), (1, 0, 1099));
     assert_eq!((agents[0].token.as_str(), again.tokens()[0].uses), ("0", 1));
     assert!(registry(&disk, &clock).is_revoked("gone", "01"));
+    for (serial, not_after_ms, known) in [("01", 5, true), ("02", 0, true), ("02", 1, false)] {
+        assert_eq!(again.has_certificate("a", serial, not_after_ms), known, "{serial} {not_after_ms}");
+    }
+    assert!(!again.has_certificate("b", "01", 0));
 }
 
 #[test]

@@ -4,6 +4,10 @@
 //! All of it is one file, `identity.json` (mode 0600, replaced whole, `docs/formats/certificates.md`). The key is
 //! on the disk before the token is sent: when the answer is lost, the same key may redeem the token again.
 //! A renewal is for a new key each time, and what is in force is what is on the disk.
+//!
+//! An agent can also bring a certificate of an authority of the user's ([`AgentIdentity::bring`]). Then hubs say who
+//! it is, by their own configuration ([`AgentIdentity::ask_who`]); the answer is in the same file, for a start
+//! without a hub.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,16 +18,17 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use stdx::clock::Clock;
 use stdx::disk::{Disk, replace_private};
-use tenancy::{Token, TokenKind};
+use tenancy::{TenantId, Token, TokenKind};
 use tokio::sync::watch;
 
 use super::IdentityError;
 use super::bundle::{Bundle, RootPin};
 use super::exchange::{
-    CertificateAnswer, ENROL_PATH, EnrolRequest, ExchangeError, RENEW_PATH, Reach, RenewRequest, post,
+    CertificateAnswer, ENROL_PATH, EnrolRequest, ExchangeError, RENEW_PATH, Reach, RenewRequest, WHO_PATH,
+    WhoAnswer, post,
 };
 use super::key::LocalKey;
-use super::peer::{PeerIdentity, Standing};
+use super::peer::{PeerIdentity, PeerKind, Shown, Standing, check_cluster, check_labels};
 use super::server_trust::ServerTrust;
 use super::tls::{AgentTls, Alpn, OwnCertificate};
 
@@ -44,6 +49,17 @@ struct IdentityFile {
     /// What is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     enrolled: Option<Enrolled>,
+    /// Who a hub has said the holder of a certificate of the user's is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    brought: Option<Brought>,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Brought {
+    /// The names in that certificate, for people and to be compared.
+    names: String,
+    #[serde(flatten)]
+    who: WhoAnswer,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -63,11 +79,10 @@ struct Enrolled {
 /// Who an agent is.
 pub struct AgentIdentity {
     disk: Arc<dyn Disk>,
-    /// `None`: the user brought the certificate, and looks after it.
-    path: Option<PathBuf>,
+    path: PathBuf,
     clock: Arc<dyn Clock>,
-    /// The user's authorities for hubs, in place of the fleet's.
-    roots: Option<Arc<rustls::RootCertStore>>,
+    /// The user's authorities for hubs, beside the fleet's.
+    roots: Mutex<Option<Arc<rustls::RootCertStore>>>,
     tls: AgentTls,
     held: Mutex<Held>,
     changed: watch::Sender<u64>,
@@ -79,6 +94,8 @@ pub struct AgentIdentity {
 struct Held {
     file: IdentityFile,
     identity: Option<PeerIdentity>,
+    /// What the user has brought, and looks after.
+    brought: Option<Shown>,
 }
 
 impl std::fmt::Debug for AgentIdentity {
@@ -88,7 +105,7 @@ impl std::fmt::Debug for AgentIdentity {
 }
 
 impl AgentIdentity {
-    /// Opens the identity in `directory`; there may be none yet. Hubs are believed by the fleet's roots or,
+    /// Opens the identity in `directory`; there may be none yet. Hubs are believed by the fleet's roots and,
     /// where given, by `roots` of the user.
     ///
     /// # Errors
@@ -99,66 +116,142 @@ impl AgentIdentity {
         roots: Option<Arc<rustls::RootCertStore>>,
         clock: Arc<dyn Clock>,
     ) -> Result<AgentIdentity, IdentityError> {
-        let path = directory.join(IDENTITY_FILE);
-        let file = read(disk.as_ref(), &path)?;
         // Nobody is believed before enrolment says whom.
-        let nobody = ServerTrust::Pinned(RootPin([0; 32]));
-        let trust = roots.clone().map_or(nobody, ServerTrust::Roots);
+        let trust = ServerTrust::Pinned(RootPin([0; 32])).with_users(roots.clone());
         let tls = AgentTls::new(trust, None, Arc::clone(&clock))?;
-        let held = Mutex::default();
-        let identity = AgentIdentity {
-            disk,
-            path: Some(path.clone()),
-            clock,
-            roots,
-            tls,
-            held,
-            changed: watch::Sender::new(0),
-            exchanging: tokio::sync::Mutex::new(()),
-        };
+        let (identity, file) = AgentIdentity::with(disk, directory, roots, tls, clock)?;
         if let Some(file) = file {
             let put = identity.put_in_force(file);
-            put.map_err(|error| IdentityError::BadFile { path, reason: error.to_string() })?;
+            put.map_err(|error| IdentityError::BadFile {
+                path: identity.path.clone(),
+                reason: error.to_string(),
+            })?;
         }
         Ok(identity)
     }
 
-    /// An identity that the user brings: a certificate with our URI, of an authority that the hub trusts.
-    /// It is never renewed by us; [`AgentIdentity::replace`] takes a new one.
+    /// The identity of an agent that brings its `certificate`, of an authority that its hubs believe; hubs are believed
+    /// by `roots`. What hubs have said that it is, is in `directory`. It is never renewed by us;
+    /// [`AgentIdentity::replace`] takes a new one.
     ///
     /// # Errors
-    /// The certificate names no agent, or a root cannot be used.
-    pub fn brought(
+    /// The file cannot be read or is not what it should be, or the certificate cannot be read.
+    pub fn bring(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
         certificate: OwnCertificate,
-        trust: ServerTrust,
+        roots: Arc<rustls::RootCertStore>,
         clock: Arc<dyn Clock>,
     ) -> Result<AgentIdentity, IdentityError> {
-        let identity = identity_of(&certificate)?;
-        Ok(AgentIdentity {
-            disk: stdx::disk::RealDisk::shared(),
-            path: None,
-            tls: AgentTls::new(trust, Some(certificate), Arc::clone(&clock))?,
+        let shown = shown_by(&certificate)?;
+        let trust = ServerTrust::Roots(Arc::clone(&roots));
+        let tls = AgentTls::new(trust, Some(certificate), Arc::clone(&clock))?;
+        let (identity, file) = AgentIdentity::with(disk, directory, Some(roots), tls, clock)?;
+        let mut held = identity.held.lock();
+        held.file = file.unwrap_or(IdentityFile { version: VERSION, ..IdentityFile::default() });
+        let said = held.file.brought.as_ref().filter(|brought| brought.names == shown.to_string());
+        held.identity = said.map(|brought| identity_said(&brought.who, &shown)).transpose()?;
+        held.brought = Some(shown);
+        drop(held);
+        Ok(identity)
+    }
+
+    fn with(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        roots: Option<Arc<rustls::RootCertStore>>,
+        tls: AgentTls,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(AgentIdentity, Option<IdentityFile>), IdentityError> {
+        let path = directory.join(IDENTITY_FILE);
+        let file = read(disk.as_ref(), &path)?;
+        let identity = AgentIdentity {
+            disk,
+            path,
             clock,
-            roots: None,
-            held: Mutex::new(Held { identity: Some(identity), ..Held::default() }),
+            roots: Mutex::new(roots),
+            tls,
+            held: Mutex::default(),
             changed: watch::Sender::new(0),
             exchanging: tokio::sync::Mutex::new(()),
-        })
+        };
+        Ok((identity, file))
     }
 
     /// Shows `certificate`, brought by the user, from the next connection on.
     ///
     /// # Errors
-    /// It names no agent; the old one stays.
+    /// It cannot be read, or this agent has one of the fleet's; the old one stays.
     pub fn replace(&self, certificate: OwnCertificate) -> Result<(), IdentityError> {
-        let identity = identity_of(&certificate)?;
+        let shown = shown_by(&certificate)?;
+        let mut held = self.held.lock();
+        if held.brought.is_none() {
+            return Err(IdentityError::State("this agent has a certificate of the fleet's".into()));
+        }
+        if let Some(identity) = &mut held.identity {
+            identity.take_dates(&shown);
+        }
+        held.brought = Some(shown);
         self.tls.replace_certificate(certificate);
-        self.held.lock().identity = Some(identity);
+        drop(held);
         self.changed.send_modify(|version| *version += 1);
         Ok(())
     }
 
-    /// Who it is; `None` before it enrolled.
+    /// Believes hubs by these authorities of the user's in place of those that were given before, from the next
+    /// connection on.
+    ///
+    /// # Errors
+    /// One cannot be used; what was believed stays.
+    pub fn replace_roots(&self, roots: Arc<rustls::RootCertStore>) -> Result<(), IdentityError> {
+        let trust = match self.bundle() {
+            Some(bundle) => ServerTrust::Fleet(bundle).with_users(Some(Arc::clone(&roots))),
+            None => ServerTrust::Roots(Arc::clone(&roots)),
+        };
+        self.tls.replace_trust(trust)?;
+        *self.roots.lock() = Some(roots);
+        Ok(())
+    }
+
+    /// Asks `hub` who the certificate that the user brought says that this is, and writes it down.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Unreachable`] is also a hub that ends the connection because it does not believe the
+    /// certificate.
+    pub async fn ask_who(&self, reach: &dyn Reach, hub: &str) -> Result<PeerIdentity, ExchangeError> {
+        let _one_at_a_time = self.exchanging.lock().await;
+        let shown = self.held.lock().brought.clone();
+        let shown = shown.ok_or_else(|| IdentityError::State("the certificate is the fleet's".into()))?;
+        let tls = self.tls.client_config(Alpn::Http1);
+        let who: WhoAnswer = post(reach, hub, tls, WHO_PATH, &serde_json::json!({})).await?;
+        let identity = identity_said(&who, &shown)?;
+        let mut held = self.held.lock();
+        let brought = Brought { names: shown.to_string(), who };
+        if held.file.brought.as_ref() != Some(&brought) {
+            let file = IdentityFile { brought: Some(brought), ..held.file.clone() };
+            self.write(&file)?;
+            held.file = file;
+        }
+        held.identity = Some(identity.clone());
+        Ok(identity)
+    }
+
+    /// What stands in the certificate that the user has brought.
+    pub(super) fn shown(&self) -> Option<Shown> {
+        self.held.lock().brought.clone()
+    }
+
+    /// The user's authorities that hubs are believed by.
+    pub(super) fn roots(&self) -> Option<Arc<rustls::RootCertStore>> {
+        self.roots.lock().clone()
+    }
+
+    /// Whether the user has brought the certificate.
+    pub fn is_brought(&self) -> bool {
+        self.held.lock().brought.is_some()
+    }
+
+    /// Who it is; `None` before it enrolled, or before a hub has said so.
     pub fn current(&self) -> Option<PeerIdentity> {
         self.held.lock().identity.clone()
     }
@@ -166,11 +259,11 @@ impl AgentIdentity {
     /// Whether it is to enrol with `token`, if there is one: it never did, its certificate expired more
     /// than 90 days ago, or this is another token than the one it has redeemed.
     pub fn is_to_enrol(&self, token: Option<&str>) -> bool {
-        if self.path.is_none() {
-            return false;
-        }
         let now_ms = self.clock.now_ms();
         let held = self.held.lock();
+        if held.brought.is_some() {
+            return false;
+        }
         let given = token.and_then(|token| token.parse::<Token>().ok()).map(|token| token.id());
         let redeemed = held.file.enrolled.as_ref().map(|enrolled| &enrolled.token);
         held.identity.as_ref().is_none_or(|identity| {
@@ -178,9 +271,12 @@ impl AgentIdentity {
         }) || given.is_some_and(|given| redeemed != Some(&given))
     }
 
-    /// The roots that hubs are believed by; `None` before it enrolled, and with the user's own.
+    /// The fleet's roots, which hubs are believed by; `None` before it enrolled, and with a certificate of the user's.
     pub fn bundle(&self) -> Option<Bundle> {
         let held = self.held.lock();
+        if held.brought.is_some() {
+            return None;
+        }
         Bundle::from_pem(&held.file.enrolled.as_ref()?.bundle).ok()
     }
 
@@ -217,7 +313,7 @@ impl AgentIdentity {
         let request = LocalKey::from_pem(&key)?.request()?;
         let message = EnrolRequest { token: token.trim().to_owned(), request };
         // Its own TLS: what is in force stays, should this fail.
-        let trust = self.roots.clone().map_or(ServerTrust::Pinned(pin), ServerTrust::Roots);
+        let trust = ServerTrust::Pinned(pin).with_users(self.roots.lock().clone());
         let tls = AgentTls::new(trust, None, Arc::clone(&self.clock))?.client_config(Alpn::Http1);
         let answer: CertificateAnswer = post(reach, hub, tls, ENROL_PATH, &message).await?;
         if !Bundle::from_pem(&answer.bundle)?.pins().contains(&pin) {
@@ -251,6 +347,9 @@ impl AgentIdentity {
     /// give or take a twentieth, so that a fleet enrolled in one night does not come back in one.
     pub fn renewal_due_ms(&self) -> Option<i64> {
         let held = self.held.lock();
+        if held.brought.is_some() {
+            return None;
+        }
         let (enrolled, identity) = (held.file.enrolled.as_ref()?, held.identity.as_ref()?);
         let lifetime_ms = identity.not_after_ms.saturating_sub(enrolled.obtained_ms).max(0);
         // The serial number is random, and the same after a restart.
@@ -325,7 +424,8 @@ impl AgentIdentity {
         Bundle::from_pem(&answer.bundle)?;
         let obtained_ms = self.clock.now_ms();
         let enrolled = Enrolled { key, chain: answer.chain, bundle: answer.bundle, token, obtained_ms };
-        let file = IdentityFile { version: VERSION, pending_key: None, enrolled: Some(enrolled) };
+        let brought = self.held.lock().file.brought.clone();
+        let file = IdentityFile { version: VERSION, pending_key: None, enrolled: Some(enrolled), brought };
         self.write(&file)?;
         self.put_in_force(file)?;
         self.changed.send_modify(|version| *version += 1);
@@ -337,19 +437,16 @@ impl AgentIdentity {
         if let Some(enrolled) = &file.enrolled {
             let certificate = certificate_of(&enrolled.chain, &enrolled.key)?;
             identity = Some(identity_of(&certificate)?);
-            if self.roots.is_none() {
-                self.tls.replace_trust(ServerTrust::Fleet(Bundle::from_pem(&enrolled.bundle)?))?;
-            }
+            let fleet = ServerTrust::Fleet(Bundle::from_pem(&enrolled.bundle)?);
+            self.tls.replace_trust(fleet.with_users(self.roots.lock().clone()))?;
             self.tls.replace_certificate(certificate);
         }
-        *self.held.lock() = Held { file, identity };
+        *self.held.lock() = Held { file, identity, brought: None };
         Ok(())
     }
 
     fn write(&self, file: &IdentityFile) -> Result<(), IdentityError> {
-        let Some(path) = &self.path else {
-            return Err(IdentityError::State("the certificate was brought by the user".into()));
-        };
+        let path = &self.path;
         let failed = |verb, source| IdentityError::File { verb, path: path.clone(), source };
         let text = serde_json::to_vec_pretty(file).map_err(|error| failed("write", error.into()))?;
         let directory = path.parent().unwrap_or(Path::new("."));
@@ -383,6 +480,33 @@ fn identity_of(certificate: &OwnCertificate) -> Result<PeerIdentity, IdentityErr
     let first = certificate.chain().first();
     let first = first.ok_or_else(|| IdentityError::Certificate("the chain is empty".into()))?;
     PeerIdentity::of_certificate(first)
+}
+
+fn shown_by(certificate: &OwnCertificate) -> Result<Shown, IdentityError> {
+    let first = certificate.chain().first();
+    Shown::read(first.ok_or_else(|| IdentityError::Certificate("the chain is empty".into()))?)
+}
+
+/// Who a hub says that the holder of a certificate is.
+fn identity_said(who: &WhoAnswer, shown: &Shown) -> Result<PeerIdentity, IdentityError> {
+    let bad = |error: &dyn std::fmt::Display| {
+        IdentityError::Certificate(format!("what the hub says of it: {error}"))
+    };
+    check_cluster(&who.cluster)?;
+    check_labels(&who.labels)?;
+    let mut identity = PeerIdentity {
+        kind: PeerKind::Agent,
+        tenant: TenantId::new(&who.tenant).map_err(|error| bad(&error))?,
+        cluster: who.cluster.clone(),
+        agent_id: who.agent_id.clone(),
+        labels: who.labels.clone(),
+        brought: Some(shown.to_string()),
+        serial: String::new(),
+        not_before_ms: 0,
+        not_after_ms: 0,
+    };
+    identity.take_dates(shown);
+    Ok(identity)
 }
 
 #[cfg(test)]

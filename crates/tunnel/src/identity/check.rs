@@ -19,12 +19,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use self::own::{believed_by_user, own_certificate, said, strange_to_user};
 use super::agent::AgentIdentity;
 use super::bundle::RootPin;
-use super::peer::{PeerIdentity, PeerKind, Standing};
+use super::exchange::WHO_PATH;
+use super::peer::{PeerIdentity, PeerKind};
 use super::server_trust::{HubVerifier, ServerTrust};
 use super::tls::{AgentTls, Alpn, FLEET_PROTOCOL, provider};
 use crate::connect::{BoxedStream, ConnectError, Connector, HubUrl};
+
+mod own;
+
+pub use own::explained;
 
 /// Difference of clocks from which on it is told.
 const SKEW_MS: i64 = 30_000;
@@ -99,9 +105,12 @@ impl Check<'_> {
         let hub =
             HubUrl::parse(self.hub).map_err(|error| bad("address", error, "write https://HOST:PORT"))?;
         let pin = self.token(findings)?;
+        if let Some(identity) = self.identity {
+            own_certificate(identity, self.clock.now_ms(), findings)?;
+        }
         let stream = self.reach(&hub, findings).await?;
-        let shown = self.handshake(&hub, stream, findings).await?;
-        self.judge(&shown, pin, findings)?;
+        let shown = self.handshake(&hub, stream, pin, findings).await?;
+        self.judge(&hub, &shown, pin, findings)?;
         self.ask(&hub, pin, findings).await
     }
 
@@ -162,6 +171,7 @@ impl Check<'_> {
         &self,
         hub: &HubUrl,
         stream: BoxedStream,
+        pin: Option<RootPin>,
         findings: &mut Vec<Finding>,
     ) -> Result<Vec<CertificateDer<'static>>, Finding> {
         let seen = Arc::new(Witness(Mutex::default()));
@@ -171,7 +181,10 @@ impl Check<'_> {
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&seen) as _)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec(), FLEET_PROTOCOL.to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        if !self.trust(pin).is_some_and(|trust| trust.believes_users()) {
+            config.alpn_protocols.push(FLEET_PROTOCOL.to_vec());
+        }
         let name = ServerName::try_from(hub.host().to_owned())
             .map_err(|_| bad("TLS", "the host is neither a DNS name nor an address", "check the address"))?;
         let shaken = self.in_time("TLS", TlsConnector::from(Arc::new(config)).connect(name, stream)).await?;
@@ -190,6 +203,7 @@ impl Check<'_> {
     /// Whose certificate is shown, and whether the agent would believe it.
     fn judge(
         &self,
+        hub: &HubUrl,
         shown: &[CertificateDer<'static>],
         pin: Option<RootPin>,
         findings: &mut Vec<Finding>,
@@ -197,21 +211,26 @@ impl Check<'_> {
         let Some((first, rest)) = shown.split_first() else {
             return Err(bad("TLS", "no certificate is shown", "this is no hub"));
         };
-        match PeerIdentity::of_certificate(first) {
-            Ok(hub) if hub.kind == PeerKind::Hub => {}
-            _ => return Err(intercepted(first)),
+        let trust = self.trust(pin);
+        let is_hub = PeerIdentity::of_certificate(first).is_ok_and(|hub| hub.kind == PeerKind::Hub);
+        let of_user = trust.as_ref().is_some_and(ServerTrust::believes_users);
+        if !is_hub && !of_user {
+            return Err(intercepted(first));
         }
-        let Some(trust) = self.trust(pin) else {
+        let Some(trust) = trust else {
             let found = "a hub answers; without a token or a certificate nobody can say whether it is yours";
             findings.push(doubtful("certificate", found.to_owned(), "give the token: --token"));
             return Ok(());
         };
         let verifier = HubVerifier::new(provider(), trust).map_err(|error| bad("certificate", error, ""))?;
-        let name = ServerName::try_from("hub.invalid").map_err(|error| bad("certificate", error, ""))?;
+        let name =
+            ServerName::try_from(hub.host().to_owned()).map_err(|error| bad("certificate", error, ""))?;
         let now_ms = self.clock.now_ms();
         let now = Duration::from_millis(u64::try_from(now_ms).unwrap_or(0));
         let verified = verifier.verify_server_cert(first, rest, &name, &[], UnixTime::since_unix_epoch(now));
         match verified {
+            Ok(_) if !is_hub => findings.push(believed_by_user()),
+            Err(error) if !is_hub => return Err(strange_to_user(&error, first, hub.host())),
             Ok(_) => findings.push(good(
                 "certificate",
                 "the hub is of this agent's fleet; TLS ends at the hub itself".to_owned(),
@@ -222,8 +241,13 @@ impl Check<'_> {
     }
 
     fn trust(&self, pin: Option<RootPin>) -> Option<ServerTrust> {
+        let users = self.identity.and_then(AgentIdentity::roots);
         let enrolled = self.identity.and_then(AgentIdentity::bundle);
-        enrolled.map(ServerTrust::Fleet).or_else(|| pin.map(ServerTrust::Pinned))
+        let fleet = enrolled.map(ServerTrust::Fleet).or_else(|| pin.map(ServerTrust::Pinned));
+        match fleet {
+            Some(fleet) => Some(fleet.with_users(users)),
+            None => users.map(ServerTrust::Roots),
+        }
     }
 
     /// A request as the agent makes it.
@@ -234,7 +258,8 @@ impl Check<'_> {
         findings: &mut Vec<Finding>,
     ) -> Result<(), Finding> {
         let current = self.identity.and_then(AgentIdentity::current);
-        let enrolled = self.identity.filter(|_| current.is_some());
+        let brought = self.identity.is_some_and(AgentIdentity::is_brought);
+        let enrolled = self.identity.filter(|_| current.is_some() || brought);
         let tls = match (enrolled, self.trust(pin)) {
             (Some(identity), _) => identity.tls().client_config(Alpn::Http1),
             (None, Some(trust)) => AgentTls::new(trust, None, Arc::clone(&self.clock))
@@ -242,17 +267,17 @@ impl Check<'_> {
                 .client_config(Alpn::Http1),
             (None, None) => return Ok(()),
         };
-        if let Some(identity) = &current {
-            own_certificate(identity, self.clock.now_ms(), findings)?;
-        }
+        let what = if brought { format!("POST {WHO_PATH}") } else { "GET /-/healthy".to_owned() };
         let talk = async {
             let mut stream = self
                 .connector
                 .connect(hub, tls)
                 .await
                 .map_err(|error| io::Error::other(error.to_string()))?;
-            let request =
-                format!("GET /-/healthy HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", hub.authority());
+            let request = format!(
+                "{what} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                hub.authority()
+            );
             stream.write_all(request.as_bytes()).await?;
             let mut answer = Vec::new();
             // A hub that closes without a word over TLS has said all it will.
@@ -262,7 +287,12 @@ impl Check<'_> {
             }
             Ok::<_, io::Error>(String::from_utf8_lossy(&answer).into_owned())
         };
-        let answer = self.in_time("hub", talk).await?.map_err(|error| refused(&error))?;
+        let answer = self.in_time("hub", talk).await?.map_err(|error| refused(&error, brought))?;
+        if brought {
+            findings.push(said(&answer)?);
+            self.compare_clocks(&answer, findings);
+            return Ok(());
+        }
         if !answer.starts_with("HTTP/1.1 200") {
             let line = answer.lines().next().unwrap_or("nothing");
             return Err(bad(
@@ -388,46 +418,12 @@ fn disbelieved(error: &Error, shown: &[CertificateDer<'_>], now_ms: i64) -> Find
     }
 }
 
-fn own_certificate(identity: &PeerIdentity, now_ms: i64, findings: &mut Vec<Finding>) -> Result<(), Finding> {
-    const DAY_MS: i64 = 24 * 3600 * 1000;
-    let days = (identity.not_after_ms - now_ms) / DAY_MS;
-    match identity.standing(now_ms) {
-        Standing::Current => findings.push(good("identity", format!("{identity}, for {days} days more"))),
-        Standing::RenewalOnly => findings.push(doubtful(
-            "identity",
-            format!("{identity}, expired {} days ago", -days),
-            "the agent renews it when it runs",
-        )),
-        Standing::Useless if now_ms < identity.not_before_ms => {
-            let found = format!("{identity} is not valid yet by this machine's clock");
-            return Err(bad("clock", found, "set this machine's clock (NTP)"));
-        }
-        Standing::Useless => {
-            let found = format!("{identity} expired {} days ago, which is more than 90", -days);
-            return Err(bad("identity", found, "enrol with a new token"));
-        }
-    }
-    Ok(())
-}
-
-fn refused(error: &io::Error) -> Finding {
+fn refused(error: &io::Error, brought: bool) -> Finding {
     let text = error.to_string();
-    let (found, advice) = if text.contains("CertificateRevoked") {
-        ("the hub says that this agent was revoked", "if that was not meant, enrol with a new token")
-    } else if text.contains("CertificateExpired") {
-        (
-            "the hub says that this agent's certificate has expired",
-            "compare the clocks of both; otherwise enrol with a new token",
-        )
-    } else if text.contains("UnknownCA") {
-        (
-            "the hub does not know the root of this agent's certificate",
-            "it is another fleet's, or its root was retired: enrol with a new token",
-        )
-    } else {
-        (text.as_str(), "look into the hub's log: it says whom it refused and why")
-    };
-    bad("hub", found, advice)
+    match explained(&text, brought) {
+        Some((found, advice)) => bad("hub", found, advice),
+        None => bad("hub", text, "look into the hub's log: it says whom it refused and why"),
+    }
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`, milliseconds since the epoch. Source: RFC 9110, section 5.6.7.

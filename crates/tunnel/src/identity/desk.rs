@@ -8,7 +8,7 @@ use tenancy::{AgentRecord, HubRecord, Redeemer, Refusal, Registry, TokenKind};
 
 use super::IdentityError;
 use super::authority::{Authority, Issued, SIGNING_REQUEST_BYTES_MAX, Subject, requested_key_hash};
-use super::exchange::{CertificateAnswer, EnrolRequest, JoinAnswer, JoinRequest, RenewRequest};
+use super::exchange::{CertificateAnswer, EnrolRequest, JoinAnswer, JoinRequest, RenewRequest, WhoAnswer};
 use super::peer::{PeerIdentity, PeerKind, Standing};
 
 /// What the hub has to give certificates with.
@@ -80,6 +80,9 @@ impl Desk {
         let Some(peer) = peer.filter(|peer| peer.kind == PeerKind::Agent) else {
             return denied(401, "a certificate is renewed for an agent that shows the one it has");
         };
+        if peer.brought.is_some() {
+            return denied(403, "this certificate is renewed by whoever issued it, not by the fleet");
+        }
         if self.is_revoked(peer) {
             return denied(403, "the certificate was revoked; enrol with a new token");
         }
@@ -94,6 +97,65 @@ impl Desk {
             labels: peer.labels.clone(),
         };
         self.give(&subject, &message.request, String::new())
+    }
+
+    /// An agent asks who its certificate says that it is.
+    ///
+    /// # Errors
+    /// It shows none, or one that is good for nothing now.
+    pub fn who(&self, peer: Option<&PeerIdentity>) -> Result<WhoAnswer, Denied> {
+        let Some(peer) = peer.filter(|peer| peer.kind == PeerKind::Agent) else {
+            return denied(401, "this door is for agents, which show their certificate");
+        };
+        if self.is_revoked(peer) {
+            return denied(403, "the certificate was revoked");
+        }
+        if peer.standing(self.clock.now_ms()) != Standing::Current {
+            return denied(403, "the certificate has expired");
+        }
+        self.meet(peer)?;
+        Ok(WhoAnswer {
+            tenant: peer.tenant.to_string(),
+            cluster: peer.cluster.clone(),
+            agent_id: peer.agent_id.clone(),
+            labels: peer.labels.clone(),
+        })
+    }
+
+    /// Remembers an agent with a certificate of the user's; one of the fleet's was remembered when it was made.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn meet(&self, peer: &PeerIdentity) -> Result<(), Denied> {
+        let Some(name) = peer.brought.as_ref().filter(|_| peer.kind == PeerKind::Agent) else {
+            return Ok(());
+        };
+        if !self.is_new(peer) {
+            return Ok(());
+        }
+        let now_ms = self.clock.now_ms();
+        let record = AgentRecord {
+            agent_id: peer.agent_id.clone(),
+            tenant: peer.tenant.to_string(),
+            cluster: peer.cluster.clone(),
+            labels: peer.labels.clone(),
+            serial: peer.serial.clone(),
+            not_after_ms: peer.not_after_ms,
+            enrolled_ms: now_ms,
+            renewed_ms: now_ms,
+            token: String::new(),
+            roots: Vec::new(),
+            brought: name.clone(),
+            elsewhere: false,
+        };
+        tracing::info!(%peer, name, serial = peer.serial, "an agent with a certificate of its own authority");
+        self.registry.remember_agent(record).or_else(|error| denied(503, error))
+    }
+
+    /// Whether [`Desk::meet`] has something to write down.
+    pub fn is_new(&self, peer: &PeerIdentity) -> bool {
+        let known = || self.registry.has_certificate(&peer.agent_id, &peer.serial, peer.not_after_ms);
+        peer.brought.is_some() && !known()
     }
 
     /// A hub joins.
@@ -163,7 +225,8 @@ impl Desk {
             .agents()
             .into_iter()
             .filter(|agent| {
-                agent.roots.first() != Some(&pin)
+                agent.brought.is_empty()
+                    && agent.roots.first() != Some(&pin)
                     && !self.registry.is_revoked(&agent.agent_id, &agent.serial)
                     && agent.not_after_ms.saturating_add(90 * 24 * 3600 * 1000) > now_ms
             })
@@ -209,6 +272,7 @@ impl Desk {
             token,
             // The one that this certificate leads to comes first.
             roots: roots.iter().map(ToString::to_string).collect(),
+            brought: String::new(),
             elsewhere: false,
         };
         self.registry.remember_agent(record).or_else(|error| denied(503, error))?;

@@ -23,6 +23,8 @@ use super::authority::Admission;
 pub const ENROL_PATH: &str = "/fleet/v1/enrol";
 /// Where an agent renews its certificate.
 pub const RENEW_PATH: &str = "/fleet/v1/renew";
+/// Where an agent with a certificate of the user's asks who it is.
+pub const WHO_PATH: &str = "/fleet/v1/who";
 /// Where a hub joins.
 pub const JOIN_PATH: &str = "/fleet/v1/join";
 /// Largest request or answer, bytes.
@@ -64,6 +66,20 @@ pub struct CertificateAnswer {
     pub labels: BTreeMap<String, String>,
     /// Last moment the certificate is valid, milliseconds since the epoch.
     pub not_after_ms: i64,
+}
+
+/// Who an agent is, to a hub that believes its certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoAnswer {
+    /// Whose data.
+    pub tenant: String,
+    /// The cluster.
+    pub cluster: String,
+    /// The agent's id.
+    pub agent_id: String,
+    /// Further labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A hub joins.

@@ -12,8 +12,9 @@ use url::form_urlencoded;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::IdentityError;
 use tenancy::TenantId;
+
+use super::IdentityError;
 
 /// The scheme of our URIs.
 pub(super) const SCHEME: &str = "marigraph";
@@ -42,7 +43,7 @@ pub enum PeerKind {
 pub enum Standing {
     /// Everything its holder may do.
     Current,
-    /// Only getting a new one: it has expired, at most 90 days ago.
+    /// Only getting a new one: it is the fleet's and has expired, at most 90 days ago.
     RenewalOnly,
     /// Nothing.
     Useless,
@@ -62,6 +63,9 @@ pub struct PeerIdentity {
     pub agent_id: String,
     /// Further labels that the agent puts on everything, sorted by name, without `cluster`.
     pub labels: BTreeMap<String, String>,
+    /// The name that stands for the agent in a certificate of an authority of the user's; `None` for one of the
+    /// fleet's.
+    pub brought: Option<String>,
     /// The certificate's serial number, hexadecimal, lower case.
     pub serial: String,
     /// First moment it is valid, milliseconds since the epoch.
@@ -72,7 +76,7 @@ pub struct PeerIdentity {
 
 /// A name that cannot go into a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NameError(String);
+pub struct NameError(pub(super) String);
 
 impl fmt::Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,30 +92,18 @@ impl PeerIdentity {
     /// # Errors
     /// It is no certificate, or carries not exactly one URI of ours, or one that breaks the rules.
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, IdentityError> {
-        let bad = |what: &str| IdentityError::Certificate(what.to_owned());
-        if certificate.len() > CERTIFICATE_BYTES_MAX {
-            return Err(bad("larger than 16 KiB"));
-        }
-        let (rest, parsed) =
-            X509Certificate::from_der(certificate).map_err(|error| bad(&error.to_string()))?;
-        if !rest.is_empty() {
-            return Err(bad("bytes after its end"));
-        }
-        let names = parsed.subject_alternative_name().map_err(|error| bad(&error.to_string()))?;
-        let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-        let mut ours = names.iter().filter_map(|name| match name {
-            GeneralName::URI(uri) if uri.starts_with("marigraph://") => Some(*uri),
-            _ => None,
-        });
-        let uri = ours.next().ok_or_else(|| bad("it names no agent or hub (no marigraph:// URI)"))?;
-        if ours.next().is_some() {
-            return Err(bad("it names several agents or hubs"));
-        }
-        let mut identity = PeerIdentity::of_uri(uri)?;
-        identity.serial = hex(parsed.raw_serial());
-        identity.not_before_ms = parsed.validity().not_before.timestamp().saturating_mul(1000);
-        identity.not_after_ms = parsed.validity().not_after.timestamp().saturating_mul(1000);
+        let shown = Shown::read(certificate)?;
+        let mut identity = PeerIdentity::of_uri(shown.our_uri()?.ok_or_else(|| {
+            IdentityError::Certificate("it names no agent or hub (no marigraph:// URI)".to_owned())
+        })?)?;
+        identity.take_dates(&shown);
         Ok(identity)
+    }
+
+    /// Serial number and dates of a certificate.
+    pub(super) fn take_dates(&mut self, shown: &Shown) {
+        self.serial.clone_from(&shown.serial);
+        (self.not_before_ms, self.not_after_ms) = (shown.not_before_ms, shown.not_after_ms);
     }
 
     /// The URI of this identity.
@@ -137,14 +129,15 @@ impl PeerIdentity {
             Standing::Useless
         } else if now_ms <= self.not_after_ms {
             Standing::Current
-        } else if now_ms - self.not_after_ms <= RENEWAL_GRACE_MS {
+        } else if self.brought.is_none() && now_ms - self.not_after_ms <= RENEWAL_GRACE_MS {
             Standing::RenewalOnly
         } else {
             Standing::Useless
         }
     }
 
-    fn of_uri(uri: &str) -> Result<PeerIdentity, IdentityError> {
+    /// Reads a URI of ours.
+    pub(super) fn of_uri(uri: &str) -> Result<PeerIdentity, IdentityError> {
         let bad = |what: String| IdentityError::Certificate(format!("{uri:?}: {what}"));
         let url = Url::parse(uri).map_err(|error| bad(error.to_string()))?;
         let path: Vec<&str> = url.path_segments().map(Iterator::collect).unwrap_or_default();
@@ -154,6 +147,7 @@ impl PeerIdentity {
             cluster: String::new(),
             agent_id: String::new(),
             labels: BTreeMap::new(),
+            brought: None,
             serial: String::new(),
             not_before_ms: 0,
             not_after_ms: 0,
@@ -182,6 +176,78 @@ impl PeerIdentity {
         }
         id.clone_into(&mut identity.agent_id);
         Ok(identity)
+    }
+}
+
+/// What stands in a certificate, as far as anybody here looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// Hexadecimal, lower case.
+    pub(super) serial: String,
+    pub(super) not_before_ms: i64,
+    pub(super) not_after_ms: i64,
+    pub(super) uris: Vec<String>,
+    /// Lower case.
+    pub(super) dns: Vec<String>,
+    pub(super) common_names: Vec<String>,
+    /// Whether its holder may be a client: no extended key usages, or that one, or any.
+    pub(super) for_clients: bool,
+}
+
+impl Shown {
+    pub(super) fn read(certificate: &CertificateDer<'_>) -> Result<Shown, IdentityError> {
+        let bad = |what: &str| IdentityError::Certificate(what.to_owned());
+        if certificate.len() > CERTIFICATE_BYTES_MAX {
+            return Err(bad("larger than 16 KiB"));
+        }
+        let (rest, parsed) =
+            X509Certificate::from_der(certificate).map_err(|error| bad(&error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(bad("bytes after its end"));
+        }
+        let names = parsed.subject_alternative_name().map_err(|error| bad(&error.to_string()))?;
+        let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+        let usage = parsed.extended_key_usage().map_err(|error| bad(&error.to_string()))?;
+        let mut shown = Shown {
+            serial: hex(parsed.raw_serial()),
+            not_before_ms: parsed.validity().not_before.timestamp().saturating_mul(1000),
+            not_after_ms: parsed.validity().not_after.timestamp().saturating_mul(1000),
+            uris: Vec::new(),
+            dns: Vec::new(),
+            common_names: Vec::new(),
+            for_clients: usage.is_none_or(|usage| usage.value.client_auth || usage.value.any),
+        };
+        for name in names {
+            match name {
+                GeneralName::URI(uri) => shown.uris.push((*uri).to_owned()),
+                GeneralName::DNSName(name) => shown.dns.push(name.to_ascii_lowercase()),
+                _ => {}
+            }
+        }
+        let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+        shown.common_names.extend(common.map(str::to_owned));
+        Ok(shown)
+    }
+
+    /// The one URI of ours, if there is one.
+    pub(super) fn our_uri(&self) -> Result<Option<&str>, IdentityError> {
+        let mut ours = self.uris.iter().filter(|uri| uri.starts_with("marigraph://"));
+        let uri = ours.next();
+        if ours.next().is_some() {
+            return Err(IdentityError::Certificate("it names several agents or hubs".to_owned()));
+        }
+        Ok(uri.map(String::as_str))
+    }
+}
+
+/// The names it carries, for people: `common name "agent.eu", URI "spiffe://…"`.
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [("common name", &self.common_names), ("URI", &self.uris), ("DNS name", &self.dns)];
+        let all = kinds.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| (kind, name)));
+        let all: Vec<String> = all.take(8).map(|(kind, name)| format!("{kind} {name:?}")).collect();
+        f.write_str(if all.is_empty() { "no name at all" } else { "" })?;
+        f.write_str(&all.join(", "))
     }
 }
 

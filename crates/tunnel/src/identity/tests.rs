@@ -70,7 +70,7 @@ fn shake(hub: &HubTls, agent: &AgentTls, host: &'static str) -> Result<Option<Pe
     }
     assert!(!client.is_handshaking() && !server.is_handshaking());
     assert_eq!(client.alpn_protocol(), Some(&b"http/1.1"[..]));
-    HubTls::peer(server.peer_certificates()).map_err(|error| error.to_string())
+    hub.peer(server.peer_certificates()).map_err(|error| error.to_string())
 }
 
 #[test]

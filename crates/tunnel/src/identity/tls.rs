@@ -21,8 +21,9 @@ use stdx::clock::Clock;
 
 use super::IdentityError;
 use super::authority::HubCertificate;
+use super::brought::{ClientAuthorities, is_unknown_issuer};
 use super::bundle::{Bundle, certificates_from_pem};
-use super::peer::{PeerIdentity, Standing};
+use super::peer::{PeerIdentity, Shown, Standing};
 use super::server_trust::{HubVerifier, ServerTrust};
 
 /// An agent offers this too, and the hub never takes it: it tells a hub that has a certificate of the
@@ -122,7 +123,15 @@ impl HubTls {
             own: ArcSwap::from_pointee(None),
         });
         let inner = ArcSwap::from_pointee(client_verifier(&provider, trusted)?);
-        let verifier = Arc::new(PeerVerifier { provider: Arc::clone(&provider), inner, revoked });
+        let clock_time = Arc::new(ClockTime(Arc::clone(&clock)));
+        let users = ArcSwap::<ClientAuthorities>::default();
+        let verifier = Arc::new(PeerVerifier {
+            provider: Arc::clone(&provider),
+            inner,
+            users,
+            revoked,
+            clock: clock_time,
+        });
         let mut config = ServerConfig::builder_with_details(provider, Arc::new(ClockTime(clock)))
             .with_safe_default_protocol_versions()
             .map_err(|error| IdentityError::Tls(error.to_string()))?
@@ -163,14 +172,29 @@ impl HubTls {
         Ok(())
     }
 
-    /// Who is at the other end of a connection, by the certificates that rustls has verified
-    /// (`peer_certificates` of the connection); `None` for a caller without one.
+    /// Takes client certificates of these authorities of the user's beside the fleet's, from the next handshake on.
+    /// Gives those that were believed before.
+    pub fn replace_client_authorities(&self, users: Arc<ClientAuthorities>) -> Arc<ClientAuthorities> {
+        self.verifier.users.swap(users)
+    }
+
+    /// Who is at the other end of a connection, by the certificates that it showed (`peer_certificates` of the
+    /// connection); `None` for a caller without one. They are verified again: the handshake does not tell which
+    /// authority has vouched for them.
     ///
     /// # Errors
-    /// The certificate is none of ours; the handshake did not let it pass.
-    pub fn peer(certificates: Option<&[CertificateDer<'_>]>) -> Result<Option<PeerIdentity>, IdentityError> {
-        let first = certificates.and_then(<[_]>::first);
-        first.map(PeerIdentity::of_certificate).transpose()
+    /// No authority vouches for the certificate; the handshake did not let it pass, or it is not believed any more.
+    pub fn peer(
+        &self,
+        certificates: Option<&[CertificateDer<'_>]>,
+    ) -> Result<Option<PeerIdentity>, IdentityError> {
+        let Some((first, rest)) = certificates.and_then(<[_]>::split_first) else { return Ok(None) };
+        if self.verifier.users.load().is_empty() {
+            return PeerIdentity::of_certificate(first).map(Some);
+        }
+        let now = self.verifier.clock.current_time().unwrap_or_else(UnixTime::now);
+        let known = self.verifier.who(first, rest, now);
+        known.map(Some).map_err(|error| IdentityError::Certificate(error.to_string()))
     }
 }
 
@@ -190,7 +214,7 @@ impl fmt::Debug for AgentTls {
 
 impl AgentTls {
     /// An agent that believes hubs by `trust` and shows `certificate`, which an agent that enrols does
-    /// not have yet.
+    /// not have yet. Whether an authority of the user's is among what it believes is settled here.
     ///
     /// # Errors
     /// A root cannot be used.
@@ -200,6 +224,7 @@ impl AgentTls {
         clock: Arc<dyn Clock>,
     ) -> Result<AgentTls, IdentityError> {
         let provider = provider();
+        let believes_users = trust.believes_users();
         let verifier = Arc::new(HubVerifier::new(Arc::clone(&provider), trust)?);
         let certificate = Arc::new(AgentCertificate(ArcSwap::from_pointee(certificate)));
         let mut config = ClientConfig::builder_with_details(provider, Arc::new(ClockTime(clock)))
@@ -214,8 +239,13 @@ impl AgentTls {
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
             Arc::new(config)
         };
-        let http1 = offering(&[b"http/1.1", FLEET_PROTOCOL]);
-        let http2 = offering(&[b"h2", b"http/1.1", FLEET_PROTOCOL]);
+        // Who believes an authority of the user's is shown what everybody is shown.
+        let (http1, http2) = match believes_users {
+            true => (offering(&[b"http/1.1"]), offering(&[b"h2", b"http/1.1"])),
+            false => {
+                (offering(&[b"http/1.1", FLEET_PROTOCOL]), offering(&[b"h2", b"http/1.1", FLEET_PROTOCOL]))
+            }
+        };
         Ok(AgentTls { certificate, verifier, http1, http2 })
     }
 
@@ -280,13 +310,68 @@ impl ResolvesClientCert for AgentCertificate {
 struct PeerVerifier {
     provider: Arc<CryptoProvider>,
     inner: ArcSwap<Arc<dyn ClientCertVerifier>>,
+    /// The user's own authorities.
+    users: ArcSwap<ClientAuthorities>,
     revoked: IsRevoked,
+    clock: Arc<ClockTime>,
 }
 
 impl fmt::Debug for PeerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PeerVerifier")
     }
+}
+
+impl PeerVerifier {
+    /// Whose certificate it is, by the fleet's authority or one of the user's.
+    fn who(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<PeerIdentity, Error> {
+        let of_fleet = self.of_fleet(certificate, intermediates, now);
+        let users = self.users.load();
+        let known = of_fleet.or_else(|error| {
+            // What the fleet vouches for, and refuses all the same, is told as the fleet tells it.
+            let strange = is_unknown_issuer(&error) || is_unreadable(&error);
+            users.who(certificate, intermediates, now).map_err(|theirs| {
+                match !users.is_empty() && (strange || !is_unknown_issuer(&theirs)) {
+                    true => theirs,
+                    false => error,
+                }
+            })
+        });
+        known.inspect_err(|error| {
+            let names = Shown::read(certificate).map(|shown| shown.to_string()).unwrap_or_default();
+            tracing::warn!(names, %error, "refuse a client certificate");
+        })
+    }
+
+    fn of_fleet(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<PeerIdentity, Error> {
+        let identity = PeerIdentity::of_certificate(certificate).map_err(|error| {
+            tracing::debug!(%error, "a client certificate that the fleet has not made");
+            Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
+        })?;
+        let now_ms = i64::try_from(now.as_secs().saturating_mul(1000)).unwrap_or(i64::MAX);
+        // An expired one is looked at as it was in its last second.
+        let when = match identity.standing(now_ms) {
+            Standing::RenewalOnly => at_ms(identity.not_after_ms),
+            _ => now,
+        };
+        let verified = self.inner.load().verify_client_cert(certificate, intermediates, when);
+        verified.map(|_| identity)
+    }
+}
+
+/// It names nobody of the fleet.
+fn is_unreadable(error: &Error) -> bool {
+    matches!(error, Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
 }
 
 impl ClientCertVerifier for PeerVerifier {
@@ -305,26 +390,12 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let refuse = |error: IdentityError| {
-            tracing::warn!(%error, "refuse a client certificate");
-            Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
-        };
-        let identity = PeerIdentity::of_certificate(certificate).map_err(refuse)?;
-        let now_ms = i64::try_from(now.as_secs().saturating_mul(1000)).unwrap_or(i64::MAX);
-        // An expired one is looked at as it was in its last second.
-        let when = match identity.standing(now_ms) {
-            Standing::RenewalOnly => at_ms(identity.not_after_ms),
-            _ => now,
-        };
-        let verified = self.inner.load().verify_client_cert(certificate, intermediates, when);
-        let verified = verified.inspect_err(|error| {
-            tracing::warn!(peer = %identity, serial = identity.serial, %error, "refuse a client certificate");
-        })?;
+        let identity = self.who(certificate, intermediates, now)?;
         if (self.revoked)(&identity) {
             tracing::warn!(peer = %identity, serial = identity.serial, "refuse a revoked certificate");
             return Err(CertificateError::Revoked.into());
         }
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

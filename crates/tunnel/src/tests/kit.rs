@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agents::{AgentKey, Agents, To};
 use crate::connect::{BoxedStream, Connect, Connector, HubUrl, Proxies};
 use crate::dial::{DialConfig, Hello, Tunnels};
-use crate::identity::HubTls;
+use crate::identity::PeerIdentity;
 use crate::protocol::{Body, TUNNEL_PATH, Timings};
 use crate::serve::Handler;
 
@@ -149,7 +149,8 @@ impl TestHub {
 
     async fn talk(self: Arc<Self>, stream: BoxedStream, from: SocketAddr) -> io::Result<()> {
         let stream = TlsAcceptor::from(Arc::clone(&self.tls)).accept(stream).await?;
-        let peer = HubTls::peer(stream.get_ref().1.peer_certificates()).map_err(io::Error::other)?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let peer = shown.map(PeerIdentity::of_certificate).transpose().map_err(io::Error::other)?;
         let service = service_fn(move |mut request: Request<Incoming>| {
             let answer = match (request.uri().path(), &peer) {
                 (TUNNEL_PATH, Some(peer)) => self.agents.accept(&mut request, peer, from),

@@ -229,12 +229,24 @@ async fn revoke_agent(
 ) -> Result<Response, Failure> {
     own_page(&headers)?;
     administrator(&caller)?;
+    let sees = |agent: &tenancy::AgentRecord| caller.sees_program() || agent.tenant == caller.tenant.as_str();
+    let agents = hub.registry().agents();
+    // A certificate of the user's own authority is known by its name, too.
+    let mut named =
+        agents.iter().filter(|agent| !form.id.is_empty() && agent.brought == form.id && sees(agent));
+    let form = match (named.next(), named.next()) {
+        (Some(agent), None) => Revoke { id: agent.agent_id.clone(), ..form },
+        (Some(_), Some(_)) => {
+            return Err(wrong(format!("several agents are called {:?}: give the id", form.id)));
+        }
+        (None, _) => form,
+    };
     if form.id.is_empty() || form.id.len() > 64 {
         return Err(wrong("an agent's id has 1 to 64 characters"));
     }
-    let known = hub.registry().agents().into_iter().find(|agent| agent.agent_id == form.id);
+    let known = agents.into_iter().find(|agent| agent.agent_id == form.id);
     match known {
-        Some(agent) if caller.sees_program() || agent.tenant == caller.tenant.as_str() => {}
+        Some(agent) if sees(&agent) => {}
         // A hub, or an agent that enrolled elsewhere.
         _ => owner(&caller)?,
     }

@@ -110,11 +110,11 @@ impl Fleet {
         Fleet { clock, authority: authority.expect("an authority") }
     }
 
-    fn hub(&self) -> Arc<ServerConfig> {
+    fn hub(&self) -> Arc<HubTls> {
         let certificate = self.authority.issue_server(&["127.0.0.1".to_owned()]).expect("a certificate");
         let bundle = self.authority.bundle().expect("a bundle");
         let tls = HubTls::new(certificate, &bundle, Arc::new(|_| false), Arc::clone(&self.clock));
-        tls.expect("TLS").server_config()
+        Arc::new(tls.expect("TLS"))
     }
 
     /// TLS of an agent, or of a caller without a certificate.
@@ -177,7 +177,7 @@ async fn one_port_speaks_tls_and_plaintext() {
         (Plaintext::Everywhere, "||a stranger"),
         (Plaintext::Never, "||this address speaks TLS; use https://"),
     ] {
-        front.secure(fleet.hub(), plaintext);
+        front.secure(&fleet.hub(), plaintext);
         let said = talk(front.addr, Duration::ZERO, &[plain]).await;
         assert!(said.ends_with(expected), "{plaintext:?}: {said}");
         for alpn in [Alpn::Http1, Alpn::Http2] {
@@ -200,7 +200,7 @@ async fn handshakes_that_dawdle_are_cut_and_others_served() {
     let deadlines = Deadlines { head: ms(300), handshake: ms(300), piece: ms(300), body: ms(600) };
     let router = Router::new().route("/who", get(who));
     let front = Bound::to("127.0.0.1:0").await.expect("a port").serve_within(deadlines, router);
-    front.secure(fleet.hub(), Plaintext::Never);
+    front.secure(&fleet.hub(), Plaintext::Never);
     for (name, parts) in [
         ("silence", &[][..]),
         ("a record that never ends", &["\u{16}\u{3}\u{1}\u{2}", "x", "x", "x", "x"]),
@@ -230,7 +230,7 @@ async fn an_agent_gets_its_tunnel_and_revocation_closes_its_connections() {
     };
     let router = Router::new().route(tunnel::TUNNEL_PATH, get(door)).route("/who", get(who));
     let front = Bound::to("127.0.0.1:0").await.expect("a port").serve(router);
-    front.secure(fleet.hub(), Plaintext::default());
+    front.secure(&fleet.hub(), Plaintext::default());
     let hub = HubUrl::parse(&format!("https://{}", front.addr)).expect("a URL");
     let tls = fleet.agent(Some("a1"));
     let (_renew, config) = tokio::sync::watch::channel(tls.client_config(Alpn::Http1));

@@ -203,6 +203,7 @@ fn agent(number: u8, renewed_ms: i64) -> AgentRecord {
         renewed_ms,
         token: String::new(),
         roots: Vec::new(),
+        brought: String::new(),
         elsewhere: false,
     }
 }

@@ -69,7 +69,7 @@ impl Reach for Arc<Hub> {
             tokio::spawn(async move {
                 let acceptor = TlsAcceptor::from(this.tls.server_config());
                 let Ok(stream) = acceptor.accept(theirs).await else { return };
-                let peer = HubTls::peer(stream.get_ref().1.peer_certificates()).expect("an identity");
+                let peer = this.tls.peer(stream.get_ref().1.peer_certificates()).expect("an identity");
                 let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
                     let (this, peer) = (Arc::clone(&this), peer.clone());
                     async move {
