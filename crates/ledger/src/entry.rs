@@ -266,13 +266,14 @@ fn loss(number: u8) -> Result<Loss, Malformed> {
     Loss::ALL.get(usize::from(number)).copied().ok_or(Malformed)
 }
 
-const FAILURES: [Failure; 6] = [
+const FAILURES: [Failure; 7] = [
     Failure::Unreachable,
     Failure::Timeout,
     Failure::Status,
     Failure::Malformed,
     Failure::Limit,
     Failure::Other,
+    Failure::SampleLimit,
 ];
 const ENDS: [EndReason; 4] =
     [EndReason::Gone, EndReason::Reconfigured, EndReason::HandedOver, EndReason::Shutdown];

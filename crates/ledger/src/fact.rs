@@ -168,6 +168,7 @@ impl Verdict {
             Verdict::Failed(Failure::Malformed) => "target_malformed",
             Verdict::Failed(Failure::Limit) => "target_limit",
             Verdict::Failed(Failure::Other) => "target_other",
+            Verdict::Failed(Failure::SampleLimit) => "sample_limit",
             Verdict::Skipped => "skipped",
             Verdict::AgentDown => "agent_down",
             Verdict::Lost(loss) => loss.as_str(),

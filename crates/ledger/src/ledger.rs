@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Matcher, SourceId, TenantId};
+use model::{Labels, Matcher, SourceId, TenantId};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use stdx::clock::Clock;
@@ -15,7 +15,7 @@ use storage::{Appender, CommitPosition, EndReason, StoreError};
 
 use crate::fleet::{AgentStatus, Agents};
 use crate::metrics::Metrics;
-use crate::present::{self, LastWord, SilentSource, TargetName};
+use crate::present::{self, KnownSource, SilentSource};
 use crate::pushed::{Pushed, PushedRows};
 use crate::report::{self, Ask, Incomplete, Report};
 use crate::source::{LossReport, Overlay, Pause, Said, Window};
@@ -178,10 +178,16 @@ impl Ledger {
         present::silent(&accounts.inner.lock(), &self.config.cluster_label, times, is_asked, max)
     }
 
-    /// The last word about each of `targets`, in their order.
-    pub fn last_words(&self, tenant: &TenantId, targets: &[TargetName]) -> Vec<Option<LastWord>> {
-        let Some(accounts) = self.known(tenant) else { return vec![None; targets.len()] };
-        present::last_words(&accounts.inner.lock(), &self.config.cluster_label, targets)
+    /// The sources that `is_asked` (cluster, labels), `max` at most, with the last word about each. Goes once over all.
+    pub fn sources(
+        &self,
+        tenant: &TenantId,
+        is_asked: impl Fn(&str, &Labels) -> bool,
+        max: usize,
+    ) -> Vec<KnownSource> {
+        let Some(accounts) = self.known(tenant) else { return Vec::new() };
+        let now_ms = self.clock.now_ms();
+        present::sources(&accounts.inner.lock(), &self.config.cluster_label, now_ms, is_asked, max)
     }
 
     /// What was pushed.

@@ -43,7 +43,7 @@ pub use fact::{Fact, Loss, Verdict};
 pub use fleet::AgentStatus;
 pub use ledger::{Ledger, LedgerConfig, OpenError};
 pub use log::entries_in;
-pub use present::{LastWord, SilentSource, TargetName};
+pub use present::{KnownSource, LastWord, SilentSource};
 pub use pushed::Pushed;
 pub use report::{Ask, By, Gap, Group, Incomplete, Report, Tally, Unevenness};
 pub use source::{LossReport, Pause};

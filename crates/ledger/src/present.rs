@@ -1,7 +1,5 @@
 //! What is so now: sources of which nothing is heard though rows are due, and the last word about a source.
 
-use std::collections::{HashMap, HashSet};
-
 use model::Labels;
 
 use crate::fact::{Fact, Verdict};
@@ -35,10 +33,22 @@ pub struct LastWord {
     /// When a row, or cells of one, were last refused for a limit, its age or what stands there already, among its last
     /// rows, and why.
     pub refused: Option<(i64, Verdict)>,
+    /// Its cluster is paused or retired: nothing is expected of it.
+    pub excused: bool,
 }
 
-/// A target as its rows name it: cluster, job, instance.
-pub type TargetName = (String, String, String);
+/// A source, and the last word about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownSource {
+    /// Of which cluster.
+    pub cluster: String,
+    /// Of which job.
+    pub job: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// What was last heard of it.
+    pub word: LastWord,
+}
 
 impl Source {
     /// The first tick that is due and of which nothing is heard, milliseconds; `None` while it is in time, and where
@@ -68,7 +78,7 @@ impl Source {
     }
 
     /// The last word about it.
-    fn last_word(&self) -> LastWord {
+    fn last_word(&self, now_ms: i64, overlays: &[Overlay]) -> LastWord {
         /// Runs that are looked at for refusals.
         const BACK: usize = 8;
         let runs = self.runs.as_slice();
@@ -80,6 +90,7 @@ impl Source {
             stored_ms: newest(|fact| Verdict::from(fact).is_stored(), runs.len()).map(|(at, _)| at),
             told: newest(|_| true, 1),
             refused: newest(|fact| matches!(fact, Fact::Refused(_) | Fact::Partial { .. }), BACK),
+            excused: self.is_excused(now_ms, overlays),
         }
     }
 }
@@ -115,29 +126,23 @@ pub(crate) fn silent(
     (shown.collect(), more)
 }
 
-/// The last word about each of `targets`, in their order: of the newest source of that name. Goes once over all sources.
-pub(crate) fn last_words(
+/// The sources that `is_asked` (cluster, labels), `max` at most, with the last word about each.
+pub(crate) fn sources(
     inner: &Inner,
     cluster_label: &str,
-    targets: &[TargetName],
-) -> Vec<Option<LastWord>> {
-    let mut words: HashMap<TargetName, Option<LastWord>> =
-        targets.iter().map(|target| (target.clone(), None)).collect();
-    let instances: HashSet<&str> = targets.iter().map(|(_, _, instance)| instance.as_str()).collect();
-    for source in inner.live() {
+    now_ms: i64,
+    is_asked: impl Fn(&str, &Labels) -> bool,
+    max: usize,
+) -> Vec<KnownSource> {
+    let asked = inner.live().filter(|source| is_asked(place(source, cluster_label).0, &source.labels));
+    let known = asked.take(max).map(|source| {
         let (cluster, job) = place(source, cluster_label);
-        let instance = source.labels.get("instance").unwrap_or_default();
-        if !instances.contains(instance) {
-            continue;
+        KnownSource {
+            cluster: cluster.to_owned(),
+            job: job.to_owned(),
+            labels: source.labels.clone(),
+            word: source.last_word(now_ms, overlays(inner, cluster)),
         }
-        let key = (cluster.to_owned(), job.to_owned(), instance.to_owned());
-        if let Some(word) = words.get_mut(&key) {
-            let told = |word: &LastWord| word.told.map(|(at, _)| at);
-            let next = source.last_word();
-            if word.as_ref().is_none_or(|before| told(before) < told(&next)) {
-                *word = Some(next);
-            }
-        }
-    }
-    targets.iter().map(|target| words.get(target).copied().flatten()).collect()
+    });
+    known.collect()
 }

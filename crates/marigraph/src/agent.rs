@@ -348,6 +348,7 @@ impl Stages {
             status.insert("started_ms".to_owned(), started_ms.into());
             if let Some(stages) = stages.upgrade() {
                 stages.keep.status(&mut status);
+                status.insert("troubles".to_owned(), stages.pull.troubles().into());
                 status.insert("incarnation".to_owned(), stages.incarnation.as_str().into());
                 status.insert("targets".to_owned(), reach::target_counts(&stages.pull.scraper()));
                 status.insert("limits".to_owned(), stages.limits.status());

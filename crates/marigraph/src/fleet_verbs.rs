@@ -27,7 +27,13 @@ use crate::hub::FleetHub;
 #[derive(Debug, Clone, Args)]
 pub struct HubConnection {
     /// The hub, as its administrators reach it
-    #[arg(long = "hub", value_name = "URL", default_value = "http://127.0.0.1:9190", env = "MARIGRAPH_HUB")]
+    #[arg(
+        long = "url",
+        visible_alias = "hub",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:9190",
+        env = "MARIGRAPH_URL"
+    )]
     pub hub: String,
     /// Print JSON
     #[arg(long = "json")]

@@ -260,6 +260,12 @@ impl Stages {
         WebState { auth: Arc::new(Auth::everybody(reader)), ..web.clone() }
     }
 
+    /// What tells why a target is not scraped.
+    fn explain(&self, web: &WebState) -> axum::Router {
+        let (own, pull) = (web::router(self.reader(web)), Arc::clone(&self.pull));
+        Explain { api: self.fleet_api.clone(), own, pull }.router()
+    }
+
     /// Puts a checked configuration in force: scraping, then who may call and what answers.
     fn apply(&self, config: &Config, auth: Auth) -> Result<()> {
         let query_log = config.global.query_log_file.as_deref().map(|path| {
@@ -280,7 +286,7 @@ impl Stages {
             .merge(proxy::lists(&self.proxy))
             .merge(self.identity.admin())
             .merge(self.limits.router())
-            .merge(Explain { api: self.fleet_api.clone(), own: web::router(self.reader(&web)) }.router())
+            .merge(self.explain(&web))
             .merge(self.fleet_api.clone().router())
             .merge(lifecycle::router(Arc::clone(&self.rows.ledger), Arc::clone(&self.web.clock)))
             .merge(Clusters::new(self.fleet.clone(), web.clone(), self.rows.store.clone()).doors());

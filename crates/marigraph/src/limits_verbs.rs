@@ -1,6 +1,7 @@
 //! `marigraph limits`: limits that a hub gives to the agents of a cluster.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
@@ -22,6 +23,7 @@ pub enum LimitsVerb {
     /// Give limits to the agents of a cluster, in place of those it has
     #[command(after_long_help = "Examples:\n  \
         marigraph limits set eu1 sample_limit=50000 label_limit=40\n  \
+        marigraph limits set eu1 --file limits.yml             as they stand in a file\n  \
         marigraph limits set eu1                               none any more\n\n\
         Names are those of a scrape configuration: body_size_limit (bytes), label_limit, label_name_length_limit,\n\
         label_value_length_limit, sample_limit, target_limit. They count where they are narrower than what the\n\
@@ -33,6 +35,9 @@ pub enum LimitsVerb {
         /// The limits
         #[arg(value_name = "NAME=VALUE")]
         limits: Vec<String>,
+        /// A file of limits, a `name: value` or `name=value` on each line; - is the standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
         /// Why
         #[arg(long, value_name = "TEXT", default_value = "")]
         reason: String,
@@ -98,9 +103,11 @@ struct Failed {
 pub fn run(verb: &LimitsVerb) -> Result<()> {
     let out = &mut io::stdout().lock();
     match verb {
-        LimitsVerb::Set { cluster, limits, reason, hub } => {
+        LimitsVerb::Set { cluster, limits, file, reason, hub } => {
+            let mut words = file.as_deref().map(in_file).transpose()?.unwrap_or_default();
+            words.extend(limits.iter().cloned());
             let form =
-                [("cluster", cluster.clone()), ("limits", limits.join(" ")), ("reason", reason.clone())];
+                [("cluster", cluster.clone()), ("limits", words.join(" ")), ("reason", reason.clone())];
             let document: LimitsDocument = ask(hub, Method::POST, PATH, &form)?;
             told(cluster, &document, out)
         }
@@ -120,6 +127,36 @@ pub fn run(verb: &LimitsVerb) -> Result<()> {
             history(&clusters, out)
         }
     }
+}
+
+/// The `name=value` words of a file.
+fn in_file(path: &Path) -> Result<Vec<String>> {
+    let shown = path.display();
+    let text = match path.to_str() {
+        Some("-") => io::read_to_string(io::stdin()),
+        _ => std::fs::read_to_string(path),
+    };
+    words_of(&text.with_context(|| format!("read {shown}"))?)
+        .map_err(|error| anyhow::anyhow!("{shown}: {error}"))
+}
+
+/// `name: value` or `name=value` on each line, what follows a `#` left out.
+fn words_of(text: &str) -> Result<Vec<String>, String> {
+    let lines = text
+        .lines()
+        .zip(1..)
+        .map(|(line, number)| (line.split('#').next().unwrap_or_default().trim(), number));
+    let lines = lines.filter(|(line, _)| !line.is_empty() && *line != "---");
+    let word = |(line, number): (&str, usize)| {
+        let (name, value) =
+            line.split_once([':', '=']).map(|(name, value)| (name.trim(), value.trim())).unwrap_or_default();
+        let is_word = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
+        if is_word(name) && is_word(value) {
+            return Ok(format!("{name}={value}"));
+        }
+        Err(format!("line {number}: {line:?} is no `name: value`"))
+    };
+    lines.map(word).collect()
 }
 
 fn ask<T: DeserializeOwned>(
@@ -191,4 +228,24 @@ fn history(clusters: &[OfCluster], out: &mut dyn Write) -> Result<()> {
     }
     print_table(&rows, out)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_stand_in_a_file_line_by_line() {
+        let check = |text: &str, words: Result<&[&str], &str>| {
+            let words = words.map(|words| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+            assert_eq!(words_of(text), words.map_err(str::to_owned), "{text:?}");
+        };
+        check("", Ok(&[]));
+        check(
+            "---\n# why\nsample_limit: 50000 # exploding\n\nlabel_limit=40\n",
+            Ok(&["sample_limit=50000", "label_limit=40"]),
+        );
+        check("sample_limit: 5\nlabel_limit\n", Err("line 2: \"label_limit\" is no `name: value`"));
+        check("sample_limit: 5 6", Err("line 1: \"sample_limit: 5 6\" is no `name: value`"));
+    }
 }

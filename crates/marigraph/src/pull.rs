@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use scrape::client::{Fetch, FetchError, HttpClient, TcpConnector};
 use scrape::config::{HttpClientConfig, ScrapeConfig};
 use scrape::{Clusters, Manager, ManagerParts, Turns};
+use serde_json::json;
 use stdx::clock::Clock;
 use storage::Appender;
 use tokio::sync::mpsc;
@@ -27,6 +28,9 @@ use crate::limits::LimitSet;
 
 /// Time between two looks at what has been discovered.
 const DISCOVERY_LOOK: Duration = Duration::from_millis(50);
+
+/// Troubles that are told of.
+const TROUBLES_MAX: usize = 200;
 
 /// Discovery, scraping, and the task that hands targets from one to the other.
 pub(crate) struct Pull {
@@ -164,6 +168,23 @@ impl Pull {
     /// What scrapes, for those who ask targets themselves.
     pub(crate) fn scraper(&self) -> Arc<Manager> {
         Arc::clone(&self.scraper)
+    }
+
+    /// What keeps targets from being scraped before relabelling could: discovery that fails (without a target), and what it
+    /// found that is no target, or there already.
+    pub(crate) fn troubles(&self) -> Vec<serde_json::Value> {
+        let mut all = Vec::new();
+        for pool in self.discovery.status() {
+            for provider in pool.providers.iter().filter(|provider| !provider.last_error.is_empty()) {
+                let (kind, targets, error) = (provider.mechanism, provider.targets, &provider.last_error);
+                let what = format!("{kind} discovery fails, and goes on with {targets} targets: {error}");
+                all.push(json!({ "pool": pool.pool, "target": "", "what": what }));
+            }
+        }
+        let scraped = self.scraper.troubles().into_iter();
+        all.extend(scraped.map(|one| json!({ "pool": one.pool, "target": one.address, "what": one.what })));
+        all.truncate(TROUBLES_MAX);
+        all
     }
 
     /// Waits until every job's discovery has answered once, but not longer than `patience`.

@@ -85,7 +85,8 @@ pub(crate) fn failure(reason: &str) -> Failure {
         "timeout" => Failure::Timeout,
         "status" => Failure::Status,
         "parse" | "content_type" => Failure::Malformed,
-        "body_size_limit" | "sample_limit" | "bucket_limit" | "target_limit" | "labels" => Failure::Limit,
+        "sample_limit" => Failure::SampleLimit,
+        "body_size_limit" | "bucket_limit" | "target_limit" | "labels" => Failure::Limit,
         _ => Failure::Other,
     }
 }

@@ -29,6 +29,7 @@ mod target;
 mod turns;
 
 pub use manager::{ApplyError, Clusters, Manager, ManagerParts};
+pub use pool::Trouble;
 pub use relay::RelayError;
 pub use turns::{Alone, Turn, Turns};
 

@@ -23,7 +23,7 @@ use crate::client::{Connector, HttpClient, TlsConfigs};
 use crate::config::{HttpClientConfig, ScrapeConfig};
 use crate::failures::FailureLogs;
 use crate::metrics::Metrics;
-use crate::pool::Pool;
+use crate::pool::{Pool, Trouble};
 use crate::relay::RelayError;
 use crate::schedule::SteadyClock;
 use crate::shared::{Shared, Spares};
@@ -203,6 +203,12 @@ impl Manager {
     /// How many targets relabelling dropped, by pool.
     pub fn dropped_counts(&self) -> BTreeMap<String, usize> {
         self.pools.lock().iter().map(|(name, pool)| (name.clone(), pool.dropped_count())).collect()
+    }
+
+    /// What was discovered and is not scraped, because it is no target, or there already: by pool, as far as it is
+    /// remembered.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.pools.lock().values().flat_map(|pool| pool.troubles().to_vec()).collect()
     }
 
     /// What active targets say of their metrics: of `metric`, or of all.

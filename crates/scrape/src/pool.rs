@@ -20,6 +20,22 @@ use crate::shared::{Shared, Status};
 use crate::target::{Owner, Populated, Target, populate};
 use crate::turns::Turn;
 
+/// Troubles of a pool that are remembered.
+const TROUBLES_MAX: usize = 50;
+/// What discovery calls the address.
+const ADDRESS: &str = "__address__";
+
+/// Something discovered that is not scraped, though no relabelling drops it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The job.
+    pub pool: String,
+    /// The address that was discovered.
+    pub address: String,
+    /// Why.
+    pub what: String,
+}
+
 /// One job's targets.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
@@ -30,6 +46,8 @@ pub(crate) struct Pool {
     targets: BTreeMap<SourceId, Running>,
     dropped: Vec<DroppedTarget>,
     dropped_count: usize,
+    /// Targets that are none, or there already.
+    troubles: Vec<Trouble>,
     /// The error of all targets while there are more than the limit.
     forced_error: Option<String>,
 }
@@ -77,6 +95,7 @@ impl Pool {
             targets: BTreeMap::new(),
             dropped: Vec::new(),
             dropped_count: 0,
+            troubles: Vec::new(),
             forced_error: None,
         }
     }
@@ -140,6 +159,7 @@ impl Pool {
     fn populate(&mut self, groups: &[TargetGroup]) -> Vec<(SourceId, Target)> {
         self.dropped.clear();
         self.dropped_count = 0;
+        self.troubles.clear();
         let keep = match self.config.limits.dropped_targets_kept {
             0 => usize::MAX,
             limit => usize::try_from(limit).unwrap_or(usize::MAX),
@@ -152,6 +172,10 @@ impl Pool {
                     Ok(Populated::Scraped(target)) => {
                         if seen.insert(target.id) {
                             targets.push((target.id, *target));
+                        } else {
+                            let what =
+                                format!("a duplicate: {} is scraped already with these labels", target.url);
+                            self.trouble(&group.labels, own, what);
                         }
                     }
                     Ok(Populated::Dropped(discovered_labels)) => {
@@ -161,11 +185,25 @@ impl Pool {
                             self.dropped.push(DroppedTarget { scrape_pool, discovered_labels });
                         }
                     }
-                    Err(problem) => self.invalid(group, own, &problem),
+                    Err(problem) => {
+                        self.invalid(group, own, &problem);
+                        self.trouble(&group.labels, own, format!("not a target: {problem}"));
+                    }
                 }
             }
         }
         targets
+    }
+
+    fn trouble(&mut self, group: &Labels, own: &Labels, what: String) {
+        if self.troubles.len() < TROUBLES_MAX {
+            let address = own.get(ADDRESS).or_else(|| group.get(ADDRESS)).unwrap_or_default().to_owned();
+            self.troubles.push(Trouble { pool: self.config.job_name.clone(), address, what });
+        }
+    }
+
+    pub(crate) fn troubles(&self) -> &[Trouble] {
+        &self.troubles
     }
 
     fn invalid(&self, group: &TargetGroup, own: &Labels, problem: &str) {

@@ -121,10 +121,12 @@ pub enum Failure {
     Status,
     /// The answer cannot be read.
     Malformed,
-    /// The answer is past a limit on bytes, samples or labels.
+    /// The answer is past a limit on bytes, buckets or labels, or there are more targets than their limit.
     Limit,
     /// Anything else.
     Other,
+    /// The answer is past the limit on samples.
+    SampleLimit,
 }
 
 /// Why rows of a source are no longer due.
@@ -150,6 +152,7 @@ impl Failure {
             Failure::Malformed => "malformed",
             Failure::Limit => "limit",
             Failure::Other => "other",
+            Failure::SampleLimit => "sample_limit",
         }
     }
 }

@@ -57,9 +57,9 @@ pub enum ExplainVerb {
         marigraph explain target 10.0.0.5:9100\n  \
         marigraph explain target node-7 --cluster eu1\n\n\
         All clusters are looked at, and what the hub scrapes itself: found are targets with the word in their\n\
-        address, instance or URL, also those that relabelling drops.")]
+        address, instance or URL, also those that relabelling drops, that are duplicates, or none.")]
     Target {
-        /// Address, instance, or part of a URL
+        /// Address, instance, job/instance, or part of a URL
         #[arg(value_name = "WORD")]
         word: String,
         /// Of which hub.
@@ -172,6 +172,8 @@ struct Looked {
     jobs: Option<Vec<String>>,
     targets: usize,
     dropped: usize,
+    #[serde(default)]
+    problems: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -347,6 +349,9 @@ pub fn explain(verb: &ExplainVerb, out: &mut dyn Write) -> Result<()> {
                 "  {cluster}: {jobs} found {} targets, {} more were dropped by relabelling",
                 looked.targets, looked.dropped
             )?;
+            for problem in &looked.problems {
+                writeln!(out, "    {problem}")?;
+            }
         }
     }
     Ok(())

@@ -1,8 +1,15 @@
 //! `/api/v1/explain/target`: which step kept a target from being scraped, or that it is scraped and how it goes.
 //!
-//! Every agent of the clusters meant, and this hub's own scraping, is asked for its targets and for those that
-//! relabelling dropped; what is found is told step by step, with the rule at fault.
+//! Every agent of the clusters meant, and this hub's own scraping, is asked for its targets, for those that
+//! relabelling dropped, and for what went wrong before that; what is found is told step by step, with the rule at fault.
+//! What became of the rows the ledger knows.
 
+mod steps;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use ::ledger::{KnownSource, LastWord};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -12,12 +19,15 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tower::ServiceExt;
 use url::form_urlencoded::byte_serialize;
 use web::Caller;
 
-use super::fleet_api::{FleetApi, Form, Seen, may_ask, refused, shown, success, unanswered};
-use ::ledger::{Ask, By};
+use super::fleet_api::{Answer, FleetApi, Form, Seen, may_ask, refused, shown, success, unanswered};
+use crate::agent::reach::STATUS_PATH;
+use crate::pull::Pull;
+use steps::{Rows, text, text_of};
 
 /// Where a Prometheus tells of its targets.
 const TARGETS: &str = "/api/v1/targets";
@@ -25,10 +35,10 @@ const TARGETS: &str = "/api/v1/targets";
 const POOLS: &str = "/api/v1/scrape_pools";
 /// Largest answer of this hub about its own targets, bytes.
 const OWN_BYTES_MAX: usize = 256 << 20;
-/// How far back rows of a target are looked for, milliseconds.
-const REMEMBERED_MS: i64 = 24 * 3_600_000;
 /// Targets that are told of.
 const FOUND_MAX: usize = 50;
+/// Sources of the ledger that are looked at for one question.
+const SOURCES_MAX: usize = 10_000;
 /// Shortest word that is looked for.
 const WORD_BYTES_MIN: usize = 2;
 
@@ -38,6 +48,8 @@ pub(super) struct Explain {
     pub(super) api: FleetApi,
     /// This hub's own API, for readers.
     pub(super) own: Router,
+    /// What it scrapes itself.
+    pub(super) pull: Arc<Pull>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,11 +58,69 @@ struct Asked {
     cluster: Option<String>,
 }
 
-/// Who was asked.
+/// Who was asked, and what was answered.
 struct Place<'a> {
-    /// Empty for this hub.
-    cluster: &'a str,
-    agent: &'a str,
+    /// None for this hub.
+    agent: Option<&'a Seen>,
+    targets: &'a Value,
+    pools: Value,
+    /// What went wrong before a target could be scraped: `pool`, `target` (empty: the pool as a whole), `what`.
+    troubles: Vec<Value>,
+}
+
+/// What became of a target.
+enum Case {
+    Scraped(Value),
+    Dropped(Value),
+    Troubled(Value),
+}
+
+/// Where it was found.
+#[derive(Debug, Clone)]
+struct Found {
+    cluster: String,
+    agent: String,
+}
+
+impl Place<'_> {
+    fn name(&self) -> Found {
+        let (cluster, agent) = self.agent.map_or(("", ""), |agent| (&agent.cluster, &agent.agent));
+        Found { cluster: cluster.to_owned(), agent: agent.to_owned() }
+    }
+
+    fn list(&self, name: &str) -> &[Value] {
+        self.targets["data"][name].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The targets that `word` means.
+    fn cases<'a>(&'a self, word: &'a str) -> impl Iterator<Item = Case> + 'a {
+        let active = self.list("activeTargets").iter();
+        let active = active.filter(move |target| is_meant(target, word) && is_its_own(target));
+        let dropped = self.list("droppedTargets").iter().filter(move |target| is_meant(target, word));
+        let troubled = self.troubles.iter();
+        let troubled = troubled.filter(move |one| is_name(word, text(one, "pool"), text(one, "target")));
+        active
+            .map(|target| Case::Scraped(target.clone()))
+            .chain(dropped.map(|target| Case::Dropped(target.clone())))
+            .chain(troubled.map(|trouble| Case::Troubled(trouble.clone())))
+    }
+
+    /// That it was looked at, and what there is in all.
+    fn looked(&self) -> Value {
+        let Found { cluster, agent } = self.name();
+        let of_pools = self.troubles.iter().filter(|trouble| text(trouble, "target").is_empty());
+        let problems: Vec<String> = of_pools
+            .map(|trouble| format!("job {}: {}", text(trouble, "pool"), text(trouble, "what")))
+            .collect();
+        json!({
+            "cluster": cluster,
+            "agent": agent,
+            "jobs": self.pools,
+            "targets": self.list("activeTargets").len(),
+            "dropped": self.list("droppedTargets").len(),
+            "problems": problems,
+        })
+    }
 }
 
 impl Explain {
@@ -67,136 +137,68 @@ impl Explain {
         serde_json::from_slice(&body.to_bytes()).ok()
     }
 
-    /// What an agent answers, or this hub where there is none.
-    async fn get(&self, agent: Option<&Seen>, path: &str) -> Option<Value> {
-        let Some(agent) = agent else { return self.own(path).await };
-        self.api.get(agent.state.as_ref()?.key.clone(), path).await.ok()
-    }
-
-    /// A target that is scraped, or tried to be.
-    fn active(&self, caller: &Caller, place: &Place<'_>, target: &Value) -> Value {
-        let (pool, health) = (text(target, "scrapePool"), text(target, "health"));
-        let mut steps = vec![
-            step("discovered", true, format!("by job {pool}")),
-            step("relabelled", true, format!("to {}", labels(&target["labels"]))),
-        ];
-        let error = text(target, "lastError");
-        let scraped = match health {
-            "up" => {
-                let (at, took) = (text(target, "lastScrape"), target["lastScrapeDuration"].as_f64());
-                step("scraped", true, format!("last at {at}, in {:.3} s", took.unwrap_or_default()))
-            }
-            "down" => step("scraped", false, format!("{error}{}", hint(error))),
-            _ => step("scraped", false, "not yet: its first scrape is due within one interval".to_owned()),
-        };
-        steps.push(scraped);
-        let newest_ms = self.newest_row(caller, place.cluster, target);
-        steps.push(match newest_ms {
-            Some(at_ms) => {
-                let late_ms = self.api.clock.now_ms().saturating_sub(at_ms);
-                let interval_ms = interval_ms(text(target, "scrapeInterval"));
-                let what = format!("the newest row here is {:.1} s old", late_ms as f64 / 1000.0);
-                let in_time = late_ms <= 3 * interval_ms + 10_000;
-                let queued = " (they wait in the agent's queue: see `marigraph fleet agents`)";
-                step("stored", in_time, if in_time { what } else { format!("{what}{queued}") })
-            }
-            None => {
-                let what = match health {
-                    "up" => {
-                        "no row of it has come here: it may be kept in the cluster (`storage: local`), or wait in the \
-                         agent's queue"
-                    }
-                    _ => "no row of it has come here",
-                };
-                step("stored", false, what.to_owned())
-            }
-        });
-        let is_stored = steps.last().is_some_and(|step| step["ok"] == true);
-        let verdict = match (health, newest_ms) {
-            ("up", Some(_)) if is_stored => "scraped and stored",
-            ("up", Some(_)) => "scraped, and its rows are late",
-            ("up", None) => "scraped, and no row has come here",
-            ("down", _) => "its scrapes fail",
-            _ => "not scraped yet",
-        };
-        found(place, target, verdict, steps)
-    }
-
-    /// A target that relabelling dropped: with the rule that did.
-    async fn dropped(&self, agent: Option<&Seen>, place: &Place<'_>, target: &Value) -> Value {
-        let pool = text(target, "scrapePool");
-        let discovered = &target["discoveredLabels"];
-        let mut steps = vec![step("discovered", true, format!("by job {pool}, as {}", labels(discovered)))];
+    /// The rule of relabelling that drops a target, and which one it is, as far as `agent` (or this hub) tells.
+    async fn rule(self, agent: Option<tunnel::AgentKey>, target: Value) -> Option<(usize, Value)> {
         let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+        let labels = target["discoveredLabels"].to_string();
         let path = format!(
             "/api/v1/targets/relabel_steps?scrapePool={}&labels={}",
-            encode(pool),
-            encode(&discovered.to_string())
+            encode(text(&target, "scrapePool")),
+            encode(&labels)
         );
-        let answer = self.get(agent, &path).await;
-        let rules = answer.as_ref().and_then(|answer| answer["data"]["steps"].as_array());
-        let at = rules.and_then(|rules| rules.iter().position(|rule| rule["keep"] == false));
-        let why = match rules.zip(at) {
-            Some((rules, at)) => {
-                format!("dropped by rule {} of its relabel_configs: {}", at + 1, rules[at]["rule"])
+        let answer = match agent {
+            Some(agent) => self.api.get(agent, &path).await.ok()?,
+            None => self.own(&path).await?,
+        };
+        let rules = answer["data"]["steps"].as_array()?;
+        let at = rules.iter().position(|rule| rule["keep"] == false)?;
+        Some((at, rules[at]["rule"].clone()))
+    }
+
+    /// The rules for all cases that are dropped, asked for at once; by place in `cases`.
+    async fn rules(&self, cases: &[(&Place<'_>, Case)]) -> HashMap<usize, (usize, Value)> {
+        let mut asked = JoinSet::new();
+        for (at, (place, case)) in cases.iter().enumerate() {
+            let Case::Dropped(target) = case else { continue };
+            let agent = place.agent.and_then(|agent| agent.state.as_ref()).map(|state| state.key.clone());
+            let rule = self.clone().rule(agent, target.clone());
+            asked.spawn(async move { (at, rule.await) });
+        }
+        let mut rules = HashMap::new();
+        while let Some(done) = asked.join_next().await {
+            if let Ok((at, Some(rule))) = done {
+                rules.insert(at, rule);
             }
-            None => "dropped by relabelling".to_owned(),
-        };
-        steps.push(step("relabelled", false, why));
-        found(place, target, "dropped by relabelling", steps)
+        }
+        rules
     }
 
-    /// Targets that nobody who answers has discovered (any more), and whose rows have come here.
-    fn remembered(&self, caller: &Caller, cluster: Option<&str>, word: &str) -> Vec<Value> {
-        let now_ms = self.api.clock.now_ms();
-        let ask = Ask {
-            cluster: cluster.map(str::to_owned),
-            clusters: caller.clusters.to_vec(),
-            start_ms: now_ms - REMEMBERED_MS,
-            end_ms: now_ms,
-            by: By::Source,
-            ..Ask::default()
+    /// What the ledger knows of `cases` and of sources that `word` means.
+    fn sources(
+        &self,
+        caller: &Caller,
+        asked: &Asked,
+        cases: &[(&Place<'_>, Case)],
+        word: &str,
+    ) -> Vec<KnownSource> {
+        let names: HashSet<(String, String, String)> = cases
+            .iter()
+            .filter_map(|(place, case)| match case {
+                Case::Scraped(target) => Some(name_of(&place.name().cluster, &target["labels"])),
+                _ => None,
+            })
+            .collect();
+        let is_asked = |cluster: &str, labels: &model::Labels| {
+            if !caller.sees_cluster(cluster) || asked.cluster.as_deref().is_some_and(|asked| asked != cluster)
+            {
+                return false;
+            }
+            let label = |name: &str| labels.get(name).unwrap_or_default();
+            let (job, instance) = (label("job"), label("instance"));
+            names.contains(&(cluster.to_owned(), job.to_owned(), instance.to_owned()))
+                || is_name(word, job, instance)
         };
-        let report = self.api.ledger.report(&caller.tenant, &ask);
-        let known = report.groups.iter().filter_map(|group| {
-            let (_, labels) = group.source.as_ref()?;
-            let instance = labels.get("instance").filter(|instance| instance.contains(word))?;
-            let job = labels.get("job").unwrap_or_default();
-            let cluster = group.cluster.as_deref().unwrap_or_default();
-            let newest = text_of(&shown(group.tally.newest_ms)).to_owned();
-            let steps = vec![
-                step("discovered", false, "by nobody who answers now".to_owned()),
-                step("stored", true, format!("until {newest}")),
-            ];
-            let target = json!({ "scrapePool": job, "scrapeUrl": instance });
-            let place = Place { cluster, agent: "" };
-            Some(found(
-                &place,
-                &target,
-                "rows of it came here once, and nobody who answers has discovered it",
-                steps,
-            ))
-        });
-        known.take(FOUND_MAX).collect()
-    }
-
-    /// When the newest row of a target began that the ledger knows of.
-    fn newest_row(&self, caller: &Caller, cluster: &str, target: &Value) -> Option<i64> {
-        let label = |name: &str| target["labels"][name].as_str().unwrap_or_default();
-        let now_ms = self.api.clock.now_ms();
-        let ask = Ask {
-            cluster: Some(cluster.to_owned()),
-            job: Some(label("job").to_owned()),
-            start_ms: now_ms - REMEMBERED_MS,
-            end_ms: now_ms,
-            by: By::Source,
-            ..Ask::default()
-        };
-        let report = self.api.ledger.report(&caller.tenant, &ask);
-        let of_target = report.groups.into_iter().find(|group| {
-            group.source.as_ref().is_some_and(|(_, labels)| labels.get("instance") == Some(label("instance")))
-        });
-        of_target.and_then(|group| group.tally.newest_ms)
+        self.api.ledger.sources(&caller.tenant, is_asked, SOURCES_MAX)
     }
 }
 
@@ -205,14 +207,18 @@ async fn explain(State(it): State<Explain>, caller: Caller, asked: Form<Asked>) 
         Ok(asked) => asked,
         Err(response) => return *response,
     };
-    let word = asked.target.unwrap_or_default();
+    let word = asked.target.clone().unwrap_or_default();
     if word.len() < WORD_BYTES_MIN {
-        let why = "target: an address, an instance or part of a URL is needed";
+        let why = "target: an address, an instance, job/instance or part of a URL is needed";
         return refused(StatusCode::BAD_REQUEST, "bad_data", why);
     }
     let agents = it.api.seen(&caller, asked.cluster.as_deref());
-    // Both at once: agents that do not answer cost their time once, however many they are.
-    let (answers, pools) = tokio::join!(it.api.ask(&agents, TARGETS), it.api.ask(&agents, POOLS));
+    // All at once: agents that do not answer cost their time once, however many they are.
+    let (answers, pools, statuses) = tokio::join!(
+        it.api.ask(&agents, TARGETS),
+        it.api.ask(&agents, POOLS),
+        it.api.ask(&agents, STATUS_PATH)
+    );
     let mut warnings = unanswered(&agents, &answers);
     let away = agents.iter().filter(|agent| agent.standing() == "away");
     warnings.extend(away.map(|agent| {
@@ -220,59 +226,77 @@ async fn explain(State(it): State<Explain>, caller: Caller, asked: Form<Asked>) 
         let (name, cluster, since) = (&agent.agent, &agent.cluster, since.unwrap_or_default());
         format!("agent {name} of cluster {cluster} is not connected{since}, so what it sees is not known")
     }));
-    let (mut explained, mut looked, mut more) = (Vec::new(), Vec::new(), 0usize);
-    let (own, own_pools) = if caller.sees_program() && asked.cluster.as_deref().is_none_or(str::is_empty) {
-        (it.own(TARGETS).await, it.own(POOLS).await)
-    } else {
-        (None, None)
-    };
-    let here = own.iter().map(|answer| (None, answer, own_pools.as_ref()));
-    let there = agents.iter().zip(&answers).zip(&pools).filter_map(|((agent, answer), pools)| {
-        let pools = pools.as_ref().and_then(|pools| pools.as_deref().ok());
-        Some((Some(agent), answer.as_ref()?.as_deref().ok()?, pools))
-    });
-    for (agent, answer, pools) in here.chain(there) {
-        let place = Place {
-            cluster: agent.map_or("", |agent| &agent.cluster),
-            agent: agent.map_or("", |agent| &agent.agent),
-        };
-        let list = |name: &str| answer["data"][name].as_array().map(Vec::as_slice).unwrap_or_default();
-        for target in
-            list("activeTargets").iter().filter(|target| is_meant(target, &word) && is_its_own(target))
-        {
-            if explained.len() < FOUND_MAX {
-                explained.push(it.active(&caller, &place, target));
-            } else {
-                more += 1;
+    let mut own = None;
+    if caller.sees_program() && asked.cluster.as_deref().is_none_or(str::is_empty) {
+        own = it.own(TARGETS).await.zip(it.own(POOLS).await);
+    }
+    let mut places: Vec<Place<'_>> = Vec::new();
+    if let Some((targets, pools)) = &own {
+        let pools = pools["data"]["scrapePools"].clone();
+        places.push(Place { agent: None, targets, pools, troubles: it.pull.troubles() });
+    }
+    for (at, agent) in agents.iter().enumerate() {
+        let Some(targets) = told(&answers[at]) else { continue };
+        let pools = told(&pools[at]).map_or(Value::Null, |pools| pools["data"]["scrapePools"].clone());
+        let troubles = told(&statuses[at]).and_then(|status| status["troubles"].as_array().cloned());
+        places.push(Place { agent: Some(agent), targets, pools, troubles: troubles.unwrap_or_default() });
+    }
+    let mut cases: Vec<(&Place<'_>, Case)> =
+        places.iter().flat_map(|place| place.cases(&word).map(move |case| (place, case))).collect();
+    let mut more = cases.len().saturating_sub(FOUND_MAX);
+    cases.truncate(FOUND_MAX);
+    let rules = it.rules(&cases).await;
+    let sources = it.sources(&caller, &asked, &cases, &word);
+    let now_ms = it.api.clock.now_ms();
+    let pauses = it.api.ledger.pauses(&caller.tenant, now_ms);
+    let mut explained: Vec<Value> = Vec::with_capacity(cases.len());
+    for (at, (place, case)) in cases.iter().enumerate() {
+        let found = place.name();
+        explained.push(match case {
+            Case::Scraped(target) => {
+                let paused = pauses.iter().find(|pause| pause.cluster == found.cluster);
+                let rows = Rows {
+                    word: newest(&sources, &name_of(&found.cluster, &target["labels"])),
+                    paused_until_ms: paused.map(|pause| pause.until_ms),
+                    now_ms,
+                };
+                steps::scraped(&found, target, &rows)
             }
-        }
-        for target in list("droppedTargets").iter().filter(|target| is_meant(target, &word)) {
-            if explained.len() < FOUND_MAX {
-                explained.push(it.dropped(agent, &place, target).await);
-            } else {
-                more += 1;
-            }
-        }
-        looked.push(json!({
-            "cluster": place.cluster,
-            "agent": place.agent,
-            "jobs": pools.map_or(Value::Null, |pools| pools["data"]["scrapePools"].clone()),
-            "targets": list("activeTargets").len(),
-            "dropped": list("droppedTargets").len(),
-        }));
+            Case::Dropped(target) => steps::dropped(&found, target, rules.get(&at)),
+            Case::Troubled(trouble) => steps::troubled(&found, trouble),
+        });
     }
     if explained.is_empty() {
-        explained = it.remembered(&caller, asked.cluster.as_deref(), &word);
+        let meant = |source: &&KnownSource| {
+            is_name(&word, &source.job, source.labels.get("instance").unwrap_or_default())
+        };
+        let remembered: Vec<&KnownSource> = sources.iter().filter(meant).collect();
+        more = remembered.len().saturating_sub(FOUND_MAX);
+        explained = remembered.into_iter().take(FOUND_MAX).map(steps::remembered).collect();
     }
+    let looked: Vec<Value> = places.iter().map(Place::looked).collect();
     success(&json!({ "found": explained, "foundMore": more, "looked": looked }), &warnings)
 }
 
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value[name].as_str().unwrap_or_default()
+/// What an agent answered.
+fn told(answer: &Option<Answer>) -> Option<&Value> {
+    answer.as_ref()?.as_deref().ok()
 }
 
-fn text_of(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
+/// Cluster, job and instance of a target's labels.
+fn name_of(cluster: &str, labels: &Value) -> (String, String, String) {
+    (cluster.to_owned(), text(labels, "job").to_owned(), text(labels, "instance").to_owned())
+}
+
+/// The last word about a target: of the source that was told of last, where several have had its name.
+fn newest(sources: &[KnownSource], (cluster, job, instance): &(String, String, String)) -> Option<LastWord> {
+    let is_it = |source: &&KnownSource| {
+        source.cluster == *cluster
+            && source.job == *job
+            && source.labels.get("instance").unwrap_or_default() == instance
+    };
+    let words = sources.iter().filter(is_it).map(|source| source.word);
+    words.max_by_key(|word| word.told.map(|(at_ms, _)| at_ms))
 }
 
 /// Whether the one who lists it scrapes it, and not another of its pair.
@@ -280,61 +304,16 @@ fn is_its_own(target: &Value) -> bool {
     target["scrapedBy"].is_null()
 }
 
-/// Whether the word is in the address, the instance or the URL.
+/// Whether the word is in the address, the instance, job/instance or the URL.
 fn is_meant(target: &Value, word: &str) -> bool {
-    let places = [
-        &target["scrapeUrl"],
-        &target["labels"]["instance"],
-        &target["discoveredLabels"]["__address__"],
-        &target["discoveredLabels"]["instance"],
-    ];
+    let (labels, discovered) = (&target["labels"], &target["discoveredLabels"]);
+    let places = [&target["scrapeUrl"], &discovered["__address__"], &discovered["instance"]];
     places.iter().filter_map(|place| place.as_str()).any(|place| place.contains(word))
+        || is_name(word, text(labels, "job"), text(labels, "instance"))
+        || is_name(word, text(target, "scrapePool"), text(discovered, "__address__"))
 }
 
-fn step(name: &str, ok: bool, what: String) -> Value {
-    json!({ "step": name, "ok": ok, "what": what })
-}
-
-fn found(place: &Place<'_>, target: &Value, verdict: &str, steps: Vec<Value>) -> Value {
-    let shown = match text(target, "scrapeUrl") {
-        "" => text(&target["discoveredLabels"], "__address__"),
-        url => url,
-    };
-    json!({
-        "cluster": place.cluster,
-        "agent": place.agent,
-        "job": text(target, "scrapePool"),
-        "target": shown,
-        "verdict": verdict,
-        "steps": steps,
-    })
-}
-
-/// `{a="1", b="2"}`.
-fn labels(object: &Value) -> String {
-    let pairs = object.as_object().into_iter().flatten();
-    let pairs: Vec<String> =
-        pairs.map(|(name, value)| format!("{name}={:?}", value.as_str().unwrap_or_default())).collect();
-    format!("{{{}}}", pairs.join(", "))
-}
-
-/// What usually lies behind an error.
-fn hint(error: &str) -> &'static str {
-    const HINTS: [(&str, &str); 9] = [
-        ("refused", " (nothing listens there, or a firewall answers)"),
-        ("deadline", " (slower than scrape_timeout; does the port answer at all?)"),
-        ("timed out", " (slower than scrape_timeout; does the port answer at all?)"),
-        ("401", " (the job's credential is missing or wrong)"),
-        ("403", " (the job's credential may not read this)"),
-        ("404", " (metrics_path?)"),
-        ("certificate", " (tls_config: ca_file, server_name)"),
-        ("limit exceeded", " (a limit of the job, or one that a hub gave: `marigraph limits show`)"),
-        ("resolve", " (the name is not known to the agent's DNS)"),
-    ];
-    HINTS.iter().find(|(word, _)| error.contains(word)).map_or("", |(_, hint)| hint)
-}
-
-/// `1m`, `15s`, `200ms` as milliseconds.
-fn interval_ms(text: &str) -> i64 {
-    model::duration::parse(text).unwrap_or(60_000)
+/// Whether the word is in the instance, or in job/instance where it has a job.
+fn is_name(word: &str, job: &str, instance: &str) -> bool {
+    instance.contains(word) || (word.contains('/') && format!("{job}/{instance}").contains(word))
 }

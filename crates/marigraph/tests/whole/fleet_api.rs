@@ -176,3 +176,59 @@ async fn a_hub_tells_of_its_fleet_and_explains_targets() -> Result<()> {
     assert!(warned.contains("of cluster alpha is not connected since 20"), "{answer}");
     hub.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_keeps_a_target_away_before_and_behind_its_scrapes_is_named() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let hub = start_hub_at(directory.path(), Some("limits: {series_per_source: 9}\n"), "127.0.0.1:0").await?;
+    let good = FakeTarget::start("depth 4\n").await?;
+    let wide: String = (0..20).map(|n| format!("depth_{n} 4\n")).collect();
+    let wide = FakeTarget::start(wide).await?;
+    let (twice, dead) = (good.addr, free_addr()?);
+    let config = format!(
+        "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs:\n- job_name: sea\n  \
+         static_configs: [{{targets: ['{twice}', '{twice}']}}]\n- job_name: wide\n  static_configs: [{{targets: ['{}']}}]\n\
+         - job_name: lost\n  http_sd_configs: [{{url: 'http://{dead}/targets'}}]\n",
+        wide.addr
+    );
+    let file = directory.path().join("agent.yml");
+    std::fs::write(&file, config)?;
+    let words = [
+        format!("--data={}", directory.path().join("agent").display()),
+        "--listen=127.0.0.1:0".to_owned(),
+        format!("--config={}", file.display()),
+        format!("--hub=https://{}", hub.addr()),
+        format!("--token={}", token(&hub, "alpha").await?),
+    ];
+    let agent = Agent::start(AgentArgs::parse(words)?).await?;
+    eventually(hub.addr(), "up{cluster=\"alpha\"} == 1", |found| found.len() == 2).await?;
+
+    // By job and instance; the second one is the first one again.
+    let explain = |word: &str| format!("/api/v1/explain/target?target={word}");
+    let stored = |data: &Value| data["found"][0]["verdict"] == "scraped and stored";
+    let answer = told(&hub, &explain(&format!("sea/{twice}")), stored).await?;
+    assert_eq!(verdicts(&answer), ["scraped and stored", "not a target of its own"], "{answer}");
+    let duplicate = answer["data"]["found"][1]["steps"][1]["what"].as_str().unwrap_or_default();
+    assert!(duplicate.starts_with("a duplicate: http://"), "{answer}");
+    let (_, other) = get(&hub, &explain(&format!("wide/{twice}")), None).await?;
+    assert_eq!(verdicts(&other), Vec::<&str>::new(), "{other}");
+
+    let refused = |data: &Value| data["found"][0]["verdict"] == "scraped, and the store refuses its rows";
+    let answer = told(&hub, &explain(&wide.addr.to_string()), refused).await?;
+    let (step, what) = fault(&answer);
+    assert!(step == "stored" && what.contains("series past a budget"), "{step}: {what}");
+
+    let failing = |data: &Value| data["looked"].to_string().contains("job lost: http discovery fails");
+    told(&hub, &explain("10.9.8.7"), failing).await?;
+
+    let until = jiff::Timestamp::now().as_second() + 3600;
+    let form = format!("cluster=alpha&until={until}");
+    let path = "/api/v1/admin/clusters/pause";
+    let paused = http::post(hub.addr(), path, "application/x-www-form-urlencoded", form).await?;
+    assert_eq!(paused.status, 200, "{}", paused.text());
+    let excused =
+        |data: &Value| data["found"][0]["steps"].to_string().contains("its cluster is paused until");
+    told(&hub, &explain(&twice.to_string()), excused).await?;
+    agent.stop().await?;
+    hub.stop().await
+}

@@ -194,6 +194,12 @@ async fn limits_of_a_hub_narrow_and_go_back() -> Result<()> {
     assert_eq!(post("", "cluster=alpha&limits=sample_limit=1000000").await?.status, 200);
     assert_eq!(post("", "cluster=alpha&limits=sample_limit=3&reason=test").await?.status, 200);
     target(&agent, |health, error| health == "down" && error.contains("sample limit exceeded")).await?;
+    // A reason of its own.
+    let begin = std::time::Instant::now();
+    while account(&hub).await?["total"]["reasons"]["sample_limit"].as_u64() < Some(1) {
+        anyhow::ensure!(begin.elapsed() < Duration::from_secs(30), "{}", account(&hub).await?);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     let shown = http::get(hub.addr(), "/api/v1/admin/limits").await?.json()?;
     assert_eq!(shown[0]["cluster"], "alpha", "{shown}");
     let newest = &shown[0]["revisions"][1];

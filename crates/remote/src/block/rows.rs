@@ -232,13 +232,14 @@ pub(crate) fn read_metadata<'a>(cursor: &mut Cursor<'a>) -> Result<(u32, &'a str
 /// Least bytes of an account.
 pub(crate) const ACCOUNT_BYTES_MIN: usize = 3;
 
-const FAILURES: [Failure; 6] = [
+const FAILURES: [Failure; 7] = [
     Failure::Unreachable,
     Failure::Timeout,
     Failure::Status,
     Failure::Malformed,
     Failure::Limit,
     Failure::Other,
+    Failure::SampleLimit,
 ];
 const REASONS: [EndReason; 4] =
     [EndReason::Gone, EndReason::Reconfigured, EndReason::HandedOver, EndReason::Shutdown];
