@@ -1,6 +1,7 @@
 //! The hub role, from first stage to last: discovery and scraping, the push doors, the store, the
 //! query engine, the HTTP side.
 
+mod admin;
 pub(crate) mod central;
 mod cluster;
 pub(crate) mod doors;

@@ -10,14 +10,14 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Form, Json, Router};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use stdx::clock::Clock;
 use web::Caller;
 
-use super::enrol::admin::{Failure, administrator, blocking, own_page, wrong};
+use super::admin::{Administrator, Failure, changed, wrong};
 
 /// Longest a cluster may be paused at once: a pause that is forgotten hides what breaks.
 const PAUSE_MS_MAX: i64 = 31 * 24 * 3_600_000;
@@ -31,12 +31,24 @@ struct Lifecycle {
     clock: Arc<dyn Clock>,
 }
 
+/// What is said of a cluster.
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    /// Nothing is expected for a while.
+    Pause,
+    /// Rows are expected again.
+    Resume,
+    /// Nothing is expected any more.
+    Retire,
+}
+
 /// The endpoints; they stand where callers are known.
 pub(super) fn router(ledger: Arc<Ledger>, clock: Arc<dyn Clock>) -> Router {
+    let door = |word: Word| post(move |State(hub): State<Lifecycle>, who, form| hub.say(word, who, form));
     Router::new()
-        .route("/api/v1/admin/clusters/pause", post(pause))
-        .route("/api/v1/admin/clusters/resume", post(resume))
-        .route("/api/v1/admin/clusters/retire", post(retire))
+        .route("/api/v1/admin/clusters/pause", door(Word::Pause))
+        .route("/api/v1/admin/clusters/resume", door(Word::Resume))
+        .route("/api/v1/admin/clusters/retire", door(Word::Retire))
         .route("/api/v1/fleet/pauses", get(pauses))
         .with_state(Lifecycle { ledger, clock })
 }
@@ -61,10 +73,56 @@ struct Shown {
 }
 
 impl Lifecycle {
-    /// Checks that the caller may, and that the cluster is there.
-    fn check(&self, caller: &Caller, headers: &HeaderMap, asked: &Asked) -> Result<(), Failure> {
-        own_page(headers)?;
-        administrator(caller)?;
+    /// Writes down what an administrator says of a cluster.
+    async fn say(
+        self,
+        word: Word,
+        Administrator(caller): Administrator,
+        Form(asked): Form<Asked>,
+    ) -> Result<Response, Failure> {
+        self.check(&caller, &asked)?;
+        let now_ms = self.clock.now_ms();
+        let until_ms = match word {
+            Word::Pause => end_of_pause(&asked.until, now_ms)?,
+            Word::Resume | Word::Retire => now_ms,
+        };
+        changed(move || {
+            let (ledger, tenant, cluster) = (&self.ledger, &caller.tenant, &asked.cluster);
+            let said = match word {
+                Word::Pause => ledger.pause(tenant, cluster, now_ms, until_ms),
+                Word::Resume => {
+                    if !ledger.pauses(tenant, now_ms).iter().any(|pause| pause.cluster == *cluster) {
+                        let what = format!("cluster {cluster:?} is not paused");
+                        return Err(Failure(StatusCode::CONFLICT, what));
+                    }
+                    ledger.resume(tenant, cluster, now_ms)
+                }
+                Word::Retire => ledger.retire(tenant, cluster, now_ms),
+            };
+            said.map_err(|error| {
+                Failure(StatusCode::SERVICE_UNAVAILABLE, format!("write it to the ledger: {error}"))
+            })?;
+            let (by, reason, until) = (&*caller.name, &asked.reason, shown(until_ms));
+            Ok(match word {
+                Word::Pause => {
+                    tracing::info!(cluster, until, by, reason, "a cluster was paused");
+                    json!({ "cluster": cluster, "until": until })
+                }
+                Word::Resume => {
+                    tracing::info!(cluster, by, "a cluster was resumed");
+                    json!({ "cluster": cluster })
+                }
+                Word::Retire => {
+                    tracing::info!(cluster, by, reason, "a cluster was retired");
+                    json!({ "cluster": cluster })
+                }
+            })
+        })
+        .await
+    }
+
+    /// Checks that the cluster is there for the caller.
+    fn check(&self, caller: &Caller, asked: &Asked) -> Result<(), Failure> {
         if asked.reason.len() > REASON_BYTES_MAX {
             return Err(wrong(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
         }
@@ -81,65 +139,16 @@ impl Lifecycle {
     }
 }
 
-async fn pause(
-    State(hub): State<Lifecycle>,
-    caller: Caller,
-    headers: HeaderMap,
-    Form(asked): Form<Asked>,
-) -> Result<Response, Failure> {
-    hub.check(&caller, &headers, &asked)?;
-    let now_ms = hub.clock.now_ms();
-    let until_ms = parse_time(&asked.until)?;
+/// When a pause ends, if it may be that long.
+fn end_of_pause(until: &str, now_ms: i64) -> Result<i64, Failure> {
+    let until_ms = parse_time(until)?;
     if until_ms <= now_ms {
         return Err(wrong(format!("{} has passed", shown(until_ms))));
     }
     if until_ms - now_ms > PAUSE_MS_MAX {
         return Err(wrong("a pause lasts 31 days at most; `retire` is for clusters that do not come back"));
     }
-    let done = blocking(move || {
-        hub.ledger.pause(&caller.tenant, &asked.cluster, now_ms, until_ms).map_err(unwritten)?;
-        let (cluster, until) = (asked.cluster, shown(until_ms));
-        tracing::info!(cluster, until, by = &*caller.name, reason = asked.reason, "a cluster was paused");
-        Ok(json!({ "cluster": cluster, "until": until }))
-    });
-    Ok(Json(done.await?).into_response())
-}
-
-async fn resume(
-    State(hub): State<Lifecycle>,
-    caller: Caller,
-    headers: HeaderMap,
-    Form(asked): Form<Asked>,
-) -> Result<Response, Failure> {
-    hub.check(&caller, &headers, &asked)?;
-    let now_ms = hub.clock.now_ms();
-    let done = blocking(move || {
-        if !hub.ledger.pauses(&caller.tenant, now_ms).iter().any(|pause| pause.cluster == asked.cluster) {
-            let what = format!("cluster {:?} is not paused", asked.cluster);
-            return Err(Failure(StatusCode::CONFLICT, what));
-        }
-        hub.ledger.resume(&caller.tenant, &asked.cluster, now_ms).map_err(unwritten)?;
-        tracing::info!(cluster = asked.cluster, by = &*caller.name, "a cluster was resumed");
-        Ok(json!({ "cluster": asked.cluster }))
-    });
-    Ok(Json(done.await?).into_response())
-}
-
-async fn retire(
-    State(hub): State<Lifecycle>,
-    caller: Caller,
-    headers: HeaderMap,
-    Form(asked): Form<Asked>,
-) -> Result<Response, Failure> {
-    hub.check(&caller, &headers, &asked)?;
-    let now_ms = hub.clock.now_ms();
-    let done = blocking(move || {
-        hub.ledger.retire(&caller.tenant, &asked.cluster, now_ms).map_err(unwritten)?;
-        let cluster = asked.cluster;
-        tracing::info!(cluster, by = &*caller.name, reason = asked.reason, "a cluster was retired");
-        Ok(json!({ "cluster": cluster }))
-    });
-    Ok(Json(done.await?).into_response())
+    Ok(until_ms)
 }
 
 async fn pauses(State(hub): State<Lifecycle>, caller: Caller) -> Response {
@@ -154,10 +163,6 @@ async fn pauses(State(hub): State<Lifecycle>, caller: Caller) -> Response {
         })
         .collect();
     Json(json!({ "status": "success", "data": shown })).into_response()
-}
-
-fn unwritten(error: std::io::Error) -> Failure {
-    Failure(StatusCode::SERVICE_UNAVAILABLE, format!("write it to the ledger: {error}"))
 }
 
 fn parse_time(text: &str) -> Result<i64, Failure> {

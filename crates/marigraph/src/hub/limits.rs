@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Form, Json, Router};
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tunnel::{AgentKey, Agents, Ask, To};
 use web::Caller;
 
-use super::enrol::admin::{Failure, administrator, blocking, own_page, wrong};
+use super::admin::{Administrator, Failure, administrator, changed, wrong};
 use crate::limits::{LIMITS_PATH, LimitSet, LimitsDocument};
 
 /// The file, in the fleet's directory.
@@ -204,9 +204,7 @@ fn name(tenant: &str, cluster: &str) -> String {
 }
 
 /// Checks that the caller may give limits to a cluster.
-fn check(caller: &Caller, headers: &HeaderMap, cluster: &str, reason: &str) -> Result<(), Failure> {
-    own_page(headers)?;
-    administrator(caller)?;
+fn check(caller: &Caller, cluster: &str, reason: &str) -> Result<(), Failure> {
     tunnel::identity::check_cluster(cluster).map_err(wrong)?;
     if !caller.sees_cluster(cluster) {
         return Err(Failure(StatusCode::FORBIDDEN, format!("this token is not for cluster {cluster:?}")));
@@ -259,19 +257,18 @@ struct Set {
 
 async fn set(
     State(hub): State<Arc<AgentLimits>>,
-    caller: Caller,
-    headers: HeaderMap,
+    Administrator(caller): Administrator,
     Form(form): Form<Set>,
 ) -> Result<Response, Failure> {
-    check(&caller, &headers, &form.cluster, &form.reason)?;
+    check(&caller, &form.cluster, &form.reason)?;
     let limits = LimitSet::parse(form.limits.split_whitespace()).map_err(wrong)?;
-    let done = blocking(move || {
+    changed(move || {
         let name = name(caller.tenant.as_str(), &form.cluster);
         let document = hub.add(name, &caller.name, form.reason, limits)?;
         tell(&form.cluster, &document);
         Ok(document)
-    });
-    Ok(Json(done.await?).into_response())
+    })
+    .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -283,12 +280,11 @@ struct RollBack {
 
 async fn roll_back(
     State(hub): State<Arc<AgentLimits>>,
-    caller: Caller,
-    headers: HeaderMap,
+    Administrator(caller): Administrator,
     Form(form): Form<RollBack>,
 ) -> Result<Response, Failure> {
-    check(&caller, &headers, &form.cluster, "")?;
-    let done = blocking(move || {
+    check(&caller, &form.cluster, "")?;
+    changed(move || {
         let name = name(caller.tenant.as_str(), &form.cluster);
         let missing = |what: String| Failure(StatusCode::NOT_FOUND, what);
         let (limits, reason) = {
@@ -314,8 +310,8 @@ async fn roll_back(
         let document = hub.add(name, &caller.name, reason, limits)?;
         tell(&form.cluster, &document);
         Ok(document)
-    });
-    Ok(Json(done.await?).into_response())
+    })
+    .await
 }
 
 fn tell(cluster: &str, document: &LimitsDocument) {

@@ -295,7 +295,8 @@ pub(crate) fn read_account(cursor: &mut Cursor<'_>, base_ms: i64) -> Result<Acco
                 .map_err(|_| BlockError::Malformed("an account counts past all bounds"))?;
             Outcome::Scraped { samples, exposed }
         }
-        2 => Outcome::Failed(*FAILURES.get(usize::from(cursor.byte()?)).ok_or(UNKNOWN)?),
+        // A later version may tell more of them apart: rows are not refused for that.
+        2 => Outcome::Failed(FAILURES.get(usize::from(cursor.byte()?)).copied().unwrap_or(Failure::Other)),
         3 => Outcome::Skipped,
         4 => {
             let reason = *REASONS.get(usize::from(cursor.byte()?)).ok_or(UNKNOWN)?;

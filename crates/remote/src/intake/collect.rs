@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use model::{Exemplar, Histogram, Labels, Metadata, SourceId};
-use storage::{Account, Batch, BlockKey, MetadataEntry, Policy, Row, SeriesRef, SourceRef};
+use storage::{Account, Batch, BlockKey, MetadataEntry, Outcome, Policy, Row, SeriesRef, SourceRef};
 
 use crate::block::{BlockError, DecodedRow, Definitions, Visit};
 
+/// A row may begin this much before its tick, milliseconds.
+const EARLY_MS: i64 = 2;
 /// Stands for a series that the store has refused.
 pub(super) const REFUSED: SeriesRef = SeriesRef(u64::MAX);
 
@@ -37,6 +39,8 @@ pub(super) struct Collected {
     accounts: Vec<Account>,
     /// Samples of series that the store had refused.
     pub(super) refused: u64,
+    /// Rows that lack some for it, and how many.
+    cut: Vec<(SourceRef, i64, u32)>,
 }
 
 #[derive(Debug)]
@@ -78,6 +82,24 @@ impl Collected {
             key: Some(BlockKey { block: batch.number, ..key }),
             ..Batch::rows(&rows, batch.policy)
         })
+    }
+
+    /// Says of ticks whose rows lack samples that they do.
+    pub(super) fn account_for_refused(&mut self) {
+        for (row_source, timestamp_ms, refused) in std::mem::take(&mut self.cut) {
+            let until_ms = timestamp_ms.saturating_add(EARLY_MS);
+            let ticks = self.accounts.iter_mut().filter_map(|account| match account {
+                Account::Tick { source, tick_ms, outcome: Outcome::Scraped { samples, .. } }
+                    if *source == row_source && *tick_ms <= until_ms =>
+                {
+                    Some((*tick_ms, samples))
+                }
+                _ => None,
+            });
+            if let Some((_, samples)) = ticks.max_by_key(|(tick_ms, _)| *tick_ms) {
+                *samples = samples.saturating_sub(refused);
+            }
+        }
     }
 
     /// Puts other names of series in place; what is [`REFUSED`] now is left out.
@@ -226,11 +248,17 @@ impl Visit for Collector<'_> {
         let sources = self.sources;
         let Some(source) = sources.get(row.source as usize) else { return };
         let out = &*self.out;
+        let before = out.refused;
         let starts_at = (out.series.len(), out.histograms.len(), out.starts.len(), out.exemplars.len());
         self.floats(row, source);
         let source_ref = self.source_ref(row.source);
         let out = &mut *self.out;
         out.histograms.extend(named(source, row.histograms));
+        let histograms_left = row.histograms.len() - (out.histograms.len() - starts_at.1);
+        let refused = (out.refused - before) + histograms_left as u64;
+        if refused > 0 {
+            out.cut.push((source_ref, row.timestamp_ms, u32::try_from(refused).unwrap_or(u32::MAX)));
+        }
         out.starts.extend(named(source, row.starts));
         out.exemplars.extend(named(source, row.exemplars));
         out.rows.push(CollectedRow {

@@ -185,6 +185,7 @@ impl Segment {
                 let mut collected = Collected::default();
                 let mut collector = Collector { sources: &self.defined.sources, out: &mut collected };
                 self.decoder.read(block, &mut collector)?;
+                collected.account_for_refused();
                 to.metrics.count_rejected(RejectReason::SeriesLimit, collected.refused);
                 collected
             }

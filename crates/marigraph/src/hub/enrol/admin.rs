@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Form, Json, Router};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use model::TenantId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -21,9 +21,10 @@ use tunnel::identity::{
     check_labels, join_at,
 };
 use tunnel::{Connector, Proxies};
-use web::{Caller, Role};
+use web::Caller;
 
 use super::Identity;
+use crate::hub::admin::{Administrator, Failure, administrator, changed, wrong};
 
 pub(super) fn router(hub: Arc<Identity>) -> Router {
     Router::new()
@@ -36,15 +37,6 @@ pub(super) fn router(hub: Arc<Identity>) -> Router {
         .route("/api/v1/admin/ca/rotate", post(rotate))
         .route("/api/v1/admin/ca/join", post(join))
         .with_state(hub)
-}
-
-/// A refusal.
-pub(in crate::hub) struct Failure(pub(in crate::hub) StatusCode, pub(in crate::hub) String);
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        (self.0, Json(json!({ "error": self.1 }))).into_response()
-    }
 }
 
 impl From<RegistryError> for Failure {
@@ -68,17 +60,6 @@ impl From<IdentityError> for Failure {
     }
 }
 
-pub(in crate::hub) fn wrong(error: impl std::fmt::Display) -> Failure {
-    Failure(StatusCode::BAD_REQUEST, error.to_string())
-}
-
-pub(in crate::hub) fn administrator(caller: &Caller) -> Result<(), Failure> {
-    if caller.role == Role::Admin {
-        return Ok(());
-    }
-    Err(Failure(StatusCode::FORBIDDEN, "this needs the role admin".into()))
-}
-
 /// Of the whole hub.
 fn owner(caller: &Caller) -> Result<(), Failure> {
     administrator(caller)?;
@@ -86,22 +67,6 @@ fn owner(caller: &Caller) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure(StatusCode::FORBIDDEN, "this is for administrators of the default tenant".into()))
-}
-
-/// Refuses what a page of somebody else sends with the user's credentials.
-pub(in crate::hub) fn own_page(headers: &HeaderMap) -> Result<(), Failure> {
-    if web::auth::is_cross_site(headers) {
-        return Err(Failure(StatusCode::FORBIDDEN, "not for pages of other sites".into()));
-    }
-    Ok(())
-}
-
-/// Runs what writes to the disk where that may block.
-pub(in crate::hub) async fn blocking<T: Send + 'static>(
-    run: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let ran = tokio::task::spawn_blocking(run).await;
-    ran.unwrap_or_else(|_| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, "the request panicked".into())))
 }
 
 /// What a token is to be for; names as the flags of `marigraph token create`.
@@ -123,12 +88,9 @@ struct CreateToken {
 
 async fn create_token(
     State(hub): State<Arc<Identity>>,
-    caller: Caller,
-    headers: HeaderMap,
+    Administrator(caller): Administrator,
     Form(form): Form<CreateToken>,
 ) -> Result<Response, Failure> {
-    own_page(&headers)?;
-    administrator(&caller)?;
     let tenant = match &form.tenant {
         Some(name) => TenantId::new(name).map_err(wrong)?,
         None => caller.tenant.clone(),
@@ -144,7 +106,7 @@ async fn create_token(
         text => serde_json::from_str(text).map_err(wrong)?,
     };
     check_labels(&labels).map_err(wrong)?;
-    let made = blocking(move || {
+    changed(move || {
         let spec = TokenSpec {
             kind: form.kind,
             tenant,
@@ -160,8 +122,8 @@ async fn create_token(
         let (token, record) = hub.registry().create_token(spec)?;
         tracing::info!(id = record.id, kind = record.kind.name(), by = &*caller.name, "a token was made");
         Ok(json!({ "token": token.to_string(), "record": record }))
-    });
-    Ok(Json(made.await?).into_response())
+    })
+    .await
 }
 
 async fn list_tokens(State(hub): State<Arc<Identity>>, caller: Caller) -> Result<Response, Failure> {
@@ -179,24 +141,21 @@ struct Revoke {
 
 async fn revoke_token(
     State(hub): State<Arc<Identity>>,
-    caller: Caller,
-    headers: HeaderMap,
+    Administrator(caller): Administrator,
     Form(form): Form<Revoke>,
 ) -> Result<Response, Failure> {
-    own_page(&headers)?;
-    administrator(&caller)?;
     let theirs = |token: &&tenancy::TokenRecord| {
         token.id == form.id && (caller.sees_program() || token.tenant == caller.tenant.as_str())
     };
     if !hub.registry().tokens().iter().any(|token| theirs(&token)) {
         return Err(RegistryError::Missing { what: "token", id: form.id }.into());
     }
-    let done = blocking(move || {
+    changed(move || {
         hub.registry().revoke_token(&form.id, &caller.name)?;
         tracing::info!(id = form.id, by = &*caller.name, "a token was revoked");
         Ok(json!({ "revoked": form.id }))
-    });
-    Ok(Json(done.await?).into_response())
+    })
+    .await
 }
 
 /// An agent as `marigraph agents list` shows it.
@@ -223,12 +182,9 @@ async fn list_agents(State(hub): State<Arc<Identity>>, caller: Caller) -> Result
 
 async fn revoke_agent(
     State(hub): State<Arc<Identity>>,
-    caller: Caller,
-    headers: HeaderMap,
+    Administrator(caller): Administrator,
     Form(form): Form<Revoke>,
 ) -> Result<Response, Failure> {
-    own_page(&headers)?;
-    administrator(&caller)?;
     let sees = |agent: &tenancy::AgentRecord| caller.sees_program() || agent.tenant == caller.tenant.as_str();
     let agents = hub.registry().agents();
     // A certificate of the user's own authority is known by its name, too.
@@ -250,12 +206,12 @@ async fn revoke_agent(
         // A hub, or an agent that enrolled elsewhere.
         _ => owner(&caller)?,
     }
-    let done = blocking(move || {
+    changed(move || {
         hub.registry().revoke_agent(&form.id, form.serial.as_deref(), &caller.name)?;
         tracing::warn!(agent = form.id, serial = form.serial, by = &*caller.name, "an agent was revoked");
         Ok(json!({ "revoked": form.id }))
-    });
-    Ok(Json(done.await?).into_response())
+    })
+    .await
 }
 
 async fn roots(State(hub): State<Arc<Identity>>, caller: Caller) -> Result<Response, Failure> {
@@ -287,13 +243,11 @@ struct Rotate {
 
 async fn rotate(
     State(hub): State<Arc<Identity>>,
-    caller: Caller,
-    headers: HeaderMap,
+    Administrator(caller): Administrator,
     Form(form): Form<Rotate>,
 ) -> Result<Response, Failure> {
-    own_page(&headers)?;
     owner(&caller)?;
-    let done = blocking(move || {
+    changed(move || {
         match form.step {
             Step::Add => hub.desk.authority.add_root()?,
             Step::Switch => hub.desk.switch_root(form.force)?,
@@ -302,8 +256,8 @@ async fn rotate(
         tracing::warn!(step = ?form.step, by = &*caller.name, "the fleet's roots were changed");
         hub.show().map_err(|error| Failure(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")))?;
         Ok(json!({ "roots": hub.desk.authority.roots() }))
-    });
-    Ok(Json(done.await?).into_response())
+    })
+    .await
 }
 
 #[derive(Deserialize)]
@@ -318,11 +272,9 @@ struct Join {
 
 async fn join(
     State(hub): State<Arc<Identity>>,
-    caller: Caller,
-    headers: HeaderMap,
+    Administrator(caller): Administrator,
     Form(form): Form<Join>,
 ) -> Result<Response, Failure> {
-    own_page(&headers)?;
     owner(&caller)?;
     let agents = hub.registry().agents().len();
     if agents > 0 && !form.force {
@@ -347,7 +299,7 @@ async fn join(
     let answer: JoinAnswer = join_at(&reach, &form.hub, tls.client_config(Alpn::Http1), &message)
         .await
         .map_err(|error| Failure(StatusCode::BAD_GATEWAY, error.to_string()))?;
-    let done = blocking(move || {
+    changed(move || {
         hub.desk.authority.join(&key, answer.admission)?;
         hub.registry().merge_revocations(answer.revocations)?;
         if !answer.hub_id.is_empty() {
@@ -358,6 +310,6 @@ async fn join(
         hub.show().map_err(|error| Failure(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")))?;
         tracing::warn!(at = form.hub, by = &*caller.name, "this hub joined a fleet");
         Ok(json!({ "hub": hub.desk.authority.hub_id(), "roots": hub.desk.authority.roots() }))
-    });
-    Ok(Json(done.await?).into_response())
+    })
+    .await
 }
