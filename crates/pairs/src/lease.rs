@@ -36,7 +36,7 @@ pub struct Lease {
     /// When this incarnation took it, by the member's wall clock, milliseconds since the epoch.
     pub acquired_ms: i64,
     /// When it was renewed, by the member's wall clock. The member scrapes no tick that is later than this
-    /// by the duration or more.
+    /// by the duration or more, unless it cannot read the leases and goes on without.
     pub renewed_ms: i64,
     /// How often the lease was taken, or taken again after it had run out.
     pub transitions: u32,

@@ -19,6 +19,9 @@
 //! point 3 it has stopped by then. What it may still have scraped ends at its last renewal's time plus the
 //! duration: nobody claims an earlier tick of it.
 //!
+//! A member that cannot read the leases may go on with the share it has ([`Settings::keep`]): where the place is away for
+//! all, nobody scrapes anything twice by that; where it is away for one, the others take that one for gone.
+//!
 //! [`Member`] is all of this without any input or output; [`Pair`] runs it.
 
 mod file;
