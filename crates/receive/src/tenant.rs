@@ -32,8 +32,6 @@ pub(crate) struct TenantDoor {
     pub(crate) known: Mutex<KnownSeries>,
     /// How many of them the gauge has counted.
     pub(crate) published: AtomicI64,
-    /// By their `job` and `instance`.
-    sources: Mutex<HashMap<Labels, SourceRef>>,
     /// Hashes of the metadata of families (1.0) last passed on.
     families: Mutex<HashMap<String, u64>>,
 }
@@ -53,7 +51,6 @@ impl TenantDoor {
             tenant,
             known: Mutex::default(),
             published: AtomicI64::new(0),
-            sources: Mutex::default(),
             families: Mutex::default(),
         }
     }
@@ -138,15 +135,11 @@ impl TenantDoor {
         Ok(())
     }
 
+    /// The source of a `job` and `instance`; asked for with new series alone, so the store's own list of them
+    /// is enough.
     fn source(&self, appender: &dyn Appender, labels: &Labels) -> Result<SourceRef, StoreError> {
-        if let Some(source) = self.sources.lock().get(labels) {
-            return Ok(*source);
-        }
         let id = SourceId::of(&self.tenant, "", DOOR, labels, "");
-        let source =
-            appender.open_source(&SourceDesc { tenant: self.tenant.clone(), id, labels: labels.clone() })?;
-        self.sources.lock().insert(labels.clone(), source);
-        Ok(source)
+        appender.open_source(&SourceDesc { tenant: self.tenant.clone(), id, labels: labels.clone() })
     }
 
     /// Appends the rows and counts what was refused. Gives the places the store no longer knows,
