@@ -64,7 +64,12 @@ fn run_hub(args: HubArgs) -> anyhow::Result<()> {
     })
 }
 
+/// Processors of an agent that share one of the allocator's heaps.
+const PROCESSORS_PER_HEAP: usize = 4;
+
 fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    stdx::memory::share_heaps(processors.div_ceil(PROCESSORS_PER_HEAP));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut hangup = signal(SignalKind::hangup())?;

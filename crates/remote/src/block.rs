@@ -30,7 +30,7 @@ mod writer;
 pub(crate) use bases::Run;
 pub use decoder::{DecodedRow, Decoder, Definitions, Visit};
 pub(crate) use symbols::Symbols;
-pub(crate) use writer::{BlockWriter, RowColumns, RowParts, SourceWriter};
+pub(crate) use writer::{Alike, BlockWriter, RowColumns, RowParts, SourceWriter};
 
 /// What every block begins with.
 const MAGIC: [u8; 4] = *b"MGRB";

@@ -34,7 +34,7 @@ mod source;
 mod tests;
 
 pub use metrics::EncoderMetrics;
-use source::{Room, Source};
+use source::{Common, Room, Source};
 
 /// A block is written when it has this many bytes, before they are packed.
 const BLOCK_BYTES: usize = 2 << 20;
@@ -101,6 +101,7 @@ struct Inner {
     block: BlockWriter,
     symbols: Symbols,
     sources: Vec<Source>,
+    common: Common,
     by_id: HashMap<SourceId, u32>,
     series: usize,
     /// Number of the next block's first batch, within the queue's incarnation.
@@ -143,6 +144,7 @@ impl Encoder {
             block: BlockWriter::new(&config.cluster),
             symbols: Symbols::default(),
             sources: Vec::new(),
+            common: Common::default(),
             by_id: HashMap::new(),
             series: 0,
             next_batch: 0,
@@ -167,7 +169,8 @@ impl Encoder {
         if !inner.block.is_empty() && self.is_old(inner.opened_ms, now_ms) {
             self.close_block(&mut inner);
         }
-        let rested: usize = inner.sources.iter_mut().map(|source| usize::from(source.rest(now_ms))).sum();
+        let Inner { sources, common, .. } = &mut *inner;
+        let rested: usize = sources.iter_mut().map(|source| usize::from(source.rest(common, now_ms))).sum();
         let is_quiet = rested > 0 && !inner.sources.iter().any(Source::is_learning);
         drop(inner);
         if is_quiet {
@@ -439,7 +442,7 @@ impl Inner {
     fn sweep(&mut self) {
         let mut used = vec![false; self.symbols.ids()];
         for source in &mut self.sources {
-            self.series -= source.sweep();
+            self.series -= source.sweep(&self.common);
             source.writer.each_symbol(|symbol| used[symbol as usize] = true);
         }
         self.symbols.sweep(&used);

@@ -47,8 +47,8 @@ const REDIRECTS_MAX: usize = 10;
 const BODY_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of an HTTP/1 connection's read buffer: small, because every target has one.
 const READ_BUFFER_BYTES: usize = 4096;
-/// A target with a body above this gets a connection with a larger buffer: reading would take too
-/// many calls.
+/// A target with a body above this, packed as it comes, gets a connection with a larger buffer: reading would
+/// take too many calls.
 const SMALL_BODY_BYTES: usize = 64 << 10;
 /// How we introduce ourselves.
 const USER_AGENT: &str = concat!("marigraph/", env!("CARGO_PKG_VERSION"));
@@ -75,6 +75,8 @@ pub struct Slot {
     open: Option<Open>,
     /// Whether connections get a large read buffer.
     wide: bool,
+    /// Bytes of the last body, packed as it came.
+    came: usize,
 }
 
 /// What to get and within which bounds.
@@ -312,12 +314,13 @@ impl Slot {
         fetch: &Fetch<'_>,
         body: &mut Vec<u8>,
     ) -> Result<Fetched, FetchError> {
+        self.came = 0;
         let whole = self.follow(client, fetch, body);
         let outcome = match tokio::time::timeout(fetch.timeout, whole).await {
             Ok(outcome) => outcome,
             Err(_) => Err(FetchError::Deadline(fetch.timeout)),
         };
-        let outgrown = !self.wide && body.len() > SMALL_BODY_BYTES;
+        let outgrown = !self.wide && self.came > SMALL_BODY_BYTES;
         self.wide |= outgrown;
         if outcome.is_err() || outgrown || !fetch.keep_alive {
             self.open = None;
@@ -342,7 +345,7 @@ impl Slot {
             if status == StatusCode::OK {
                 let content_type = text_header(response.headers(), header::CONTENT_TYPE);
                 let limit = if fetch.body_bytes_max == 0 { BODY_BYTES_MAX } else { fetch.body_bytes_max };
-                body::read(response, limit, body).await?;
+                self.came = body::read(response, limit, body).await?;
                 return Ok(Fetched { content_type });
             }
             if status == StatusCode::UNAUTHORIZED

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use model::{Exemplar, Histogram, Labels, LabelsBuilder};
+use stdx::intern::{Interned, List};
 use storage::SeriesRef;
 use wire::exposition::{ScrapedExemplar, ScrapedRow};
 
@@ -31,9 +32,11 @@ const UNUSED_LOCALS_MIN: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Columns {
     /// By column: the local number, or [`DROPPED`].
-    local_of: Vec<u32>,
-    /// By local number.
+    local_of: List<u32>,
+    /// By local number; empty while `resting`.
     series: Vec<SeriesRef>,
+    /// How many local numbers there are while they are those of the row's cells: then `plan.series` has them.
+    resting: Option<usize>,
     /// Series of the last scrape that get a staleness marker when they vanish.
     tracked: Bits,
     /// All series of the last successful scrape.
@@ -48,7 +51,9 @@ pub(crate) struct Columns {
 #[derive(Debug, Default)]
 struct Plan {
     valid: bool,
-    /// The cells that are stored, ascending.
+    /// How many cells are stored.
+    count: usize,
+    /// Which, ascending; empty when none is left out.
     cells: Vec<u32>,
     /// Their series, the report's behind them.
     series: Vec<SeriesRef>,
@@ -149,6 +154,8 @@ impl Columns {
 
     /// Notes which series new columns mean; `None` for those that are not stored.
     pub(crate) fn learn(&mut self, found: impl Iterator<Item = (u32, Option<SeriesRef>)>) {
+        self.wake();
+        let local_of = self.local_of.to_mut();
         let mut known: HashMap<SeriesRef, u32> = self.series.iter().copied().zip(0..).collect();
         for (column, series) in found {
             let local = match series {
@@ -159,36 +166,42 @@ impl Columns {
                 }),
             };
             let column = column as usize;
-            if self.local_of.len() <= column {
-                self.local_of.resize(column + 1, DROPPED);
+            if local_of.len() <= column {
+                local_of.resize(column + 1, DROPPED);
             }
-            self.local_of[column] = local;
+            local_of[column] = local;
         }
-        shrink(&mut self.local_of);
+        shrink(local_of);
         shrink(&mut self.series);
         self.plan.valid = false;
     }
 
     /// Forgets columns whose numbers may be given to others.
     pub(crate) fn retire(&mut self, columns: &[u32]) {
+        if columns.is_empty() {
+            return;
+        }
+        let local_of = self.local_of.to_mut();
         for &column in columns {
-            if let Some(local) = self.local_of.get_mut(column as usize) {
+            if let Some(local) = local_of.get_mut(column as usize) {
                 *local = DROPPED;
             }
         }
-        self.plan.valid &= columns.is_empty();
+        self.plan.valid = false;
     }
 
     /// Forgets what all columns mean, but not which series are alive.
     pub(crate) fn forget_columns(&mut self) {
-        self.local_of.clear();
+        self.wake();
+        self.local_of = List::default();
         self.exemplars.clear();
         self.plan = Plan::default();
     }
 
     /// The series that get a staleness marker when the target ends or fails.
     pub(crate) fn live(&self) -> Vec<SeriesRef> {
-        self.tracked.iter().map(|local| self.series[local as usize]).collect()
+        let series = self.series();
+        self.tracked.iter().map(|local| series[local as usize]).collect()
     }
 
     /// Turns a scrape into a row.
@@ -198,7 +211,7 @@ impl Columns {
         if reading.has_lanes() || !scraped.same_columns || !self.plan.valid {
             self.plan_row(reading, out);
         } else {
-            out.kept = self.plan.cells.len() + self.plan.histograms.len();
+            out.kept = self.plan.count + self.plan.histograms.len();
         }
         if self.plan.whole {
             out.values.extend_from_slice(&scraped.values);
@@ -215,8 +228,8 @@ impl Columns {
         &self.plan.series
     }
 
-    /// The scrape that was assembled last is taken.
-    pub(crate) fn taken(&mut self, out: &mut Assembled) {
+    /// The scrape that was assembled last is taken. What is the same for many targets, they have in `places`.
+    pub(crate) fn taken(&mut self, out: &mut Assembled, places: &Interned<[u32]>) {
         if out.planned {
             std::mem::swap(&mut self.known, &mut out.seen);
             std::mem::swap(&mut self.tracked, &mut out.track);
@@ -224,6 +237,33 @@ impl Columns {
         out.exemplar_marks.sort_unstable();
         std::mem::swap(&mut self.exemplars, &mut out.exemplar_marks);
         self.renumber();
+        if !out.planned {
+            self.rest(places);
+        }
+    }
+
+    /// The series by local number.
+    fn series(&self) -> &[SeriesRef] {
+        match self.resting {
+            Some(locals) => &self.plan.series[..locals],
+            None => &self.series,
+        }
+    }
+
+    /// Lets go of what it has twice, or others have, too: the scrape was like the one before.
+    fn rest(&mut self, places: &Interned<[u32]>) {
+        self.local_of.rest(places);
+        if self.resting.is_none() && self.plan.series.starts_with(&self.series) {
+            self.resting = Some(self.series.len());
+            self.series = Vec::new();
+        }
+    }
+
+    /// Undoes [`Columns::rest`]; comes before every change.
+    fn wake(&mut self) {
+        if let Some(locals) = self.resting.take() {
+            self.series = self.plan.series[..locals].to_vec();
+        }
     }
 
     /// The row could not be appended; what was alive before still is.
@@ -251,6 +291,7 @@ impl Columns {
         let Reading { config, scraped, timestamp_ms, report } = *reading;
         let lanes = reading.has_lanes();
         out.planned = true;
+        self.wake();
         self.plan.cells.clear();
         self.plan.series.clear();
         self.plan.left_out = 0;
@@ -290,7 +331,11 @@ impl Columns {
                 }
             }
         }
-        self.plan.whole = self.plan.cells.len() == scraped.columns.len();
+        self.plan.count = self.plan.cells.len();
+        self.plan.whole = self.plan.count == scraped.columns.len();
+        if self.plan.whole {
+            self.plan.cells = Vec::new();
+        }
         self.plan_histograms(reading, &reported, out);
         self.plan.series.extend_from_slice(report);
         shrink(&mut self.plan.cells);
@@ -314,7 +359,7 @@ impl Columns {
             let Some(ms) = next.into_iter().flatten().min() else { return };
             let (first, first_histogram) = (out.lane_series.len(), count);
             while let Some((_, local, cell)) = samples.next_if(|(at, ..)| *at == ms) {
-                out.lane_series.push(self.series[*local as usize]);
+                out.lane_series.push(self.series()[*local as usize]);
                 out.lane_values.push(scraped.values[*cell as usize]);
             }
             while histograms.next_if(|(at, ..)| *at == ms).is_some() {
@@ -380,15 +425,16 @@ impl Columns {
 
     fn series_of(&self, column: u32) -> Option<SeriesRef> {
         let local = *self.local_of.get(column as usize)?;
-        self.series.get(local as usize).copied()
+        self.series().get(local as usize).copied()
     }
 
     /// Makes the numbering anew when most numbers are out of use.
     fn renumber(&mut self) {
         let used = self.local_of.iter().filter(|local| **local != DROPPED).count() + self.tracked.count();
-        if self.series.len() <= 2 * used + UNUSED_LOCALS_MIN {
+        if self.series().len() <= 2 * used + UNUSED_LOCALS_MIN {
             return;
         }
+        self.wake();
         let mut new_of: HashMap<u32, u32> = HashMap::new();
         let mut series = Vec::new();
         let old = std::mem::take(&mut self.series);
@@ -398,7 +444,7 @@ impl Columns {
                 (series.len() - 1) as u32
             })
         };
-        for local in self.local_of.iter_mut().filter(|local| **local != DROPPED) {
+        for local in self.local_of.to_mut().iter_mut().filter(|local| **local != DROPPED) {
             *local = renamed(*local);
         }
         let (mut tracked, mut known) = (Bits::default(), Bits::default());

@@ -108,6 +108,7 @@ impl Manager {
                 bodies: Spares::default(),
                 scratches: Spares::default(),
                 text: SharedText::default(),
+                places: Interned::default(),
                 families: Interned::default(),
                 shutdown: CancellationToken::new(),
                 tasks: TaskTracker::new(),

@@ -403,7 +403,7 @@ impl Scraper {
                 self.append_again(timestamp_ms, duration, counts, scratch)
             }
             Ok(appended) => {
-                self.columns.taken(assembled);
+                self.columns.taken(assembled, &self.shared.places);
                 self.count(&appended);
             }
             Err(e) => {
@@ -435,7 +435,7 @@ impl Scraper {
         });
         match resolved {
             Ok(appended) => {
-                self.columns.taken(assembled);
+                self.columns.taken(assembled, &self.shared.places);
                 self.count(&appended);
             }
             Err(e) => {

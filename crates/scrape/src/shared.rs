@@ -23,7 +23,7 @@ use crate::target::Owner;
 use crate::turns::Turns;
 
 /// Buffers kept for the next scrape.
-const SPARES_MAX: usize = 8;
+const SPARES_MAX: usize = 4;
 /// A buffer larger than this is given back to the system.
 const SPARE_BYTES_MAX: usize = 4 << 20;
 
@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) scratches: Spares<Scratch>,
     /// Lines that targets have in common.
     pub(crate) text: SharedText,
+    /// Places of columns that targets have in common.
+    pub(crate) places: Interned<[u32]>,
     /// Metadata that targets have in common.
     pub(crate) families: Interned<Family>,
     /// Cancelled when the manager stops: nobody writes staleness markers any more.

@@ -1,6 +1,7 @@
 //! Writes blocks: one after the other, of one segment after the other.
 
 use model::{Exemplar, Histogram, Labels, Metadata, SourceId};
+use stdx::intern::{Interned, List};
 use storage::{Account, Policy};
 
 use super::bases::{Bases, Run};
@@ -28,9 +29,9 @@ pub(crate) struct SourceWriter {
     /// Symbols of the labels, sorted by name.
     labels: Vec<(u32, u32)>,
     /// The labels of each column as a difference to `labels`, in symbols of the encoder.
-    entries: Vec<u8>,
+    entries: List<u8>,
     /// Where each column's entry begins; [`FREE`] where there is no column.
-    offsets: Vec<u32>,
+    offsets: List<u32>,
     pub(crate) bases: Bases,
     /// The segment whose dictionary has the source, and its number there.
     segment: u64,
@@ -39,6 +40,13 @@ pub(crate) struct SourceWriter {
     undefined: Vec<u32>,
     /// The block, of `segment`, in which the source was last cleared.
     cleared_in: u32,
+}
+
+/// What sources have in common that differ only in their own labels, as the targets of a job do.
+#[derive(Debug, Default)]
+pub(crate) struct Alike {
+    entries: Interned<[u8]>,
+    offsets: Interned<[u32]>,
 }
 
 /// A row, its columns by number.
@@ -70,8 +78,8 @@ impl SourceWriter {
         SourceWriter {
             id,
             labels: labels.collect(),
-            entries: Vec::new(),
-            offsets: Vec::new(),
+            entries: List::default(),
+            offsets: List::default(),
             bases: Bases::default(),
             segment: NO_SEGMENT,
             number: 0,
@@ -94,23 +102,31 @@ impl SourceWriter {
     /// Adds a column at `at`, which is free, or the number of columns there are.
     pub(crate) fn add_column(&mut self, at: u32, labels: &Labels, symbols: &mut Symbols) {
         let offset = self.entries.len() as u32;
-        encode_labels(&self.labels, labels, symbols, &mut self.entries);
-        if at as usize == self.offsets.len() {
-            self.offsets.push(offset);
+        encode_labels(&self.labels, labels, symbols, self.entries.to_mut());
+        let offsets = self.offsets.to_mut();
+        if at as usize == offsets.len() {
+            offsets.push(offset);
         } else {
-            self.offsets[at as usize] = offset;
+            offsets[at as usize] = offset;
         }
         self.bases.grow(self.offsets.len());
         self.undefined.push(at);
     }
 
-    /// Gives back what growing by doubling took too much.
-    pub(crate) fn shrink(&mut self) {
-        self.entries.shrink_to_fit();
-        self.offsets.shrink_to_fit();
+    /// Gives back what growing by doubling took too much, and what others have, too.
+    pub(crate) fn rest(&mut self, alike: &Alike) {
+        self.entries.rest(&alike.entries);
+        self.offsets.rest(&alike.offsets);
         self.undefined.shrink_to_fit();
         self.bases.values.shrink_to_fit();
         self.bases.exponents.shrink_to_fit();
+    }
+
+    /// Whether the columns of both are in the same place of memory.
+    #[cfg(test)]
+    pub(crate) fn is_one_with(&self, other: &SourceWriter) -> bool {
+        std::ptr::eq(&raw const self.entries[..], &raw const other.entries[..])
+            && std::ptr::eq(&raw const self.offsets[..], &raw const other.offsets[..])
     }
 
     /// The column's labels as bytes: equal for equal labels. `None` where the place is free.
@@ -130,19 +146,18 @@ impl SourceWriter {
 
     /// Lets go of the columns that `keep` does not want; their places are free. Only between segments.
     pub(crate) fn retain_columns(&mut self, mut keep: impl FnMut(u32) -> bool) -> Vec<u32> {
-        let mut entries = Vec::with_capacity(self.entries.len());
-        let mut free = Vec::new();
-        for column in 0..self.offsets.len() as u32 {
-            if let Some(entry) = self.entry(column).filter(|_| keep(column)) {
-                let offset = entries.len() as u32;
-                entries.extend_from_slice(entry);
-                self.offsets[column as usize] = offset;
-            } else {
-                self.offsets[column as usize] = FREE;
-                free.push(column);
+        let columns = self.offsets.len() as u32;
+        let kept: Vec<bool> = (0..columns).map(|column| self.has_column(column) && keep(column)).collect();
+        let free: Vec<u32> = (0..columns).filter(|column| !kept[*column as usize]).collect();
+        if free.iter().any(|column| self.has_column(*column)) {
+            let mut entries = Vec::with_capacity(self.entries.len());
+            let mut offsets = vec![FREE; kept.len()];
+            for column in (0..columns).filter(|column| kept[*column as usize]) {
+                offsets[column as usize] = entries.len() as u32;
+                entries.extend_from_slice(self.entry(column).unwrap_or_default());
             }
+            (self.entries, self.offsets) = (entries.into(), offsets.into());
         }
-        self.entries = entries;
         free
     }
 

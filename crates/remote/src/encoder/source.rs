@@ -5,12 +5,13 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use model::{Exemplar, Histogram, Labels, STALE_NAN_BITS};
+use stdx::intern::{Interned, List};
 use storage::{
     Account, Appended, Conflict, Late, Policy, RejectReason, Rejection, Row, Schedule, SeriesRef, SourceDesc,
 };
 
 use super::metrics::EncoderMetrics;
-use crate::block::{BlockWriter, RowColumns, RowParts, Run, SourceWriter, Symbols};
+use crate::block::{Alike, BlockWriter, RowColumns, RowParts, Run, SourceWriter, Symbols};
 
 /// Sources have numbers below this, columns too (24 bits each in a [`SeriesRef`]).
 pub(super) const SOURCES_MAX: u32 = 1 << 24;
@@ -27,13 +28,20 @@ const CLEAR_BLOCKS: u32 = 400;
 /// The index of labels is let go of when nothing has been resolved for this long, milliseconds.
 const INDEX_IDLE_MS: i64 = 30_000;
 
+/// What sources have in common.
+#[derive(Debug, Default)]
+pub(super) struct Common {
+    columns: Alike,
+    generations: Interned<[u16]>,
+}
+
 /// A source.
 #[derive(Debug)]
 pub(super) struct Source {
     number: u32,
     pub(super) writer: SourceWriter,
     /// Told apart by this, series that were in the same place at different times.
-    generations: Vec<u16>,
+    generations: List<u16>,
     /// Bit set: the column had a row, or was resolved, since the last sweep.
     seen: Vec<u64>,
     free: Vec<u32>,
@@ -86,7 +94,7 @@ impl Source {
         Source {
             number,
             writer: SourceWriter::new(desc.id, &desc.labels, symbols),
-            generations: Vec::new(),
+            generations: List::default(),
             seen: Vec::new(),
             free: Vec::new(),
             index: None,
@@ -158,7 +166,7 @@ impl Source {
         let column = self.free.pop().unwrap_or(self.generations.len() as u32);
         self.writer.add_column(column, labels, symbols);
         if column as usize == self.generations.len() {
-            self.generations.push(0);
+            self.generations.to_mut().push(0);
         }
         let writer = &self.writer;
         let hash_of =
@@ -170,14 +178,18 @@ impl Source {
 
     /// Lets go of what only resolving needs, when nothing has been resolved for a while; whether there was
     /// anything.
-    pub(super) fn rest(&mut self, now_ms: i64) -> bool {
+    pub(super) fn rest(&mut self, common: &Common, now_ms: i64) -> bool {
         if self.index.is_none() || now_ms.saturating_sub(self.resolved_ms) <= INDEX_IDLE_MS {
             return false;
         }
-        self.index = None;
-        self.writer.shrink();
-        self.generations.shrink_to_fit();
+        self.settle(common);
         true
+    }
+
+    fn settle(&mut self, common: &Common) {
+        self.index = None;
+        self.writer.rest(&common.columns);
+        self.generations.rest(&common.generations);
     }
 
     /// Whether series have been resolved a moment ago.
@@ -186,7 +198,7 @@ impl Source {
     }
 
     /// Forgets series without a row since the last time; how many. Only between segments.
-    pub(super) fn sweep(&mut self) -> usize {
+    pub(super) fn sweep(&mut self, common: &Common) -> usize {
         self.see_shapes();
         let before = self.series();
         let seen = std::mem::take(&mut self.seen);
@@ -197,11 +209,11 @@ impl Source {
         self.free = self.writer.retain_columns(is_seen);
         for column in &self.free {
             if !was_free[*column as usize] {
-                let generation = &mut self.generations[*column as usize];
+                let generation = &mut self.generations.to_mut()[*column as usize];
                 *generation = generation.wrapping_add(1);
             }
         }
-        self.index = None;
+        self.settle(common);
         if !std::mem::take(&mut self.had_rows) {
             self.writer.let_go_of_bases();
         }

@@ -305,3 +305,30 @@ fn idle_series_are_forgotten_and_limits_hold() {
         assert_eq!(given.iter().map(Option::is_some).collect::<Vec<_>>(), found, "source {at}");
     }
 }
+
+#[test]
+fn sources_that_are_alike_share_their_columns_until_one_changes() {
+    let bench = Bench::new(Options::default());
+    let names = ["up", "requests_total", "errors_total"];
+    let sources = ["a", "b"].map(|name| bench.source(name));
+    let mine = |name: &'static str, names: &[&str]| -> Vec<Labels> {
+        names.iter().map(|metric| Labels::from_pairs([("__name__", *metric), ("job", name)])).collect()
+    };
+    let resolve = |at: usize, names: &[&str]| {
+        bench.encoder.resolve(sources[at], &mine(["a", "b"][at], names)).expect("resolve")
+    };
+    let before = [0, 1].map(|at| resolve(at, &names));
+    bench.clock.advance_ms(31_000);
+    bench.encoder.close_due();
+    {
+        let inner = bench.encoder.inner.lock();
+        let writers = [0, 1].map(|at| &inner.sources[at].writer);
+        assert!(writers[0].is_one_with(writers[1]), "they rest together");
+    }
+    let more = resolve(0, &["up", "latency_seconds", "errors_total"]);
+    assert_eq!([more[0], more[2]], [before[0][0], before[0][2]]);
+    assert!(!before[0].contains(&more[1]), "a new series has a place of its own");
+    assert_eq!(resolve(1, &names), before[1], "the other source is as it was");
+    let series: Vec<SeriesRef> = before[1].iter().flatten().copied().collect();
+    assert_eq!(bench.put(sources[1], 1_031_000, &series, &[1.0, 2.0, 3.0]).samples, 3);
+}

@@ -52,7 +52,7 @@ impl Columns {
         out.histogram_cells.extend_from_slice(&self.plan.histograms);
         out.row_histograms = self.plan.histograms.len();
         let laned = out.laned_histograms.iter();
-        out.histogram_cells.extend(laned.map(|(_, local, cell)| (*cell, self.series[*local as usize])));
+        out.histogram_cells.extend(laned.map(|(_, local, cell)| (*cell, self.series()[*local as usize])));
     }
 }
 

@@ -9,6 +9,9 @@ mod convert;
 mod proto;
 mod text;
 
+#[cfg(test)]
+mod rest_tests;
+
 use model::{Labels, Metadata};
 
 use super::line::{Dialect, ExpositionError, Place};

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use stdx::intern::Interned;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::text::Entry;
+
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +31,14 @@ const CHUNK_MIN: usize = SLOT_BYTES / 4;
 /// Slots that addresses can name.
 const SLOTS_MAX: usize = (TAIL >> SLOT_BITS) as usize;
 
-/// Text that the memories of many targets share.
-pub type SharedText = Interned<[u8]>;
+/// What the memories of many targets share. Clones share the same.
+#[derive(Debug, Default, Clone)]
+pub struct SharedText {
+    chunks: Interned<[u8]>,
+    /// Entries and their order, of targets that have had the same lines for a while.
+    pub(super) entries: Interned<[Entry]>,
+    pub(super) orders: Interned<[u32]>,
+}
 
 /// The bytes of one target's lines.
 #[derive(Debug, Default)]
@@ -54,6 +62,11 @@ pub(super) struct Line<'a> {
 impl Arena {
     pub(super) fn new(shared: SharedText) -> Arena {
         Arena { shared, ..Arena::default() }
+    }
+
+    /// Whom it shares with.
+    pub(super) fn shared(&self) -> &SharedText {
+        &self.shared
     }
 
     /// An empty one that shares with the same others.
@@ -132,7 +145,7 @@ impl Arena {
             return;
         }
         let slots = range.len().div_ceil(SLOT_BYTES);
-        let chunk = self.shared.share(&tail[range]);
+        let chunk = self.shared.chunks.share(&tail[range]);
         self.slots.extend(std::iter::repeat_n(chunk, slots));
     }
 

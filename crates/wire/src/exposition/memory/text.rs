@@ -5,7 +5,8 @@
 //! HELP, TYPE and UNIT, the whole line. The bytes of all entries stand in an [`Arena`] in the order
 //! they were first seen, shared with targets that say the same; an entry is 12 bytes beside them, its
 //! place in the order of the last scrape 4, and a mark of the last scrape that had it 1. There is no
-//! string and no hash a series.
+//! string and no hash a series. After a few steady scrapes the memory *rests*: entries and order are one
+//! with those of targets that have the same lines, and marks are not needed.
 //!
 //! **Steady scrape.** The cursor walks the order of the last scrape. The line at the cursor is
 //! compared with the body (one memcmp); when it is the same, the value behind it is parsed and the
@@ -26,6 +27,7 @@ use std::ops::Range;
 use hashbrown::HashTable;
 use model::labels::{BUCKET_LABEL, QUANTILE_LABEL};
 use model::{Labels, Metadata, MetricType};
+use stdx::intern::List;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::line::{
@@ -41,6 +43,8 @@ use super::{ColumnNumbers, CreatedLines, DEAD_ENTRIES_MIN, RowOptions};
 const LOOK_AHEAD: usize = 8;
 /// Longest line that is remembered; a longer one refuses the scrape.
 const ENTRY_BYTES_MAX: usize = (1 << 26) - 1;
+/// Steady scrapes after which a memory rests.
+const STEADY_MIN: u8 = 4;
 /// The suffix of OpenMetrics' start timestamps.
 const CREATED_SUFFIX: &str = "_created";
 
@@ -86,8 +90,8 @@ const METRIC_TYPES: [MetricType; 8] = [
 ];
 
 /// A remembered line. Length, kind and type share a word: 26, 3 and 3 bits.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Entry {
     /// Where its bytes are in the arena.
     start: u32,
     packed: u32,
@@ -133,11 +137,14 @@ impl Entry {
 pub(super) struct TextMemory {
     /// The bytes of all entries.
     text: Arena,
-    entries: Vec<Entry>,
-    /// The scrape that last had each entry; [`RowMemory::scrape`] counts.
+    entries: List<Entry>,
+    /// The scrape that last had each entry; [`RowMemory::scrape`] counts. Empty while the memory rests: all
+    /// entries in `order` were in the last scrape that was taken.
     seen: Vec<u8>,
     /// Entries in the order of the last scrape that was taken.
-    order: Vec<u32>,
+    order: List<u32>,
+    /// Scrapes that were the same as the one before, up to [`STEADY_MIN`]; then the memory rests.
+    steady: u8,
     /// All entries by their bytes, while scrapes are disturbed.
     table: Option<HashTable<u32>>,
     /// The running scrape, 1 to 255; 0 marks "long ago".
@@ -245,9 +252,9 @@ impl TextMemory {
     /// Memory held, bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         self.text.heap_bytes()
-            + self.entries.capacity() * size_of::<Entry>()
+            + self.entries.heap_bytes()
             + self.seen.capacity()
-            + self.order.capacity() * size_of::<u32>()
+            + self.order.heap_bytes()
             + self.table.as_ref().map_or(0, |table| table.allocation_size())
     }
 
@@ -318,7 +325,10 @@ impl TextMemory {
         row: &mut ScrapedRow,
     ) -> Result<(), Problem> {
         let entry = self.entries[id as usize];
-        let seen = std::mem::replace(&mut self.seen[id as usize], self.scrape);
+        let seen = match self.seen.get_mut(id as usize) {
+            Some(seen) => std::mem::replace(seen, self.scrape),
+            None => self.taken, // the memory rests
+        };
         if let Some(order) = &mut scan.disturbed {
             order.push(id);
         }
@@ -516,7 +526,7 @@ impl TextMemory {
         let start = self.text.push(&scan.body[line.clone()]);
         let id = self.entries.len() as u32;
         let entry = Entry::new(start, line.len(), kind, metric_type, column);
-        self.entries.push(entry);
+        self.entries.to_mut().push(entry);
         self.seen.push(0);
         let (entries, text) = (&self.entries, &self.text);
         let hash_of = |id: &u32| xxh3_64(entries[*id as usize].text(text));
@@ -527,9 +537,36 @@ impl TextMemory {
     }
 
     /// From here on this scrape keeps its own order.
-    fn disturb(&self, scan: &mut Scan<'_>) {
+    fn disturb(&mut self, scan: &mut Scan<'_>) {
+        self.wake(scan.cursor);
         let order = scan.disturbed.get_or_insert_with(|| self.order[..scan.cursor].to_vec());
         scan.disturbed_at = order.len();
+    }
+
+    /// Ends its rest: marks entries again, the first `cursor` of the order as seen in this scrape.
+    fn wake(&mut self, cursor: usize) {
+        if self.steady < STEADY_MIN {
+            return;
+        }
+        self.steady = 0;
+        self.seen = vec![0; self.entries.len()];
+        for (place, &id) in self.order.iter().enumerate() {
+            self.seen[id as usize] = if place < cursor { self.scrape } else { self.taken };
+        }
+    }
+
+    /// The scrape was the same as the one before.
+    fn grow_steady(&mut self) {
+        if self.steady == STEADY_MIN {
+            return;
+        }
+        self.steady += 1;
+        if self.steady == STEADY_MIN {
+            let shared = self.text.shared();
+            self.entries.rest(&shared.entries);
+            self.order.rest(&shared.orders);
+            self.seen = Vec::new();
+        }
     }
 
     /// What the series in `raw` is: the start timestamp of its metric, or a sample.
@@ -585,7 +622,9 @@ impl TextMemory {
                 row.start_timestamps.push((self.entries[line as usize].column, timestamp_ms));
             }
         }
-        self.entries[id as usize].column = lines as u32;
+        if lines != known {
+            self.entries.to_mut()[id as usize].column = lines as u32;
+        }
     }
 
     /// How many lines at the end of `order` are samples of the metric whose `_created` line is `id`.
@@ -637,8 +676,9 @@ impl TextMemory {
     fn end_scrape(&mut self, scan: Scan<'_>, numbers: &mut ColumnNumbers, row: &mut ScrapedRow) {
         let whole = scan.cursor == self.order.len() && scan.disturbed.is_none();
         if !whole {
+            self.wake(scan.cursor);
             let order = scan.disturbed.unwrap_or_else(|| self.order[..scan.cursor].to_vec());
-            self.order = order;
+            self.order = order.into();
         }
         let plain = row.duplicates == 0 && !row.has_repeats;
         row.same_columns = whole && plain && self.plain;
@@ -651,9 +691,12 @@ impl TextMemory {
             row.metadata = self.changed_families(&scan.changed);
         }
         if !whole {
+            self.steady = 0;
             self.drop_dead(numbers, row);
             self.share_text();
             self.shrink();
+        } else if row.same_columns {
+            self.grow_steady();
         }
     }
 
@@ -663,7 +706,8 @@ impl TextMemory {
             return;
         }
         let sealed = self.entries.partition_point(|entry| !Arena::is_tail(entry.start));
-        self.text.seal(self.entries[sealed..].iter_mut().map(|entry| {
+        let entries = &mut self.entries.to_mut()[sealed..];
+        self.text.seal(entries.iter_mut().map(|entry| {
             let (len, is_meta) = (entry.len(), entry.kind().is_meta());
             Line { start: &mut entry.start, len, is_meta }
         }));
@@ -673,17 +717,18 @@ impl TextMemory {
     fn shrink(&mut self) {
         let entries = self.entries.len() + self.entries.len() / 8;
         self.text.shrink();
-        self.entries.shrink_to(entries);
+        self.entries.to_mut().shrink_to(entries);
         self.seen.shrink_to(entries);
-        self.order.shrink_to(entries);
+        self.order.to_mut().shrink_to(entries);
     }
 
     fn roll_back(&mut self, mark: &Mark, numbers: &mut ColumnNumbers) {
+        let added = self.entries[mark.entries..].iter().rev();
+        numbers.undo(mark.columns, added.filter(|entry| entry.kind().is_sample()).map(|entry| entry.column));
         if self.entries.len() > mark.entries {
             self.table = None;
+            self.entries.to_mut().truncate(mark.entries);
         }
-        let added = self.entries.drain(mark.entries..).rev();
-        numbers.undo(mark.columns, added.filter(|entry| entry.kind().is_sample()).map(|entry| entry.column));
         self.seen.truncate(mark.entries);
         self.text.truncate(mark.text);
     }
@@ -701,7 +746,7 @@ impl TextMemory {
         }
         let mut moved = vec![u32::MAX; self.entries.len()];
         let mut entries: Vec<Entry> = Vec::with_capacity(alive);
-        for id in &mut self.order {
+        for id in self.order.to_mut() {
             let to = &mut moved[*id as usize];
             if *to == u32::MAX {
                 *to = entries.len() as u32;
@@ -718,7 +763,7 @@ impl TextMemory {
             }
         }
         self.seen = vec![self.scrape; entries.len()];
-        self.entries = entries;
+        self.entries = entries.into();
         self.text = text;
         self.table = None;
     }
