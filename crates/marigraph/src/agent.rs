@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tunnel::identity::{AgentIdentity, Alpn};
 use tunnel::policy::{Gate, Policy};
-use tunnel::{Connector, DialConfig, DialMetrics, Handler, Hello, HubUrl, Proxies, Tunnels};
+use tunnel::{Connector, DialConfig, DialMetrics, Handler, Hello, HubUrl, OnLost, Proxies, Tunnels};
 use web::{ActiveQueries, Auth, Caller, Endpoint, Role, WebMetrics, WebState, Work};
 
 use crate::cli::AgentArgs;
@@ -318,7 +318,8 @@ impl Stages {
         let start = |encoder| Home::start(metrics.home, encoder, &urls, &connector, identity.as_ref(), clock);
         let home = self.keep.shipping().map(start).transpose()?;
         let Some(identity) = identity else { return Ok(Outward { home, tunnels: None, keeping: None }) };
-        let tunnels = self.dial(urls, &connector, &identity, metrics.dial);
+        let lost = home.as_ref().map(Home::on_tunnel_lost).unwrap_or_default();
+        let tunnels = self.dial(urls, &connector, &identity, (metrics.dial, lost));
         let keeping = tokio::spawn(async move {
             // Runs for ever where there is something to keep.
             let own = async {
@@ -337,7 +338,7 @@ impl Stages {
         hubs: Vec<HubUrl>,
         connector: &Connector,
         identity: &Arc<AgentIdentity>,
-        metrics: DialMetrics,
+        (metrics, lost): (DialMetrics, OnLost),
     ) -> Tunnels {
         let clock = &self.web.clock;
         let started_ms = clock.now_ms();
@@ -369,6 +370,7 @@ impl Stages {
         let mut config = DialConfig::new(hubs, follow(identity));
         config.connector = connector.clone();
         config.metrics = metrics;
+        config.lost = lost;
         let (version, incarnation) = (env!("CARGO_PKG_VERSION").to_owned(), self.incarnation.clone());
         config.hello = Hello { version, started_ms, incarnation };
         Tunnels::start(config, &handler, clock)

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! Two processes over loopback, so that each end's memory and CPU is its own: this one is the hub, and
-//! starts the other, which is all agents. Every agent has a tunnel and an HTTP/2 connection of its own to
-//! the hub, as it has for shipping rows, both over TLS 1.3 with client certificates. "After use": each
-//! tunnel has carried an answer of 64 KiB, each other connection a request of 64 KiB.
+//! starts the other, which is all agents. Every agent has a tunnel and an HTTP/1.1 connection to the hub, as it
+//! has for shipping rows, both over TLS 1.3 with client certificates. "After use": each tunnel has carried an
+//! answer of 64 KiB, each other connection a request of 64 KiB.
 //!
 //! The hub process listens as the hub's front does (`crates/marigraph/src/hub/front.rs`), without its
 //! limits. Each open connection takes a file descriptor at each end: `ulimit -n` above twice the agents.
@@ -24,9 +24,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use stdx::clock::{Clock, SystemClock};
 use stdx::disk::{Disk, RealDisk};
@@ -46,9 +46,12 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// The body of a scrape: a node exporter's, packed.
 const SCRAPE_BYTES: usize = 11 << 10;
 const LARGE_BYTES: usize = 64 << 10;
+/// As in the hub's front.
+const PEER_BUFFER_BYTES: usize = 8 << 10;
 const MEASURE: Duration = Duration::from_secs(8);
 
 fn main() -> Result<(), Failure> {
+    stdx::memory::keep_little(); // as the program does
     let arguments: Vec<String> = std::env::args().collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match arguments.get(1).map(String::as_str) {
@@ -93,13 +96,13 @@ async fn agents(directory: &str, hub: &str, count: usize) -> Result<(), Failure>
         let config =
             DialConfig { connector: connector.clone(), ..DialConfig::new(vec![url.clone()], config) };
         let tunnels = Tunnels::start(config, &handler, &clock);
-        let stream = connector.connect(&url, tls.client_config(Alpn::Http2)).await?;
-        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new());
+        let stream = connector.connect(&url, tls.client_config(Alpn::Http1)).await?;
+        let mut builder = hyper::client::conn::http1::Builder::new();
+        builder.read_buf_exact_size(Some(4 << 10));
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let body = Full::new(Bytes::from(vec![b'r'; LARGE_BYTES]));
-        let answer = sender.send_request(Request::post("https://hub/rows").body(body)?).await?;
+        let answer = sender.send_request(Request::post("/rows").header("host", "hub").body(body)?).await?;
         answer.into_body().collect().await?;
         kept.push((tunnels, renew, sender));
         if number % 20 == 0 {
@@ -190,31 +193,27 @@ async fn serve(
 ) -> Result<(), Failure> {
     stream.set_nodelay(true)?;
     let remote = stream.peer_addr()?;
-    let stream = tls.accept(stream).await?;
+    let stream = Box::new(tls.accept(stream).await?);
     let session = stream.get_ref().1;
-    let http2 = session.alpn_protocol() == Some(b"h2");
     let shown = session.peer_certificates().and_then(<[_]>::first).ok_or("no certificate")?;
     let peer = PeerIdentity::of_certificate(shown)?;
     let service = service_fn(move |mut request: Request<Incoming>| {
+        let others = Arc::clone(&others);
         let accepted =
             (request.uri().path() == TUNNEL_PATH).then(|| agents.accept(&mut request, &peer, remote));
         async move {
             if let Some(accepted) = accepted {
                 return Ok::<_, Infallible>(accepted);
             }
+            others.fetch_add(1, Ordering::Relaxed);
             let read = request.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
             Ok(Response::new(format!("{read}\n")))
         }
     });
-    if http2 {
-        others.fetch_add(1, Ordering::Relaxed);
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20));
-        builder.initial_stream_window_size(256 << 10).initial_connection_window_size(1 << 20);
-        builder.serve_connection(TokioIo::new(stream), service).await?;
-    } else {
-        http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await?;
-    }
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(90));
+    builder.max_buf_size(PEER_BUFFER_BYTES);
+    Box::pin(builder.serve_connection(TokioIo::new(stream), service).with_upgrades()).await?;
     Ok(())
 }
 

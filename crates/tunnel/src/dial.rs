@@ -62,6 +62,27 @@ pub struct DialConfig {
     pub seed: u64,
     /// Figures of the tunnels.
     pub metrics: DialMetrics,
+    /// Who is told of lost tunnels.
+    pub lost: OnLost,
+}
+
+/// Who is told when the only tunnel to a hub is lost, whatever the reason; nobody by default.
+#[derive(Clone, Default)]
+pub struct OnLost(Option<Arc<Told>>);
+
+type Told = dyn Fn(&HubUrl) + Send + Sync;
+
+impl OnLost {
+    /// `told` hears which hub it is.
+    pub fn new(told: impl Fn(&HubUrl) + Send + Sync + 'static) -> OnLost {
+        OnLost(Some(Arc::new(told)))
+    }
+}
+
+impl std::fmt::Debug for OnLost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnLost")
+    }
 }
 
 impl DialConfig {
@@ -75,6 +96,7 @@ impl DialConfig {
             timings: Timings::default(),
             seed: rand::random(),
             metrics: DialMetrics::default(),
+            lost: OnLost::default(),
         }
     }
 }
@@ -107,6 +129,7 @@ pub(crate) struct Dialled {
     sessions: TaskTracker,
     /// Whether a connection for bulk is there or in the making.
     bulk: AtomicBool,
+    lost: OnLost,
 }
 
 impl Tunnels {
@@ -124,6 +147,7 @@ impl Tunnels {
                 stop: CancellationToken::new(),
                 sessions: TaskTracker::new(),
                 bulk: AtomicBool::new(false),
+                lost: config.lost.clone(),
             });
             let supervisor =
                 supervise(Arc::clone(&dialled), config.tls.clone(), config.seed.wrapping_add(nth));
@@ -240,6 +264,9 @@ fn begin(dialled: &Arc<Dialled>, io: Upgraded, tls: &watch::Receiver<Arc<ClientC
             };
             tracing::warn!(hub = %dialled.hub, lived = ?began.elapsed(), "{what}");
             dialled.state.failed(&what);
+            if let OnLost(Some(told)) = &dialled.lost {
+                told(&dialled.hub);
+            }
         }
     };
     Session { began, drain, ended: dialled.sessions.spawn(session) }

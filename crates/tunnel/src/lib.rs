@@ -14,7 +14,7 @@ mod serve;
 
 pub use agents::{AgentKey, AgentState, Agents, Ask, Lane, RequestError, To, TunnelBody};
 pub use connect::{Connector, HubUrl, Proxies};
-pub use dial::{DialConfig, DialMetrics, FromHub, Hello, HubStatus, Tunnels};
+pub use dial::{DialConfig, DialMetrics, FromHub, Hello, HubStatus, OnLost, Tunnels};
 pub use protocol::{AGENT_SAYS, Body, TUNNEL_PATH, Timings};
 pub use serve::Handler;
 

@@ -1,15 +1,11 @@
-//! Rows home: one sender for each hub, over an outbound HTTP/2 connection of its own.
+//! Rows home: one sender for each hub, over outbound connections of its own.
+
+mod line;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderValue, Request};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use anyhow::{Context, Result};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,24 +13,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use queue::{Queue, Start};
 use remote::Encoder;
-use remote::ship::{Outgoing, Request as Asked, Sender, SenderOptions};
+use remote::ship::{Sender, SenderOptions};
 use stdx::clock::Clock;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tunnel::identity::{AgentIdentity, Alpn};
-use tunnel::{Connector, HubUrl};
+use tunnel::identity::AgentIdentity;
+use tunnel::{Connector, HubUrl, OnLost};
 
-/// How long a hub has for one answer; it syncs its disk before it gives one.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The largest answer that is read.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// Silence after which a hub is asked for a sign of life, and how long it has to give one. Source:
-/// decision 29.
-const PING: Duration = Duration::from_secs(5);
-/// Bytes of answers that may be on their way: they are small.
-const WINDOW: u32 = 256 << 10;
+use line::Line;
+
 /// How often cursors are written down and old segments go.
 const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 /// How long a stopping agent tries to get its last rows home.
@@ -78,6 +67,7 @@ pub(super) fn metrics(registry: &mut Registry) -> HomeMetrics {
 /// The senders at work.
 pub(super) struct Home {
     stop: CancellationToken,
+    lines: Arc<[Arc<Line>]>,
     senders: Vec<JoinHandle<()>>,
     upkeep: JoinHandle<()>,
 }
@@ -101,20 +91,18 @@ impl Home {
         let (written, news) = watch::channel(());
         queue.on_write(move || _ = written.send(()));
         let mut senders = Vec::with_capacity(hubs.len());
+        let mut lines = Vec::with_capacity(hubs.len());
         for (number, (hub, identity)) in hubs.iter().zip(identity.into_iter().cycle()).enumerate() {
             let name = reader_name(hub);
             let reader = queue
                 .reader(&name, Start::Oldest)
                 .with_context(|| format!("open the cursor of hub {hub} in the queue"))?;
             let options = SenderOptions { seed: rand::random(), ..SenderOptions::default() };
+            let line = Arc::new(Line::new(hub.clone(), connector.clone(), Arc::clone(identity)));
+            lines.push(Arc::clone(&line));
             let shipping = Shipping {
                 sender: Sender::new(reader, options, 0),
-                line: Arc::new(Line {
-                    hub: hub.clone(),
-                    connector: connector.clone(),
-                    identity: Arc::clone(identity),
-                    open: tokio::sync::Mutex::default(),
-                }),
+                line,
                 epoch: Instant::now(),
                 was_online: None,
                 told: remote::ship::SenderStats::default(),
@@ -126,7 +114,15 @@ impl Home {
             senders.push(tokio::spawn(shipping.run(news.clone(), stop.clone(), head_start)));
         }
         let upkeep = tokio::spawn(keep_up(queue, metrics, Arc::clone(clock), stop.clone()));
-        Ok(Home { stop, senders, upkeep })
+        Ok(Home { stop, lines: lines.into(), senders, upkeep })
+    }
+
+    /// To be told which hub's tunnel is lost: what knows of dead lines.
+    pub(super) fn on_tunnel_lost(&self) -> OnLost {
+        let lines = Arc::clone(&self.lines);
+        OnLost::new(move |hub| {
+            lines.iter().filter(|line| line.hub == *hub).for_each(|line| line.tunnel_lost());
+        })
     }
 
     /// Lets the senders get the last rows home, for a moment, and writes the cursors down.
@@ -302,88 +298,6 @@ impl Shipping {
         m.acknowledged_rows.get_or_create(label).inc_by(stats.acknowledged_rows - old.acknowledged_rows);
         m.sent.get_or_create(label).inc_by(stats.sent_bytes - old.sent_bytes);
         m.failures.get_or_create(label).inc_by(stats.failures - old.failures);
-    }
-}
-
-/// The connection to one hub.
-struct Line {
-    hub: HubUrl,
-    connector: Connector,
-    identity: Arc<AgentIdentity>,
-    open: tokio::sync::Mutex<Option<Open>>,
-}
-
-struct Open {
-    sender: http2::SendRequest<Full<Bytes>>,
-    /// Of the certificate that it was opened with.
-    certificate: u64,
-}
-
-impl Line {
-    async fn send(&self, outgoing: Outgoing) -> Result<Vec<u8>> {
-        let path = match outgoing.request {
-            Asked::Hello => "/fleet/v1/rows/hello",
-            Asked::Blocks => "/fleet/v1/rows/blocks",
-        };
-        let exchange = self.exchange(path, outgoing.body);
-        match tokio::time::timeout(PATIENCE, exchange).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                *self.open.lock().await = None;
-                bail!("{}{path} gave no answer in {PATIENCE:?}", self.hub)
-            }
-        }
-    }
-
-    async fn exchange(&self, path: &str, body: Vec<u8>) -> Result<Vec<u8>> {
-        let mut sender = self.connection().await?;
-        let mut request = Request::post(format!("{}{path}", self.hub)).body(Full::new(Bytes::from(body)))?;
-        let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        headers.insert(HOST, HeaderValue::from_str(&self.hub.authority())?);
-        let response =
-            sender.send_request(request).await.with_context(|| format!("post to {}{path}", self.hub))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("read the answer of {}{path}: {error}", self.hub))?;
-        let body = body.to_bytes();
-        if !status.is_success() {
-            let said = String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned();
-            bail!("{}{path} answers {status}: {said}", self.hub);
-        }
-        Ok(body.into())
-    }
-
-    /// The open connection, or a new one where it is gone or shows an old certificate.
-    async fn connection(&self) -> Result<http2::SendRequest<Full<Bytes>>> {
-        let mut open = self.open.lock().await;
-        let certificate = *self.identity.changes().borrow();
-        if let Some(there) = &*open
-            && there.certificate == certificate
-            && !there.sender.is_closed()
-        {
-            return Ok(there.sender.clone());
-        }
-        let tls = self.identity.tls().client_config(Alpn::Http2);
-        let stream = self.connector.connect(&self.hub, tls).await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .handshake(TokioIo::new(stream))
-            .await
-            .with_context(|| format!("speak HTTP/2 with {}", self.hub))?;
-        let hub = self.hub.clone();
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%hub, %error, "the connection for rows ended");
-            }
-        });
-        *open = Some(Open { sender: sender.clone(), certificate });
-        Ok(sender)
     }
 }
 

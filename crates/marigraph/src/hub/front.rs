@@ -74,6 +74,9 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 /// What is buffered for sending on an HTTP/2 stream.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of a head on HTTP/1.1, and of what is buffered of a body, of callers with a certificate: there are
+/// thousands of them, and what they ask has short heads. The least that hyper takes.
+const PEER_BUFFER_BYTES: usize = 8 << 10;
 /// Silence after which an HTTP/2 client is asked for a sign of life, and how long it has for it.
 const PING: Duration = Duration::from_secs(20);
 
@@ -387,7 +390,8 @@ async fn serve_tls(shared: Arc<Shop>, secure: Arc<Secure>, stream: Shared, clien
         accepted = handshake => accepted,
     };
     let tls = match accepted {
-        Ok(Ok(tls)) => tls,
+        // On the heap at once: it goes through several futures, each of which would have room for it.
+        Ok(Ok(tls)) => Box::new(tls),
         Ok(Err(error)) => {
             shared.metrics.refuse("handshake");
             return tracing::info!(%client, %error, "TLS handshake failed");
@@ -460,6 +464,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Connection { client, peer, watched, place } = self;
+        let is_peer = peer.is_some();
         let running = Arc::new(AtomicUsize::new(0));
         let requests = Arc::clone(&running);
         let of = Arc::clone(&shared);
@@ -484,7 +489,7 @@ impl Connection {
         let served = async {
             if http2 {
                 let connection = http2_builder().serve_connection(TokioIo::new(stream), service);
-                let mut connection = std::pin::pin!(connection);
+                let mut connection = Box::pin(connection);
                 tokio::select! {
                     _ = connection.as_mut() => return,
                     () = shared.stop.cancelled() => connection.as_mut().graceful_shutdown(),
@@ -493,8 +498,11 @@ impl Connection {
             } else {
                 let mut builder = http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(shared.deadlines.head);
+                if is_peer {
+                    builder.max_buf_size(PEER_BUFFER_BYTES);
+                }
                 let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-                let mut connection = std::pin::pin!(connection);
+                let mut connection = Box::pin(connection);
                 tokio::select! {
                     _ = connection.as_mut() => return,
                     () = shared.stop.cancelled() => connection.as_mut().graceful_shutdown(),

@@ -223,6 +223,7 @@ pub(crate) fn dial_as(
         timings,
         seed,
         metrics: crate::DialMetrics::default(),
+        lost: crate::OnLost::default(),
     };
     let clock: Arc<dyn Clock> = SystemClock::shared();
     (Tunnels::start(config, handler, &clock), renew)
