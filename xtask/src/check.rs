@@ -81,7 +81,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("sim", &["ledger", "model", "queue", "remote", "stdx", "storage", "tsdb"]),
+    (
+        "sim",
+        &["ledger", "model", "queue", "remote", "stdx", "storage", "tenancy", "tsdb", "tunnel"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -33,12 +33,15 @@ use crate::ship::{Intake, IntakeError, Peer, Refusal, SegmentKey, SentBlock, Ver
 mod collect;
 mod log;
 mod metrics;
+mod refused;
 mod segment;
 #[cfg(test)]
 mod tests;
 
 use log::Logs;
 pub use metrics::IntakeMetrics;
+use refused::Refused;
+pub use refused::{NeverComing, Reason};
 use segment::{Segment, To};
 
 /// Rows further ahead of the hub's clock than this wait at the agent, milliseconds.
@@ -66,13 +69,13 @@ pub struct IntakeConfig {
     pub cluster_label: String,
     /// How long the store keeps samples, milliseconds; `None`: for ever.
     pub retention_ms: Option<i64>,
-    /// Told of blocks that never come: they were dropped at the agent, or damaged.
+    /// Told of rows that never come: they were dropped at the agent, or damaged, or are refused.
     pub on_lost: Option<OnLost>,
 }
 
-/// Hears of lost blocks of a peer's queue, and says whether that is written down for good: the agent forgets it
-/// then. Records may come again.
-pub type OnLost = Arc<dyn Fn(&Peer, u128, &Lost) -> bool + Send + Sync>;
+/// Hears of rows of a peer's queue that never come, and says whether that is written down for good: the agent
+/// forgets them then. The same may come again.
+pub type OnLost = Arc<dyn Fn(&Peer, u128, &NeverComing<'_>) -> bool + Send + Sync>;
 
 impl fmt::Debug for IntakeConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,6 +95,7 @@ pub struct StoreIntake {
     logs: Logs,
     metrics: IntakeMetrics,
     agents: Mutex<HashMap<AgentKey, Agent>>,
+    refused: Refused,
     /// Everything up to here has been appended.
     appended: AtomicU64,
     /// Everything up to here survives a power cut.
@@ -140,6 +144,7 @@ impl StoreIntake {
             config,
             metrics,
             agents: Mutex::default(),
+            refused: Refused::default(),
             appended: AtomicU64::new(0),
             durable: AtomicU64::new(0),
         }
@@ -341,6 +346,12 @@ impl Intake for StoreIntake {
                 Verdict::Later { after_ms: BUSY_RETRY_MS }
             }
         };
+        if let Verdict::Refused(refusal) = verdict
+            && !sent.context
+            && !self.is_done(peer, key, sent.block)
+        {
+            self.refused.note(peer, key, sent, refusal);
+        }
         if matches!(verdict, Verdict::Stored | Verdict::Known | Verdict::Refused(_)) && !sent.context {
             self.note_done(peer, key, sent.block);
         }
@@ -349,6 +360,9 @@ impl Intake for StoreIntake {
     }
 
     fn sync(&self) -> Result<(), IntakeError> {
+        if let Some(on_lost) = &self.config.on_lost {
+            self.refused.book(on_lost)?;
+        }
         let position = self.appended.load(Ordering::Acquire);
         self.logs.sync().map_err(|error| IntakeError(format!("sync a dictionary log: {error}")))?;
         if self.durable.load(Ordering::Acquire) < position {
@@ -379,7 +393,7 @@ impl Intake for StoreIntake {
         for record in lost {
             if !booked.contains(record) {
                 if let Some(on_lost) = &self.config.on_lost
-                    && !on_lost(peer, queue_id, record)
+                    && !on_lost(peer, queue_id, &NeverComing::dropped(peer, record))
                 {
                     // The agent keeps this one and those behind it, and tells again.
                     break;

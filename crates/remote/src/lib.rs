@@ -7,4 +7,4 @@ pub mod ship;
 pub mod write_out;
 
 pub use encoder::{Encoder, EncoderConfig, EncoderMetrics, Prompt};
-pub use intake::{IntakeConfig, IntakeMetrics, OnLost, StoreIntake};
+pub use intake::{IntakeConfig, IntakeMetrics, NeverComing, OnLost, Reason, StoreIntake};

@@ -4,9 +4,11 @@
 //!   whole blocks. What is looked at: each block is stored once, an acknowledged one for good, dropped ones are told of.
 //! - `tests/rows`: scrapes with schedules. Real are encoder, queue, sender, door, intake, ledger and `tsdb`, as the agent
 //!   and the hub wire them. What is looked at: each sample is stored once, with its bits; a witness before the store
-//!   sees samples that come twice, which a query would not; and the ledger judges each tick as it went.
+//!   sees samples that come twice, which a query would not; and the ledger judges each tick as it went. Messages are packets
+//!   of [`Network`], or go by the agent's own HTTP/2 client (`tunnel::Line`) over [`Lines`].
+//! - `tests/tunnel`: tunnels of agents to hubs over [`Lines`], and requests of all kinds on them.
 //!
-//! **Not real:** HTTP, TLS and the tunnel (messages are packets of [`Network`]); threads (the encoder's and the store's
+//! **Not real:** TLS, the hub's listener and its routes (a server with the same limits stands for them); threads (the encoder's and the store's
 //! work is done in turns, at times the dice choose); the scrape loop, whose ticks and statements the agent of the
 //! simulation makes; hubs that tell each other anything; pairs of agents. Bytes on a disk are damaged only as a power
 //! cut may, and nobody scrapes a tick for a second time when a clock goes back across a restart.
@@ -19,8 +21,10 @@
 //! **Replay:** a failing test names its seed. `MARIGRAPH_SIM_SEED=53 cargo test -p sim --test rows` runs it again and
 //! tells what happens, step by step. Mend the cause and put the seed among the test's `REGRESSIONS`.
 
+mod lines;
 mod network;
 
+pub use lines::{Arrived, End, Lines, Overdue, Way};
 pub use network::{Network, Packet};
 
 use std::panic::UnwindSafe;

@@ -71,7 +71,7 @@ async fn agents(directory: &str, hub: &str, count: usize) -> Result<(), Failure>
     let authority = authority(Path::new(directory))?;
     let clock: Arc<dyn Clock> = SystemClock::shared();
     let url = HubUrl::parse(hub)?;
-    let handler = Handler::from_fn(|request: Request<Incoming>| async move {
+    let handler = Handler::from_fn(|request: Request<tunnel::Whole>| async move {
         let bytes = if request.uri().path() == "/large" { LARGE_BYTES } else { SCRAPE_BYTES };
         Response::new(
             Full::new(Bytes::from(vec![b'x'; bytes])).map_err(|never| match never {}).boxed_unsync(),

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -214,12 +214,18 @@ struct Shared {
     timings: Timings,
     clock: Arc<dyn Clock>,
     metrics: AgentsMetrics,
+    kept_out: OnceLock<KeptOut>,
 }
+
+/// Whether a peer may have no tunnel.
+type KeptOut = Box<dyn Fn(&PeerIdentity) -> bool + Send + Sync>;
 
 #[derive(Default)]
 struct Table {
     agents: BTreeMap<AgentKey, Agent>,
     links: usize,
+    /// Connections that take no requests any more; answers may still be under way on them.
+    leaving: Vec<Weak<Link>>,
 }
 
 /// What is known of an agent.
@@ -246,9 +252,16 @@ impl Agents {
             timings,
             clock,
             metrics: AgentsMetrics::register(registry),
+            kept_out: OnceLock::new(),
         });
         tokio::spawn(reap(Arc::downgrade(&shared)));
         Agents(shared)
+    }
+
+    /// Tunnels of those for whom `revoked` holds end as soon as they have begun: they were revoked after they had
+    /// asked, and [`Agents::close`] did not see them yet. The first to say so is heard.
+    pub fn keep_out(&self, revoked: impl Fn(&PeerIdentity) -> bool + Send + Sync + 'static) {
+        let _ = self.0.kept_out.set(Box::new(revoked));
     }
 
     /// Answers an agent's request for a tunnel. `peer` is from its certificate; that it is not revoked was
@@ -377,9 +390,11 @@ impl Shared {
         let now_ms = self.clock.now_ms();
         let (version, started_ms) = (hello.version.clone(), hello.started_ms);
         let (labels, incarnation) = (hello.peer.labels.clone(), hello.incarnation.clone());
-        let (link, driving) = match Link::over(upgraded, number, hello, now_ms, self.timings).await {
-            Ok(made) => made,
-            Err(error) => return tracing::warn!(agent = %key, %error, "begin a tunnel"),
+        let begun = Link::over(upgraded, number, hello, now_ms, self.timings);
+        let (link, driving) = match tokio::time::timeout(self.timings.connect_timeout, begun).await {
+            Ok(Ok(made)) => made,
+            Ok(Err(error)) => return tracing::warn!(agent = %key, %error, "begin a tunnel"),
+            Err(_) => return tracing::warn!(agent = %key, "the tunnel takes nothing"),
         };
         {
             let mut table = self.table.write();
@@ -394,6 +409,10 @@ impl Shared {
             }
         }
         self.metrics.connected(kind);
+        // It is in the table now: whoever is revoked from here on is found there.
+        if self.kept_out.get().is_some_and(|revoked| revoked(&link.peer)) {
+            link.close("revoked");
+        }
         self.notify();
         tracing::info!(agent = %key, %remote, kind = kind.as_str(), "tunnel connected");
         let what = driving.run(&link, &*self.clock).await;
@@ -405,6 +424,7 @@ impl Shared {
         {
             let mut table = self.table.write();
             table.links -= 1;
+            table.leaving.push(Arc::downgrade(link));
             if let Some(agent) = table.agents.get_mut(key) {
                 agent.links.retain(|other| other.number != link.number);
                 if link.kind == Kind::Control {
@@ -560,7 +580,12 @@ async fn reap(shared: Weak<Shared>) {
     loop {
         tokio::time::sleep(REAP_EVERY).await;
         let Some(shared) = shared.upgrade() else { return };
-        links.extend(shared.table.read().agents.values().flat_map(|agent| agent.links.iter().cloned()));
+        {
+            let mut table = shared.table.write();
+            table.leaving.retain(|link| link.strong_count() > 0);
+            links.extend(table.leaving.iter().filter_map(Weak::upgrade));
+            links.extend(table.agents.values().flat_map(|agent| agent.links.iter().cloned()));
+        }
         let now = Instant::now();
         for link in links.drain(..) {
             link.reap(now);

@@ -35,6 +35,22 @@ pub trait Connect: Send + Sync + 'static {
     /// Connects to `port` of `host`, a name or an address (IPv6 without brackets). Dropped when its time
     /// is over.
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> Connecting<'a>;
+
+    /// Speaks TLS with `hub` on a stream, its certificate checked as `tls` says. Only a network that is all within
+    /// one process has a reason to do anything else.
+    fn secure<'a>(
+        &'a self,
+        stream: BoxedStream,
+        hub: &'a HubUrl,
+        tls: Arc<ClientConfig>,
+    ) -> Connecting<'a> {
+        Box::pin(async move {
+            let name = ServerName::try_from(hub.host.clone())
+                .map_err(|_| io::Error::other("the host is neither a DNS name nor an address"))?;
+            let stream = TlsConnector::from(tls).connect(name, stream).await?;
+            Ok(Box::new(stream) as BoxedStream)
+        })
+    }
 }
 
 /// Connects over TCP; names are resolved by the system.
@@ -217,11 +233,8 @@ impl Connector {
     /// See [`ConnectError`].
     pub async fn connect(&self, hub: &HubUrl, tls: Arc<ClientConfig>) -> Result<BoxedStream, ConnectError> {
         let stream = self.stream(hub).await?;
-        let failed = |source| ConnectError::Tls { hub: hub.authority(), source };
-        let name = ServerName::try_from(hub.host.clone())
-            .map_err(|_| failed(io::Error::other("the host is neither a DNS name nor an address")))?;
-        let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(failed)?;
-        Ok(Box::new(stream))
+        let secured = self.connect.secure(stream, hub, tls).await;
+        secured.map_err(|source| ConnectError::Tls { hub: hub.authority(), source })
     }
 
     /// The proxy between here and `hub`, `host:port`.

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use rustls::ClientConfig;
 use stdx::clock::Clock;
@@ -30,6 +29,7 @@ pub use state::{DialMetrics, HubStatus};
 use crate::connect::{Connector, HubUrl};
 use crate::protocol::{BULK_PATH, Body, Kind, PING_PATH, TIME_MS, Timings};
 use crate::serve::{Handler, bare, serve};
+use crate::whole::Whole;
 use backoff::Backoff;
 use state::State;
 
@@ -193,6 +193,7 @@ async fn supervise(dialled: Arc<Dialled>, mut tls: watch::Receiver<Arc<ClientCon
         let config = Arc::clone(&tls.borrow_and_update());
         dialled.state.attempting();
         let opened = tokio::select! {
+            biased;
             () = dialled.stop.cancelled() => break,
             opened = session::open(&dialled, config, Kind::Control) => opened,
         };
@@ -214,6 +215,7 @@ async fn supervise(dialled: Arc<Dialled>, mut tls: watch::Receiver<Arc<ClientCon
         };
         let wait = match (wait, &mut current) {
             (None, Some(session)) => tokio::select! {
+                biased;
                 () = dialled.stop.cancelled() => break,
                 () = changed(&mut tls) => continue,
                 _ = &mut session.ended => {
@@ -226,6 +228,7 @@ async fn supervise(dialled: Arc<Dialled>, mut tls: watch::Receiver<Arc<ClientCon
         };
         dialled.state.waiting(wait);
         tokio::select! {
+            biased;
             () = dialled.stop.cancelled() => break,
             () = changed(&mut tls) => {}
             () = tokio::time::sleep(wait) => {}
@@ -274,7 +277,7 @@ fn begin(dialled: &Arc<Dialled>, io: Upgraded, tls: &watch::Receiver<Arc<ClientC
 
 /// What the tunnel itself answers, and `dialled.handler` for the rest.
 fn control_handler(dialled: Arc<Dialled>, tls: watch::Receiver<Arc<ClientConfig>>) -> Handler {
-    Handler::from_fn(move |mut request: Request<Incoming>| {
+    Handler::from_fn(move |mut request: Request<Whole>| {
         let own = match (request.method(), request.uri().path()) {
             (&Method::GET, PING_PATH) => {
                 dialled.state.measured(request.headers());
@@ -313,6 +316,7 @@ fn ask_for_bulk(dialled: &Arc<Dialled>, tls: &watch::Receiver<Arc<ClientConfig>>
     let tracker = dialled.sessions.clone();
     tracker.spawn(async move {
         let served = tokio::select! {
+            biased;
             () = dialled.stop.cancelled() => Ok(()),
             served = serve_bulk(&dialled, config) => served,
         };
@@ -328,7 +332,7 @@ async fn serve_bulk(dialled: &Arc<Dialled>, tls: Arc<ClientConfig>) -> Result<()
     let use_of = Arc::new(Use::default());
     let handler = {
         let (dialled, use_of) = (Arc::clone(dialled), Arc::clone(&use_of));
-        Handler::from_fn(move |mut request: Request<Incoming>| {
+        Handler::from_fn(move |mut request: Request<Whole>| {
             request.extensions_mut().insert(FromHub(Arc::clone(&dialled.hub)));
             let answer = dialled.handler.call(request);
             let used = Using::new(&use_of);
@@ -343,6 +347,7 @@ async fn serve_bulk(dialled: &Arc<Dialled>, tls: Arc<ClientConfig>) -> Result<()
     let idle = use_of.until_idle(dialled.timings.bulk_idle);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
+        biased;
         // How it ended is of no interest: whoever needs another asks for it.
         _ = &mut serving => return Ok(()),
         () = idle => drain.cancel(),

@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -33,6 +32,7 @@ pub use pattern::{BadPattern, UrlPattern};
 use crate::dial::FromHub;
 use crate::protocol::Body;
 use crate::serve::{Handler, text};
+use crate::whole::Whole;
 use fetch::Fetcher;
 
 /// Where a hub asks for a discovered target: the id follows.
@@ -212,7 +212,7 @@ impl Gate {
         Handler::from_fn(move |request| Arc::clone(&gate).answer(request))
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self: Arc<Self>, request: Request<Whole>) -> Response<Body> {
         let hub = request.extensions().get::<FromHub>().map(|from| from.0.to_string()).unwrap_or_default();
         let shown: String =
             format!("{} {}", request.method(), request.uri()).chars().take(SHOWN_CHARS_MAX).collect();
@@ -225,7 +225,7 @@ impl Gate {
         text(StatusCode::FORBIDDEN, format!("the agent's policy: {}\n", refusal.why))
     }
 
-    async fn allowed(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn allowed(&self, request: Request<Whole>) -> Result<Response<Body>, Refusal> {
         let policy = self.policy.0.load_full();
         let path = request.uri().path();
         if let Some(id) = path.strip_prefix(SCRAPE_PATH) {

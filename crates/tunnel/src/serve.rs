@@ -16,16 +16,18 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use crate::coalesce::Coalesced;
+use crate::heard::Heard;
 use crate::protocol::{
     AGENT_SAYS, Body, BoxError, HEADERS_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW, STREAMS_MAX, Timings,
 };
+use crate::whole::Whole;
 
 /// An answer in the making.
 type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// Answers a hub's requests.
 #[derive(Clone)]
-pub struct Handler(Arc<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>);
+pub struct Handler(Arc<dyn Fn(Request<Whole>) -> Answering + Send + Sync>);
 
 impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,7 +40,7 @@ impl Handler {
     /// When the hub gives up a request, its future is dropped.
     pub fn new<S, B>(service: S) -> Handler
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
+        S: Service<Request<Whole>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -58,14 +60,14 @@ impl Handler {
     /// From a function that makes a future.
     pub fn from_fn<F, A>(answer: F) -> Handler
     where
-        F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+        F: Fn(Request<Whole>) -> A + Send + Sync + 'static,
         A: Future<Output = Response<Body>> + Send + 'static,
     {
         Handler(Arc::new(move |request| Box::pin(answer(request))))
     }
 
     /// Answers `request`.
-    pub fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send + use<> {
+    pub fn call(&self, request: Request<Whole>) -> impl Future<Output = Response<Body>> + Send + use<> {
         (self.0)(request)
     }
 }
@@ -88,6 +90,17 @@ pub(crate) fn bare(status: StatusCode) -> Response<Body> {
     response
 }
 
+/// How serving ended badly.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// HTTP/2 did.
+    #[error(transparent)]
+    Connection(#[from] hyper::Error),
+    /// Nothing passes any more, and the connection's own pings have not found it.
+    #[error("no answer from the hub")]
+    Silent,
+}
+
 /// Serves `handler` on `io` until the hub goes, stops answering, or `drain` is cancelled: then it takes
 /// nothing new (GOAWAY) and finishes what it has begun.
 pub(crate) async fn serve<I>(
@@ -95,7 +108,7 @@ pub(crate) async fn serve<I>(
     handler: Handler,
     timings: Timings,
     drain: CancellationToken,
-) -> Result<(), hyper::Error>
+) -> Result<(), ServeError>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -111,17 +124,26 @@ where
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .auto_date_header(false);
-    let service = service_fn(move |request| {
-        let answer = handler.call(request);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = handler.call(request.map(Whole));
         async move { Ok::<_, Infallible>(answer.await.map(Coalesced::new)) }
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    let (io, signs) = Heard::over(io);
+    let served = async {
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return ended,
+            () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        match tokio::time::timeout(timings.drain, connection).await {
+            Ok(ended) => ended,
+            Err(_) => Ok(()), // what still runs is cut off
+        }
+    };
     tokio::select! {
-        ended = connection.as_mut() => return ended,
-        () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    match tokio::time::timeout(timings.drain, connection).await {
-        Ok(ended) => ended,
-        Err(_) => Ok(()), // what still runs is cut off
+        biased;
+        ended = served => Ok(ended?),
+        () = signs.gone(timings) => Err(ServeError::Silent),
     }
 }

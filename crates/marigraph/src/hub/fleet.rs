@@ -85,6 +85,8 @@ impl Fleet {
     /// Nobody is connected yet. To be called on a runtime.
     pub(super) fn new(parts: FleetParts<'_>, registry: &mut Registry) -> Fleet {
         let agents = Agents::new(Timings::default(), Arc::clone(&parts.clock), registry);
+        let revocations = Arc::clone(&parts.registry);
+        agents.keep_out(move |peer| revocations.is_revoked(&peer.agent_id, &peer.serial));
         let metrics = IntakeMetrics::default();
         metrics.register(registry);
         let config = IntakeConfig {
@@ -143,6 +145,10 @@ impl Fleet {
         }
         if peer.standing(self.clock.now_ms()) != Standing::Current {
             return Err(refused("the certificate has expired and is good for renewal only"));
+        }
+        // Its connection may be older than the revocation, and not closed yet.
+        if self.registry.is_revoked(&peer.agent_id, &peer.serial) {
+            return Err(refused("the agent is revoked"));
         }
         Ok(peer)
     }

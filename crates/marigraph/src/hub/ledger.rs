@@ -7,6 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ledger::{Ask, By, Ledger, LedgerAppender, LedgerConfig, Loss, LossReport, Tally};
 use model::{SourceId, TenantId};
+use queue::LostReason;
+use remote::Reason;
+use remote::ship::Refusal;
 use stdx::clock::Clock;
 use stdx::disk::RealDisk;
 use storage::Select;
@@ -84,15 +87,18 @@ pub(crate) fn keep_up(appender: Arc<LedgerAppender>, ledger: Arc<Ledger>, start_
     })
 }
 
-/// Books rows that agents say will never come.
+/// Books rows that will never come: agents have dropped them, or this hub has refused them.
 pub(crate) fn book_losses(ledger: Arc<Ledger>) -> remote::OnLost {
-    Arc::new(move |peer, queue_id, lost| {
-        let reason = match lost.reason {
-            queue::LostReason::Bytes => Loss::QueueFull,
-            queue::LostReason::Age => Loss::TooOld,
-            queue::LostReason::Damaged => Loss::Damaged,
+    Arc::new(move |peer, queue_id, never| {
+        let reason = match never.reason {
+            Reason::Dropped(LostReason::Bytes) => Loss::QueueFull,
+            Reason::Dropped(LostReason::Age) | Reason::Refused(Refusal::TooOld) => Loss::TooOld,
+            Reason::Refused(Refusal::IdentityChanged) => Loss::IdentityChanged,
+            Reason::Refused(Refusal::Limit) => Loss::Limit,
+            Reason::Dropped(LostReason::Damaged)
+            | Reason::Refused(Refusal::Malformed | Refusal::Version | Refusal::ContextLost) => Loss::Damaged,
         };
-        let (cluster, rows) = (&peer.cluster, lost.rows);
+        let (cluster, rows) = (never.cluster, never.rows);
         tracing::warn!(
             cluster,
             rows,
@@ -100,14 +106,14 @@ pub(crate) fn book_losses(ledger: Arc<Ledger>) -> remote::OnLost {
             reason = reason.as_str(),
             "rows are lost"
         );
-        if lost.oldest_ms > lost.newest_ms {
+        if never.from_ms > never.to_ms {
             return true; // nothing of them could be read
         }
         let report = LossReport {
-            cluster: cluster.clone(),
+            cluster: cluster.to_owned(),
             source: None,
-            from_ms: lost.oldest_ms,
-            to_ms: lost.newest_ms,
+            from_ms: never.from_ms,
+            to_ms: never.to_ms,
             rows,
             reason,
         };

@@ -587,8 +587,8 @@ fn an_agent_keeps_what_is_lost_until_it_is_written_down() {
     let is_full = Arc::new(AtomicBool::new(true));
     let (told, full) = (Arc::clone(&heard), Arc::clone(&is_full));
     intake.config.on_lost = Some(Arc::new(move |_, _, lost| {
-        told.lock().push(lost.first);
-        lost.first < 10 || !full.load(Ordering::SeqCst)
+        told.lock().push(lost.from_ms);
+        lost.from_ms < 10 || !full.load(Ordering::SeqCst)
     }));
     let lost = |first: u64| Lost {
         incarnation: 1,
@@ -597,8 +597,8 @@ fn an_agent_keeps_what_is_lost_until_it_is_written_down() {
         blocks: 1,
         rows: 1,
         samples: 1,
-        oldest_ms: 1,
-        newest_ms: 1,
+        oldest_ms: first as i64,
+        newest_ms: first as i64,
         unreadable: 0,
         reason: queue::LostReason::Bytes,
     };
@@ -608,4 +608,29 @@ fn an_agent_keeps_what_is_lost_until_it_is_written_down() {
     assert_eq!(intake.book_lost(&peer(), 7, &records), 3);
     assert_eq!(intake.book_lost(&peer(), 7, &records), 3);
     assert_eq!(*heard.lock(), [5, 10, 10, 15], "each is booked once");
+}
+
+#[test]
+fn what_was_queued_under_another_name_is_booked_for_its_cluster_before_it_is_refused() {
+    let mut hub = hub();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let is_full = Arc::new(AtomicBool::new(true));
+    let (told, full) = (Arc::clone(&heard), Arc::clone(&is_full));
+    hub.intake.config.on_lost = Some(Arc::new(move |peer, _, never| {
+        told.lock().push((peer.cluster.clone(), never.cluster.to_owned(), never.rows, never.reason));
+        !full.load(Ordering::SeqCst)
+    }));
+    let elsewhere = EncoderConfig { cluster: "elsewhere".into(), ..harbour() };
+    let (_encoder, all) = simple_blocks(3, elsewhere, "elsewhere");
+    let refused = Verdict::Refused(Refusal::IdentityChanged);
+    all.iter().for_each(|block| assert_eq!(send(&hub.intake, block, false), refused));
+    hub.intake.sync().expect_err("a full disk: the agent must not forget them");
+    is_full.store(false, Ordering::SeqCst);
+    assert_eq!(send(&hub.intake, &all[1], false), refused, "the same comes again");
+    hub.intake.sync().expect("sync");
+    hub.intake.sync().expect("sync");
+    let rows = all.iter().map(|block| u64::from(block.meta.rows)).sum();
+    let reason = Reason::Refused(Refusal::IdentityChanged);
+    let once = ("harbour".to_owned(), "elsewhere".to_owned(), rows, reason);
+    assert_eq!(*heard.lock(), [once.clone(), once], "all together; once more, as the first time failed");
 }

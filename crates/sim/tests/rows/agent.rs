@@ -17,8 +17,6 @@ use storage::{Account, Appender, Batch, CommitPosition, Outcome, Policy, Row, Sc
 use crate::ground::{Block, Ground, Told};
 
 const DIR: &str = "/agent/queue";
-/// A request without an answer for so long has failed.
-const TIMEOUT_MS: i64 = 10_000;
 const TARGETS: u64 = 3;
 const COLUMNS: u64 = 12;
 /// Ticks missed beyond this are not told one by one: the scraper begins anew, as `scrape`'s does.
@@ -35,6 +33,8 @@ pub(crate) struct Agent {
     name: u64,
     options: Options,
     sender_options: SenderOptions,
+    /// A request without an answer for so long has failed, milliseconds.
+    patience_ms: i64,
     queue: Queue,
     encoder: Arc<Encoder>,
     sending: Vec<Sending>,
@@ -73,13 +73,14 @@ struct Before {
     name: u64,
     options: Options,
     sender_options: SenderOptions,
+    patience_ms: i64,
     hubs: usize,
     newest_ms: i64,
     next_epoch: Arc<AtomicU64>,
 }
 
 impl Agent {
-    pub(crate) fn new(dice: &mut Dice, ground: &mut Ground, now_ms: i64) -> Agent {
+    pub(crate) fn new(dice: &mut Dice, ground: &mut Ground, now_ms: i64, patience_ms: i64) -> Agent {
         let counter = AtomicU64::new(1);
         let options = Options {
             bytes_max: if dice.one_in(4) { 5_000 + dice.below(25_000) } else { 1 << 30 },
@@ -104,6 +105,7 @@ impl Agent {
             name: ground.names,
             options,
             sender_options,
+            patience_ms,
             hubs: ground.lost.len(),
             newest_ms: 0,
             next_epoch: Arc::default(),
@@ -112,7 +114,8 @@ impl Agent {
     }
 
     fn start(before: Before, now_ms: i64) -> Agent {
-        let Before { disk, peer, clock, name, options, sender_options, hubs, newest_ms, next_epoch } = before;
+        let Before { disk, peer, clock, name, options, sender_options, .. } = before;
+        let Before { patience_ms, hubs, newest_ms, next_epoch, .. } = before;
         let opened = queue::open(disk.shared(), Path::new(DIR), clock.clone(), options.clone())
             .expect("a healed disk opens");
         let sending = |hub: usize| {
@@ -153,6 +156,7 @@ impl Agent {
             name,
             options,
             sender_options,
+            patience_ms,
             queue: opened.queue,
             encoder,
             sending,
@@ -314,6 +318,7 @@ impl Agent {
             name: self.name,
             options: self.options.clone(),
             sender_options: self.sender_options.clone(),
+            patience_ms: self.patience_ms,
             hubs: self.sending.len(),
             newest_ms: self.newest_ms,
             next_epoch: Arc::clone(&self.next_epoch),
@@ -342,7 +347,7 @@ impl Agent {
     pub(crate) fn poll(&mut self, now_ms: i64) -> Vec<(usize, Outgoing)> {
         let mut all = Vec::new();
         for (hub, Sending { sender, waiting, news }) in self.sending.iter_mut().enumerate() {
-            let late = |(_, since): &&(u64, i64)| now_ms - since > TIMEOUT_MS;
+            let late = |(_, since): &&(u64, i64)| now_ms - since > self.patience_ms;
             let late: Vec<u64> = waiting.iter().filter(late).map(|(id, _)| *id).collect();
             for id in late {
                 waiting.retain(|(other, _)| *other != id);
@@ -372,6 +377,13 @@ impl Agent {
         waiting.retain(|(other, _)| *other != id);
         // A mutilated answer counts as none.
         let _ = sender.answered(id, body, now_ms);
+        news.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn failed(&mut self, hub: usize, id: u64, now_ms: i64) {
+        let Sending { sender, waiting, news } = &mut self.sending[hub];
+        waiting.retain(|(other, _)| *other != id);
+        sender.failed(id, now_ms);
         news.store(true, Ordering::SeqCst);
     }
 

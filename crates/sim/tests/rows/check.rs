@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use ledger::{Ask, By, Report, Verdict};
+use ledger::{Ask, By, Loss, Report, Verdict};
 use model::{SourceId, TenantId};
 use storage::Outcome;
 
-use crate::ground::{Account, Ground, Key, Told};
+use crate::ground::{Account, Block, Ground, Key, Told};
 use crate::hub::Hub;
 
 /// Compares a hub with what happened: the store sample by sample, the ledger tick by tick. Gives the number of
@@ -53,12 +53,7 @@ impl Judged<'_> {
         let end_ms = last + 1;
         let everything = self.report(i64::MIN / 4, end_ms);
         self.check_sums(&everything);
-        // Every life that has certainly been heard of has said since when rows are due.
-        let sure = |told: &&Told| self.ground.is_due(self.at, self.source, told);
-        let first_sure = ticks.iter().find(|(_, told)| sure(told)).map(|(tick, _)| *tick);
-        let Some(first_sure) = first_sure else { return };
-        let begins = self.account.begins.iter().map(|(begin, _)| *begin);
-        let Some(start_ms) = begins.filter(|begin| *begin <= first_sure).max() else { return };
+        let Some(start_ms) = self.known_from() else { return };
         let report = self.report(start_ms, end_ms);
         let mut verdicts: BTreeMap<i64, Verdict> = BTreeMap::new();
         let interval_ms = self.account.schedule.interval_ms;
@@ -75,6 +70,23 @@ impl Judged<'_> {
         }
         assert_eq!(verdicts, BTreeMap::new(), "{}: gaps where nothing was due", self.place());
         assert_eq!(report.total.expected, expected, "{}: rows due from {start_ms} on", self.place());
+    }
+
+    /// Since when the ledger certainly knows that rows are due.
+    fn known_from(&self) -> Option<i64> {
+        let ticks = &self.account.ticks;
+        if self.ground.is_renamed(self.source) {
+            // Nobody repeats what was said under the old name: what has arrived has, and no power cut may take it.
+            let has_come =
+                |block: &Block| ticks.values().any(|told| told.block == *block && self.is_there(told));
+            let begins = self.account.begins.iter().filter(|_| !self.hub.may_lack());
+            return begins.filter(|(_, block)| has_come(block)).map(|(begin, _)| *begin).min();
+        }
+        // Every life that has certainly been heard of has said since when rows are due.
+        let sure = |told: &&Told| self.ground.is_due(self.at, self.source, told);
+        let first_sure = ticks.iter().find(|(_, told)| sure(told)).map(|(tick, _)| *tick)?;
+        let begins = self.account.begins.iter().map(|(begin, _)| *begin);
+        begins.filter(|begin| *begin <= first_sure).max()
     }
 
     /// The sums fit, and the stored ones are those that are found in the store.
@@ -127,6 +139,9 @@ impl Judged<'_> {
         let (ground, at) = (self.ground, self.at);
         let next_begin = self.account.begins.iter().map(|(begin, _)| *begin).find(|begin| *begin > tick_ms);
         match verdict {
+            Verdict::Lost(Loss::IdentityChanged) => {
+                assert!(ground.refused_then(tick_ms), "nobody has another name: {}", context());
+            }
             Verdict::Lost(_) => assert!(ground.speaks_of(at, tick_ms), "nobody lost it: {}", context()),
             Verdict::AgentDown => assert!(next_begin.is_some(), "nobody began anew: {}", context()),
             Verdict::Undelivered | Verdict::Silent => {}
@@ -134,13 +149,16 @@ impl Judged<'_> {
             _ => panic!("{}", context()),
         }
         let told = self.account.ticks.get(&tick_ms);
-        let renamed = ground.renamed.contains(&((self.source / 100) as u64));
+        let renamed = ground.is_renamed(self.source);
         let dropped = told.is_some_and(|told| told.required && ground.lost[at].contains(&told.block));
-        if dropped && !renamed && told.is_some_and(|told| told.outcome != Outcome::Skipped) {
-            assert!(matches!(verdict, Verdict::Lost(_)), "it was dropped: {}", context());
+        // What a life wrote under its old name and could not bring is refused, unless it was dropped first.
+        let gone = told.is_some_and(|told| told.required && renamed && !self.is_there(told));
+        if (dropped && !renamed || gone) && told.is_some_and(|told| told.outcome != Outcome::Skipped) {
+            assert!(matches!(verdict, Verdict::Lost(_)), "it was dropped or refused: {}", context());
         }
         // The agent was away, and the ledger knows what came before and what came after.
-        let Some(begin) = next_begin.filter(|_| told.is_none() && !ground.speaks_of(at, tick_ms)) else {
+        let spoken_of = ground.speaks_of(at, tick_ms) || ground.refused_then(tick_ms);
+        let Some(begin) = next_begin.filter(|_| told.is_none() && !spoken_of) else {
             return;
         };
         let next = self.account.ticks.range(tick_ms..).next();

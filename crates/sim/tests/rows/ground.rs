@@ -58,8 +58,28 @@ impl Ground {
 
     /// Whether what was told has to be at the hub.
     pub(crate) fn is_due(&self, hub: usize, source: u128, told: &Told) -> bool {
-        let renamed = self.renamed.contains(&((source / 100) as u64));
-        told.required && !renamed && !self.lost[hub].contains(&told.block)
+        told.required && !self.is_renamed(source) && !self.lost[hub].contains(&told.block)
+    }
+
+    /// Whether rows of that time may have been refused because their agent enrolled under another name: what one
+    /// life of it wrote is booked from the tick of its first row on, in one piece at the widest.
+    pub(crate) fn refused_then(&self, time_ms: i64) -> bool {
+        let mut lives: BTreeMap<u128, (i64, i64)> = BTreeMap::new();
+        for (id, account) in &self.sources {
+            if !self.is_renamed(*id) {
+                continue;
+            }
+            for (tick, told) in &account.ticks {
+                let (from, to) = lives.entry(told.block.0).or_insert((*tick, *tick));
+                (*from, *to) = ((*from).min(*tick), (*to).max(*tick));
+            }
+        }
+        lives.values().any(|(from, to)| (from - 1_000..=to + 3).contains(&time_ms))
+    }
+
+    /// Whether the source is one of an agent that has enrolled under another name since.
+    pub(crate) fn is_renamed(&self, source: u128) -> bool {
+        self.renamed.contains(&((source / 100) as u64))
     }
 
     /// Whether a record of dropped rows speaks of that time.

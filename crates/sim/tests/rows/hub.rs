@@ -8,10 +8,10 @@ use ledger::{Ledger, LedgerAppender, LedgerConfig, Loss, LossReport};
 use model::{Labels, Matcher, TenantId};
 use parking_lot::Mutex;
 use queue::LostReason;
-use remote::OnLost;
 use remote::intake::{IntakeConfig, IntakeMetrics, StoreIntake};
 use remote::ship::message::Answer;
-use remote::ship::{Door, Peer, Request};
+use remote::ship::{Door, Peer, Refusal, Request};
+use remote::{OnLost, Reason};
 use sim::{Dice, Packet};
 use stdx::clock::FakeClock;
 use stdx::disk::{Disk, FakeDisk, Survivors};
@@ -207,19 +207,20 @@ fn dump(db: &Db) -> BTreeMap<Key, u64> {
     found
 }
 
-/// As the hub's wiring books what agents have dropped.
+/// As the hub's wiring books what never comes.
 fn book_losses(ledger: Arc<Ledger>) -> OnLost {
-    Arc::new(move |peer, _, lost| {
-        let reason = match lost.reason {
-            LostReason::Bytes => Loss::QueueFull,
-            LostReason::Age => Loss::TooOld,
-            LostReason::Damaged => Loss::Damaged,
+    Arc::new(move |peer, _, never| {
+        let reason = match never.reason {
+            Reason::Dropped(LostReason::Bytes) => Loss::QueueFull,
+            Reason::Dropped(LostReason::Age) => Loss::TooOld,
+            Reason::Refused(Refusal::IdentityChanged) => Loss::IdentityChanged,
+            Reason::Dropped(LostReason::Damaged) | Reason::Refused(_) => Loss::Damaged,
         };
-        if lost.oldest_ms > lost.newest_ms {
+        if never.from_ms > never.to_ms {
             return true;
         }
-        let (from_ms, to_ms, rows) = (lost.oldest_ms, lost.newest_ms, lost.rows);
-        let cluster = peer.cluster.clone();
+        let (from_ms, to_ms, rows) = (never.from_ms, never.to_ms, never.rows);
+        let cluster = never.cluster.to_owned();
         let report = LossReport { cluster, source: None, from_ms, to_ms, rows, reason };
         ledger.lost(&peer.tenant, report).is_ok()
     })

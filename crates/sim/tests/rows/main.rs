@@ -1,5 +1,6 @@
 //! Rows through the real encoder, queue, sender, door, intake, ledger and store, on disks that lose what was not
-//! synced and a network that loses, delays, doubles, reorders and cuts.
+//! synced, and a network that loses, delays, doubles, reorders and cuts; or over the program's HTTP/2 on lines that stall,
+//! die silently and break.
 //!
 //! In the end, at each hub:
 //! - every sample whose row was made durable in a queue, and that no queue has reported as dropped, is in the store
@@ -12,40 +13,45 @@
 mod agent;
 mod check;
 mod ground;
+mod http;
 mod hub;
+mod road;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use agent::Agent;
 use ground::Ground;
+use http::Http;
 use hub::Hub;
+use road::{Got, Road};
 use sim::{Dice, Network, Packet};
 use stdx::clock::{Clock, FakeClock};
 
 const START_MS: i64 = 1_700_000_000_000;
 
-struct World {
+struct World<R> {
     dice: Dice,
     /// The world's own time, which no machine's clock disturbs.
     time: Arc<FakeClock>,
     ground: Ground,
     agents: Vec<Agent>,
     hubs: Vec<Hub>,
-    network: Network,
+    road: R,
     trace: bool,
 }
 
-impl World {
-    fn new(seed: u64, trace: bool) -> World {
+impl<R: Road> World<R> {
+    fn new(seed: u64, trace: bool) -> World<R> {
         let mut dice = Dice::new(seed);
         let time = FakeClock::at(START_MS);
         let hubs = (0..1 + dice.below(3)).map(|_| Hub::new(&time)).collect::<Vec<_>>();
         let (lost, lost_times) = (vec![BTreeSet::new(); hubs.len()], vec![BTreeSet::new(); hubs.len()]);
         let mut ground = Ground { lost, lost_times, ..Ground::default() };
-        let agent = Agent::new(&mut dice, &mut ground, START_MS);
-        let network = Network::new(if dice.one_in(4) { 0 } else { 1 + dice.below(15) });
-        World { dice, time, ground, agents: vec![agent], hubs, network, trace }
+        let agent = Agent::new(&mut dice, &mut ground, START_MS, R::PATIENCE_MS);
+        let faults = if dice.one_in(4) { 0 } else { 1 + dice.below(15) };
+        let road = R::new(seed, hubs.len(), faults);
+        World { dice, time, ground, agents: vec![agent], hubs, road, trace }
     }
 
     fn now_ms(&self) -> i64 {
@@ -62,6 +68,7 @@ impl World {
     fn advance(&mut self, ms: i64) {
         self.time.advance_ms(ms);
         self.agents.iter().for_each(|agent| agent.clock.advance_ms(ms));
+        self.road.advance(ms);
     }
 
     fn step(&mut self) {
@@ -82,7 +89,12 @@ impl World {
     fn kill_agent(&mut self, at: usize, cut: bool, re_enrol: bool) {
         let now_ms = self.now_ms();
         self.agents[at].crash(cut, re_enrol, &mut self.dice, &mut self.ground, now_ms);
-        self.network.forget_agent(at);
+        self.road.agent_died(at);
+    }
+
+    fn kill_hub(&mut self, at: usize, cut: bool) {
+        self.hubs[at].crash(cut, &mut self.dice);
+        self.road.hub_died(at);
     }
 
     fn trouble(&mut self) {
@@ -98,13 +110,13 @@ impl World {
             2..=3 => {
                 let cut = self.dice.one_in(2);
                 self.say(|| format!("hub {hub} dies, power cut: {cut}"));
-                self.hubs[hub].crash(cut, &mut self.dice);
+                self.kill_hub(hub, cut);
             }
             4..=6 => {
                 let longest_ms = if self.dice.one_in(5) { 600_000 } else { 90_000 };
-                let until = self.now_ms() + self.dice.below(longest_ms) as i64;
-                self.say(|| format!("hub {hub} is out of reach until {}", until - START_MS));
-                self.network.cut(hub, until);
+                let ms = self.dice.below(longest_ms) as i64;
+                self.say(|| format!("hub {hub} is out of reach for {ms} ms"));
+                self.road.cut(hub, self.time.now_ms(), ms, &mut self.dice);
             }
             7 | 12..=15 => self.hubs[hub].maintain(&mut self.dice),
             16 => {
@@ -141,9 +153,9 @@ impl World {
             }
             _ => {}
         }
-        for hub in &mut self.hubs {
-            if hub.is_broken() && self.dice.one_in(6) {
-                hub.crash(true, &mut self.dice);
+        for hub in 0..self.hubs.len() {
+            if self.hubs[hub].is_broken() && self.dice.one_in(6) {
+                self.kill_hub(hub, true);
             }
         }
         for at in 0..self.agents.len() {
@@ -169,32 +181,40 @@ impl World {
                     is_answer: false,
                     body: outgoing.body,
                 };
-                self.network.send(packet, now_ms, &mut self.dice);
+                self.road.ask(packet, now_ms, &mut self.dice);
             }
         }
-        while let Some(packet) = self.network.next(now_ms) {
-            if packet.is_answer {
-                let agent = &mut self.agents[packet.agent];
-                if agent.epoch == packet.epoch {
-                    agent.answered(packet.hub, packet.id, &packet.body, now_ms);
+        while let Some(got) = self.road.next(now_ms) {
+            let packet = match got {
+                Got::Packet(packet) if !packet.is_answer => packet,
+                Got::Packet(packet) => {
+                    let agent = &mut self.agents[packet.agent];
+                    if agent.epoch == packet.epoch {
+                        agent.answered(packet.hub, packet.id, &packet.body, now_ms);
+                    }
+                    continue;
                 }
-                continue;
-            }
+                Got::Failed(packet) => {
+                    let agent = &mut self.agents[packet.agent];
+                    if agent.epoch == packet.epoch {
+                        agent.failed(packet.hub, packet.id, now_ms);
+                    }
+                    continue;
+                }
+            };
             let body = self.hubs[packet.hub].answer(&packet.peer, packet.request, &packet.body);
             self.say(|| {
                 format!("hub {} on request {}: {}", packet.hub, packet.id, hub::tell(&packet, &body))
             });
-            if let Some(body) = body {
-                self.network.send(Packet { is_answer: true, body, ..packet }, now_ms, &mut self.dice);
-            }
+            self.road.answer(packet, body, now_ms, &mut self.dice);
         }
     }
 
     /// Everything heals, and what can arrive does.
     fn settle(&mut self) {
-        self.network.heal();
-        for hub in &mut self.hubs {
-            hub.crash(false, &mut self.dice);
+        self.road.heal();
+        for hub in 0..self.hubs.len() {
+            self.kill_hub(hub, false);
         }
         for at in 0..self.agents.len() {
             self.kill_agent(at, false, false);
@@ -232,8 +252,8 @@ impl World {
     }
 }
 
-fn run(seed: u64, trace: bool) -> usize {
-    let mut world = World::new(seed, trace);
+fn run<R: Road>(seed: u64, trace: bool) -> usize {
+    let mut world = World::<R>::new(seed, trace);
     for _ in 0..world.dice.below(250) {
         world.step();
     }
@@ -243,7 +263,12 @@ fn run(seed: u64, trace: bool) -> usize {
 
 #[test]
 fn every_durable_sample_is_stored_once_at_every_hub_and_the_ledger_says_so() {
-    assert!(sim::run_seeds(20, run) > 0, "samples had to arrive");
+    assert!(sim::run_seeds(10, run::<Network>) > 0, "samples had to arrive");
+}
+
+#[test]
+fn and_so_it_is_over_http_on_lines_that_break() {
+    assert!(sim::run_seeds(5, run::<Http>) > 0, "samples had to arrive");
 }
 
 /// Seeds that found something.
@@ -265,6 +290,6 @@ const REGRESSIONS: [(u64, &str); 6] = [
 #[test]
 fn seeds_that_found_something() {
     for (seed, what) in REGRESSIONS {
-        assert!(run(seed, false) > 0, "seed {seed}: {what}");
+        assert!(run::<Network>(seed, false) > 0, "seed {seed}: {what}");
     }
 }

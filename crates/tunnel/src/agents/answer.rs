@@ -7,7 +7,6 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use super::link::Link;
 use super::slots::Slot;
 use crate::protocol::BoxError;
+use crate::whole::Whole;
 
 /// The body of an agent's answer. Never empty frames. Dropping it before its end resets the stream, and
 /// so does the request's deadline, whether it is read or not.
@@ -39,7 +39,7 @@ pub(super) struct Answer {
 
 struct State {
     /// The stream and the place it takes; absent after the end.
-    open: Option<(Incoming, Slot)>,
+    open: Option<(Whole, Slot)>,
     /// Whether the clock ended it.
     late: bool,
     reader: Option<Waker>,
@@ -65,7 +65,7 @@ impl Answer {
 }
 
 impl TunnelBody {
-    pub(super) fn new(body: Incoming, slot: Slot, end: Instant, bytes: Counter) -> TunnelBody {
+    pub(super) fn new(body: Whole, slot: Slot, end: Instant, bytes: Counter) -> TunnelBody {
         let state = State { open: Some((body, slot)), late: false, reader: None };
         let answer = Arc::new(Answer { end, bytes, state: Mutex::new(state) });
         TunnelBody { answer, listed: None }

@@ -1,6 +1,7 @@
 //! One connection of an agent, seen from the hub.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -12,7 +13,7 @@ use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use stdx::clock::Clock;
 use tokio::time::{Instant, timeout_at};
@@ -22,11 +23,13 @@ use super::Ask;
 use super::answer::{Answer, TunnelBody};
 use super::metrics::AgentsMetrics;
 use super::slots::{Lane, Slots};
+use crate::heard::{Heard, Signs};
 use crate::identity::PeerIdentity;
 use crate::protocol::{
     AHEAD_MS, BULK_CONNECTION_WINDOW, BULK_STREAM_WINDOW, CONNECTION_WINDOW, HEADERS_BYTES_MAX, Kind,
     PING_PATH, ROUND_TRIP_US, SEND_BUFFER_BYTES, STREAM_WINDOW, TIME_MS, Timings, number,
 };
+use crate::whole::Whole;
 
 /// A target that has not begun to answer by then makes room for others.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
@@ -56,7 +59,29 @@ pub struct Measured {
 }
 
 type Sender = http2::SendRequest<Full<Bytes>>;
-type Connection = http2::Connection<Upgraded, Full<Bytes>, TokioExecutor>;
+type Connection = http2::Connection<TokioIo<Heard<Upgraded>>, Full<Bytes>, Tasks>;
+
+/// What runs for a connection ends when the connection is closed. Left to itself hyper keeps it, and the stream below
+/// it, as long as answers are under way.
+#[derive(Clone)]
+struct Tasks(CancellationToken);
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        let closing = self.0.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => {}
+                _ = task => {}
+            }
+        });
+    }
+}
 
 /// A connection to ask on.
 pub(super) struct Link {
@@ -70,7 +95,7 @@ pub(super) struct Link {
     closing: CancellationToken,
     why_closed: Mutex<Option<String>>,
     measured: Mutex<Option<Measured>>,
-    answers: Mutex<HashMap<u64, Weak<Answer>>>,
+    answers: Mutex<BTreeMap<u64, Weak<Answer>>>,
     answer_numbers: AtomicU64,
 }
 
@@ -102,7 +127,8 @@ impl Link {
             Kind::Control => (STREAM_WINDOW, CONNECTION_WINDOW),
             Kind::Bulk => (BULK_STREAM_WINDOW, BULK_CONNECTION_WINDOW),
         };
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let closing = CancellationToken::new();
+        let mut builder = http2::Builder::new(Tasks(closing.clone()));
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(timings.ping_every)
@@ -113,6 +139,7 @@ impl Link {
             .initial_connection_window_size(connection_window)
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_send_buf_size(SEND_BUFFER_BYTES);
+        let (io, signs) = Heard::over(io);
         let (sender, connection) = builder.handshake(io).await?;
         let link = Arc::new(Link {
             number,
@@ -122,13 +149,13 @@ impl Link {
             since_ms,
             sender,
             slots: Slots::new(hello.kind),
-            closing: CancellationToken::new(),
+            closing,
             why_closed: Mutex::new(None),
             measured: Mutex::new(None),
             answers: Mutex::default(),
             answer_numbers: AtomicU64::new(0),
         });
-        Ok((link, Driving { connection, timings }))
+        Ok((link, Driving { connection, signs, timings }))
     }
 
     /// Whether nothing can be asked here any more.
@@ -204,7 +231,7 @@ impl Link {
             Ok(Ok(response)) => {
                 let number = self.answer_numbers.fetch_add(1, Ordering::Relaxed);
                 Asked::Answered(response.map(|body| {
-                    let body = TunnelBody::new(body, slot, end, metrics.body_bytes.clone());
+                    let body = TunnelBody::new(Whole(body), slot, end, metrics.body_bytes.clone());
                     let body = body.listed(Arc::clone(self), number);
                     self.answers.lock().insert(number, body.weak());
                     body
@@ -270,6 +297,7 @@ impl Link {
 /// What keeps a connection going.
 pub(super) struct Driving {
     connection: Connection,
+    signs: Signs,
     timings: Timings,
 }
 
@@ -283,9 +311,14 @@ impl Driving {
             }
         };
         let ended = tokio::select! {
-            ended = self.connection => ended,
+            biased;
             () = link.closing.cancelled() => {
                 return link.why_closed.lock().clone().unwrap_or_else(|| "closed".to_owned());
+            }
+            ended = self.connection => ended,
+            () = self.signs.gone(self.timings) => {
+                link.close("no answer to pings (nothing passes any more)");
+                return "no answer to pings (nothing passes any more)".to_owned();
             }
             () = measuring => Ok(()),
         };

@@ -13,6 +13,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Dialled;
 use crate::connect::{BoxedStream, ConnectError};
@@ -71,12 +72,13 @@ async fn ask(dialled: &Dialled, stream: BoxedStream, kind: Kind) -> Result<Upgra
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_BYTES_MAX);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let driving = tokio::spawn(connection.with_upgrades());
+    // Given up, it must not wait for what cannot be sent.
+    let _driving = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
     let sent_ms = dialled.state.now_ms();
     let sent = Instant::now();
     let answer = sender.send_request(request(dialled, kind, sent_ms)).await;
     let answer = answer.map_err(broken);
-    let upgraded = match answer {
+    match answer {
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
             if answer.headers().get(UPGRADE_HEADER).is_none_or(|to| to.as_bytes() != UPGRADE.as_bytes()) {
                 let what = "the connection is switched to something else".to_owned();
@@ -90,11 +92,7 @@ async fn ask(dialled: &Dialled, stream: BoxedStream, kind: Kind) -> Result<Upgra
             Err(DialError::Refused { hub: hub.clone(), status, reason: reason(answer).await })
         }
         Err(error) => Err(error),
-    };
-    if upgraded.is_err() {
-        driving.abort();
     }
-    upgraded
 }
 
 fn request(dialled: &Dialled, kind: Kind, now_ms: i64) -> Request<Empty<Bytes>> {

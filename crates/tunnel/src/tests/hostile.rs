@@ -115,7 +115,7 @@ async fn headers_beyond_the_bound_cost_one_request() {
     let ca = Ca::new();
     let hub = TestHub::new(&ca, Timings::default());
     let url = hub.listen().await;
-    let answers = Handler::from_fn(|request: Request<hyper::body::Incoming>| async move {
+    let answers = Handler::from_fn(|request: Request<crate::Whole>| async move {
         let mut response = Response::new(full(request.uri().path().to_owned()));
         if request.uri().path() == "/wide" {
             let value = http::HeaderValue::from_str(&"x".repeat(40 << 10)).expect("ASCII");
