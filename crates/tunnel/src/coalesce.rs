@@ -202,7 +202,7 @@ mod tests {
         fn nothing_is_lost_and_nothing_small_is_sent(
             pieces in proptest::collection::vec((0u64..1, 0usize..3000), 0..60),
         ) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
             let runtime = runtime.expect("a runtime");
             let total: usize = pieces.iter().map(|(_, bytes)| bytes).sum();
             let frames = runtime.block_on(frames(pieces));

@@ -38,12 +38,7 @@ pub trait Connect: Send + Sync + 'static {
 
     /// Speaks TLS with `hub` on a stream, its certificate checked as `tls` says. Only a network that is all within
     /// one process has a reason to do anything else.
-    fn secure<'a>(
-        &'a self,
-        stream: BoxedStream,
-        hub: &'a HubUrl,
-        tls: Arc<ClientConfig>,
-    ) -> Connecting<'a> {
+    fn secure<'a>(&'a self, stream: BoxedStream, hub: &'a HubUrl, tls: Arc<ClientConfig>) -> Connecting<'a> {
         Box::pin(async move {
             let name = ServerName::try_from(hub.host.clone())
                 .map_err(|_| io::Error::other("the host is neither a DNS name nor an address"))?;

@@ -8,11 +8,11 @@ pub mod agents;
 mod coalesce;
 pub mod connect;
 pub mod dial;
+mod heard;
 pub mod identity;
 pub mod line;
 pub mod policy;
 pub mod protocol;
-mod heard;
 mod serve;
 mod whole;
 

@@ -84,7 +84,7 @@ impl World {
         let agents = 1 + dice.below(3) as usize;
         let start = |number| Ok(Hub::start(number, &lines, &revoked, Arc::clone(&clock)));
         let running = (0..hubs).map(start).collect();
-        let urls: Vec<HubUrl> = (0..hubs).map(|hub| url(hub)).collect();
+        let urls: Vec<HubUrl> = (0..hubs).map(url).collect();
         let dial = |number: usize| {
             let (renew, tls) = watch::channel(no_tls());
             let config = DialConfig {
