@@ -193,7 +193,7 @@ impl Lines {
         state.streams.values().filter(|pair| (pair.agent, pair.hub) == (agent, hub)).count()
     }
 
-    /// What has passed so far, in one number: two runs of a seed have the same.
+    /// What has passed so far and when, in one number: two runs that were the same have the same.
     pub fn digest(&self) -> u64 {
         self.0.lock().digest
     }
