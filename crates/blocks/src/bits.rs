@@ -2,7 +2,7 @@
 //!
 //! Source: Prometheus `tsdb/docs/bstream.md`, `tsdb/chunkenc/varbit.go`, `xor.go`.
 
-use crate::error::{CUT_SHORT, Malformed};
+use stdx::bytes::{CUT_SHORT, Malformed};
 
 /// Appends bits to bytes.
 #[derive(Debug, Default)]

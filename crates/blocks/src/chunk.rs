@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use model::Histogram;
+use stdx::bytes::Malformed;
 
 use crate::bits::BitWriter;
-use crate::error::Malformed;
 
 mod histogram;
 mod layout;

@@ -55,10 +55,3 @@ impl BlockError {
         BlockError::Corrupt { path: path.to_owned(), offset, reason: reason.into() }
     }
 }
-
-/// Bytes that a decoder does not understand; whoever knows the file makes a [`BlockError`] of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed(pub &'static str);
-
-/// What every decoder says at the end of its bytes.
-pub(crate) const CUT_SHORT: Malformed = Malformed("the bytes end too early");

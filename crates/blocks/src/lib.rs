@@ -16,7 +16,6 @@
 
 mod bits;
 pub mod block;
-mod bytes;
 pub mod chunk;
 pub mod error;
 pub mod index;

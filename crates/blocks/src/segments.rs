@@ -12,9 +12,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use stdx::bytes::{Cursor, put_varint};
 use stdx::disk::{AppendFile, Disk, ReadFile};
 
-use crate::bytes::{Reader, put_uvarint};
 use crate::chunk::Encoding;
 use crate::error::BlockError;
 
@@ -63,7 +63,7 @@ impl<'d> SegmentsWriter<'d> {
         }
         let reference = u64::from(self.files - 1) << 32 | self.len;
         let before = self.buffer.len();
-        put_uvarint(&mut self.buffer, data.len() as u64);
+        put_varint(&mut self.buffer, data.len() as u64);
         let start = self.buffer.len();
         self.buffer.push(encoding as u8);
         self.buffer.extend_from_slice(data);
@@ -200,8 +200,8 @@ impl Segments {
             return Err(bad(offset, "a reference leads out of the segment"));
         }
         self.fill(at, offset, 16, window)?;
-        let mut reader = Reader::new(window.from(offset));
-        let data_len = reader.uvarint().map_err(|error| bad(offset, error.0))?;
+        let mut reader = Cursor::new(window.from(offset));
+        let data_len = reader.varint().map_err(|error| bad(offset, error.0))?;
         let head = reader.position() as u64;
         // Encoding and checksum around the data.
         let whole = head.saturating_add(data_len).saturating_add(5);

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
+use stdx::bytes::{Cursor, put_varint, put_zigzag};
 use stdx::disk::Disk;
 
-use crate::bytes::{Reader, put_uvarint, put_varint};
 use crate::error::BlockError;
 use crate::filenames;
 
@@ -78,12 +78,12 @@ impl Tombstones {
         if crc32c::crc32c(stones).to_be_bytes() != *crc {
             return Err(bad(HEADER_LEN, "the tombstones fail their checksum"));
         }
-        let mut reader = Reader::new(stones);
+        let mut reader = Cursor::new(stones);
         let mut found = Tombstones::default();
         while reader.remaining() > 0 {
             let at = HEADER_LEN + reader.position();
-            let mut stone = || Ok((reader.uvarint()?, reader.varint()?, reader.varint()?));
-            let (series, first, last) = stone().map_err(|error: crate::error::Malformed| bad(at, error.0))?;
+            let mut stone = || Ok((reader.varint()?, reader.zigzag()?, reader.zigzag()?));
+            let (series, first, last) = stone().map_err(|error: stdx::bytes::Malformed| bad(at, error.0))?;
             found.add(series, first, last);
         }
         Ok(found)
@@ -100,9 +100,9 @@ impl Tombstones {
         series.sort_unstable();
         for series in series {
             for (first, last) in self.of(*series) {
-                put_uvarint(&mut stones, *series);
-                put_varint(&mut stones, *first);
-                put_varint(&mut stones, *last);
+                put_varint(&mut stones, *series);
+                put_zigzag(&mut stones, *first);
+                put_zigzag(&mut stones, *last);
             }
         }
         let mut bytes = MAGIC.to_be_bytes().to_vec();

@@ -24,7 +24,6 @@
 //! Source: decisions 18 to 20 and 28 of the design; the bytes are in `docs/formats/ledger.md`.
 
 mod appender;
-mod bytes;
 mod entry;
 mod fact;
 mod fleet;

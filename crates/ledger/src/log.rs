@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use stdx::bytes::{CUT_SHORT, Cursor, Malformed, put_bytes, put_varint, put_zigzag};
 use stdx::disk::{AppendFile, Disk};
 
-use crate::bytes::{Malformed, Reader, put_bytes, put_i64, put_u64};
 use crate::entry::{Entry, in_range};
 
 const LOG_MAGIC: &[u8; 8] = b"MGLLOG\0\x01";
@@ -64,8 +64,8 @@ impl Log {
     pub(crate) fn append(&mut self, frame: &Frame) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(frame.entries.len() + FRAME_HEAD + 24);
         let mut payload = Vec::with_capacity(frame.entries.len() + 24);
-        put_u64(&mut payload, frame.position);
-        put_i64(&mut payload, frame.base_ms);
+        put_varint(&mut payload, frame.position);
+        put_zigzag(&mut payload, frame.base_ms);
         payload.extend_from_slice(&frame.entries);
         put_frame(&mut bytes, &payload);
         self.write(&bytes)
@@ -116,8 +116,9 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path, boot: &str, now_ms: i64) -> i
         from = *newest;
         match read_snapshot(&disk.read(&path)?) {
             Ok(entries) => found.entries = entries,
-            Err(Malformed) => {
-                found.damage.push(format!("{} is damaged: what it held is unknown", path.display()));
+            Err(Malformed(reason)) => {
+                let path = path.display();
+                found.damage.push(format!("{path} is damaged ({reason}): what it held is unknown"));
                 found.lost.push((i64::MIN / 4, now_ms));
             }
         }
@@ -150,7 +151,7 @@ pub(crate) fn write_snapshot(
         disk.remove_file(&unfinished)?;
     }
     let mut bytes = SNAPSHOT_MAGIC.to_vec();
-    put_i64(&mut bytes, base_ms);
+    put_zigzag(&mut bytes, base_ms);
     bytes.extend_from_slice(entries);
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
     let mut out = disk.create(&unfinished)?;
@@ -169,12 +170,13 @@ pub(crate) fn write_snapshot(
 
 /// The entries of a snapshot.
 pub(crate) fn read_snapshot(bytes: &[u8]) -> Result<Vec<Entry>, Malformed> {
-    let (sealed, crc) = bytes.split_last_chunk::<4>().ok_or(Malformed)?;
+    let (sealed, crc) = bytes.split_last_chunk::<4>().ok_or(CUT_SHORT)?;
     if !is_intact(sealed, u32::from_le_bytes(*crc)) {
-        return Err(Malformed);
+        return Err(Malformed("its checksum does not match"));
     }
-    let mut from = Reader(sealed.strip_prefix(SNAPSHOT_MAGIC).ok_or(Malformed)?);
-    let base_ms = in_range(Some(from.i64()?))?;
+    let mut from =
+        Cursor::new(sealed.strip_prefix(SNAPSHOT_MAGIC).ok_or(Malformed("it is no snapshot of a ledger"))?);
+    let base_ms = in_range(Some(from.zigzag()?))?;
     let mut entries = Vec::new();
     while !from.is_empty() {
         entries.push(Entry::decode(base_ms, &mut from)?);
@@ -219,7 +221,7 @@ pub(crate) fn read_log(
 ) -> Vec<ReadFrame> {
     let mut at = LOG_MAGIC.len();
     let first = bytes.strip_prefix(LOG_MAGIC).and_then(frame_at);
-    let written_in = first.and_then(|payload| Reader(payload).text().ok());
+    let written_in = first.and_then(|payload| Cursor::new(payload).text().ok());
     at += first.map_or(0, |payload| payload.len() + FRAME_HEAD);
     let mut damaged = written_in.is_none();
     let mut frames: Vec<ReadFrame> = Vec::new();
@@ -299,9 +301,9 @@ fn frame_at(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 fn read_frame(payload: &[u8]) -> Result<ReadFrame, Malformed> {
-    let mut from = Reader(payload);
-    let position = from.u64()?;
-    let base_ms = in_range(Some(from.i64()?))?;
+    let mut from = Cursor::new(payload);
+    let position = from.varint()?;
+    let base_ms = in_range(Some(from.zigzag()?))?;
     let mut entries = Vec::new();
     while !from.is_empty() {
         entries.push(Entry::decode(base_ms, &mut from)?);

@@ -13,10 +13,9 @@
 //!
 //! `BlockWriter` makes blocks (the `Encoder` drives it), [`Decoder`] reads them.
 
-use crate::block::bytes::{Cursor, put_varint, put_zigzag};
+use stdx::bytes::{CUT_SHORT, Cursor, Malformed, put_varint, put_zigzag};
 
 mod bases;
-pub(crate) mod bytes;
 mod decoder;
 mod dictionary;
 mod histograms;
@@ -78,6 +77,12 @@ pub enum BlockError {
     },
 }
 
+impl From<Malformed> for BlockError {
+    fn from(Malformed(reason): Malformed) -> BlockError {
+        BlockError::Malformed(reason)
+    }
+}
+
 /// What is known of a block without unpacking it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Header {
@@ -133,8 +138,7 @@ impl<'a> Block<'a> {
         if bytes.len() > BLOCK_BYTES_MAX {
             return Err(BlockError::Malformed("it is too long"));
         }
-        let (content, checksum) =
-            bytes.split_last_chunk::<4>().ok_or(BlockError::Malformed("it ends early"))?;
+        let (content, checksum) = bytes.split_last_chunk::<4>().ok_or(CUT_SHORT)?;
         let mut cursor = Cursor::new(content);
         if cursor.array::<4>()? != MAGIC {
             return Err(BlockError::Malformed("it does not begin like a block"));
@@ -258,7 +262,7 @@ fn seal(header: &Header, cluster: &str, dictionary: (&[u8], usize), body: (&[u8]
     }
     if !cluster.is_empty() {
         fields.push(CLUSTER);
-        bytes::put_text(&mut fields, cluster);
+        stdx::bytes::put_text(&mut fields, cluster);
     }
     let mut out = Vec::with_capacity(16 + fields.len() + dictionary.0.len() + body.0.len());
     out.extend_from_slice(&MAGIC);

@@ -1,8 +1,9 @@
-//! What the standard library might have had: a clock and a disk, each with its fake, one copy of what
-//! many have, and what the allocator gives back.
+//! What the standard library might have had: a clock and a disk, each with its fake, numbers as bytes, one
+//! copy of what many have, and what the allocator gives back.
 //!
 //! Nothing here knows about metrics. A module earns its place with two users.
 
+pub mod bytes;
 pub mod clock;
 pub mod disk;
 pub mod intern;

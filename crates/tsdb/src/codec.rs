@@ -20,10 +20,9 @@ mod ints;
 mod pfor;
 #[cfg(test)]
 mod tests;
-pub(crate) mod varint;
 mod xor;
 
-use varint::{Reader, put, unzigzag, zigzag};
+use stdx::bytes::{CUT_SHORT, Cursor, Malformed, put_varint, unzigzag, zigzag};
 
 /// The most samples of one block. Bounds what a decoder can be talked into.
 pub const BLOCK_SAMPLES_MAX: usize = 65_536;
@@ -52,6 +51,15 @@ pub enum CodecError {
     /// More samples are asked for than a block holds.
     #[error("{0} samples are more than a block holds")]
     TooMany(usize),
+}
+
+impl From<Malformed> for CodecError {
+    fn from(malformed: Malformed) -> CodecError {
+        match malformed {
+            CUT_SHORT => CodecError::Truncated,
+            Malformed(reason) => CodecError::Malformed(reason),
+        }
+    }
 }
 
 /// Appends a block, or nothing where it does not suit.
@@ -168,23 +176,23 @@ fn put_patches(patches: &[Patch], out: &mut Vec<u8>) {
     if patches.is_empty() {
         return;
     }
-    put(out, patches.len() as u64);
+    put_varint(out, patches.len() as u64);
     let mut end = 0;
     for patch in patches {
-        put(out, (patch.at - end) as u64);
-        put(out, patch.len as u64);
+        put_varint(out, (patch.at - end) as u64);
+        put_varint(out, patch.len as u64);
         out.extend_from_slice(&patch.bits.to_le_bytes());
         end = patch.at + patch.len;
     }
 }
 
-fn read_patches(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Patch>, CodecError> {
-    let runs = reader.count(count)?;
+fn read_patches(reader: &mut Cursor<'_>, count: usize) -> Result<Vec<Patch>, CodecError> {
+    let runs = reader.at_most(count)?;
     let mut patches = Vec::with_capacity(runs.min(reader.remaining() / 10));
     let mut end = 0;
     for _ in 0..runs {
-        let at = end + reader.count(count - end)?;
-        let len = reader.count(count - at)?;
+        let at = end + reader.at_most(count - end)?;
+        let len = reader.at_most(count - at)?;
         patches.push(Patch { at, len, bits: reader.u64_le()? });
         end = at + len;
     }
@@ -198,7 +206,7 @@ fn read_patches(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Patch>, Cod
 /// [`CodecError`] for bytes that [`encode_values`] did not make, as far as that shows.
 pub fn decode_values(bytes: &[u8], count: usize, out: &mut Vec<f64>) -> Result<usize, CodecError> {
     let start = out.len();
-    let mut reader = Reader::new(bytes);
+    let mut reader = Cursor::new(bytes);
     match read_values(&mut reader, count, out) {
         Ok(()) => Ok(reader.position()),
         Err(error) => {
@@ -208,7 +216,7 @@ pub fn decode_values(bytes: &[u8], count: usize, out: &mut Vec<f64>) -> Result<u
     }
 }
 
-fn read_values(reader: &mut Reader<'_>, count: usize, out: &mut Vec<f64>) -> Result<(), CodecError> {
+fn read_values(reader: &mut Cursor<'_>, count: usize, out: &mut Vec<f64>) -> Result<(), CodecError> {
     if count > BLOCK_SAMPLES_MAX {
         return Err(CodecError::TooMany(count));
     }
@@ -254,7 +262,7 @@ fn read_values(reader: &mut Reader<'_>, count: usize, out: &mut Vec<f64>) -> Res
     Ok(())
 }
 
-fn read_decimal_head(reader: &mut Reader<'_>, count: usize) -> Result<(usize, Vec<Patch>), CodecError> {
+fn read_decimal_head(reader: &mut Cursor<'_>, count: usize) -> Result<(usize, Vec<Patch>), CodecError> {
     let head = reader.byte()?;
     let exponent = usize::from(head & !HAS_PATCHES);
     if exponent > decimal::EXPONENT_MAX {
@@ -287,7 +295,7 @@ pub fn decode_ints(bytes: &[u8], count: usize, out: &mut Vec<i64>) -> Result<usi
         return Err(CodecError::TooMany(count));
     }
     let start = out.len();
-    let mut reader = Reader::new(bytes);
+    let mut reader = Cursor::new(bytes);
     match ints::decode(&mut reader, count, |run| out.extend_from_slice(run)) {
         Ok(()) => Ok(reader.position()),
         Err(error) => {

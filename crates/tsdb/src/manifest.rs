@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::Matcher;
+use stdx::bytes::{Cursor, Malformed, put_varint, put_zigzag};
 use stdx::disk::{AppendFile, Disk};
 use ulid::Ulid;
 
 use crate::filenames;
 use crate::tombstone::Tombstone;
-use crate::wal::bytes::{Cursor, Malformed, put_varint, put_zigzag};
 use crate::wal::record::{put_matchers, read_matchers};
 
 /// First bytes of every manifest.
@@ -349,7 +349,7 @@ pub fn read(bytes: &[u8]) -> Result<(State, u64, Option<String>), (u64, String)>
         match read_edit(&bytes[payload.clone()]) {
             Ok(Some(edit)) => state.apply(edit),
             Ok(None) => {}
-            Err(Malformed) => return Err((at as u64, "malformed edit".into())),
+            Err(Malformed(reason)) => return Err((at as u64, format!("malformed edit: {reason}"))),
         }
         at = payload.end;
     }
@@ -373,12 +373,12 @@ fn read_edit(payload: &[u8]) -> Result<Option<Edit>, Malformed> {
     Ok(Some(match cursor.byte()? {
         EDIT_PARTS => {
             let flushed = cursor.varint()?.checked_sub(1);
-            let count = cursor.count()?;
+            let count = cursor.count(1)?;
             let mut add = Vec::with_capacity(count);
             for _ in 0..count {
                 add.push((Ulid::from_bytes(cursor.array()?), cursor.varint()?));
             }
-            let count = cursor.count()?;
+            let count = cursor.count(1)?;
             let drop: Result<Vec<Ulid>, Malformed> =
                 (0..count).map(|_| Ok(Ulid::from_bytes(cursor.array()?))).collect();
             let drop = drop?;
@@ -394,7 +394,7 @@ fn read_edit(payload: &[u8]) -> Result<Option<Edit>, Malformed> {
         }
         EDIT_CLEANED => Edit::Cleaned(cursor.varint()?),
         EDIT_OPTIONAL.. => return Ok(None),
-        _ => return Err(Malformed),
+        _ => return Err(Malformed("an unknown kind of edit")),
     }))
 }
 

@@ -13,7 +13,6 @@
 //! costs the records it hit, and rows that are differences to those; reading goes on at the next whole
 //! record, and what was lost is reported with file and offset.
 
-pub(crate) mod bytes;
 pub mod record;
 pub mod segment;
 pub mod values;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use model::Histogram;
 use model::histogram::{Buckets, CounterResetHint};
+use stdx::bytes::{CUT_SHORT, Malformed};
 
 use super::Encoding;
 use super::layout::{self, Layout};
 use crate::bits::{BitReader, BitWriter, XorFloat, get_int, get_uint, put_int, put_uint};
-use crate::error::{CUT_SHORT, Malformed};
 
 const UNKNOWN: u8 = 0b0000_0000;
 const NOT_RESET: u8 = 0b0100_0000;

@@ -2,9 +2,9 @@
 
 use model::Histogram;
 use model::histogram::{CUSTOM_BUCKETS_SCHEMA, Span};
+use stdx::bytes::Malformed;
 
 use crate::bits::{BitReader, BitWriter, get_int, get_uint, put_int, put_uint};
-use crate::error::Malformed;
 
 /// Most spans, buckets and custom bounds of a side. Far beyond what Prometheus writes.
 const BUCKETS_MAX: u64 = 1 << 16;

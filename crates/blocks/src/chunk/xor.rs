@@ -1,8 +1,8 @@
 //! Chunks of floats: differences of differences of times, differences of bits of values.
 
+use stdx::bytes::{CUT_SHORT, Malformed, unzigzag, zigzag};
+
 use crate::bits::{BitReader, BitWriter, XorFloat, get_time, put_time};
-use crate::bytes::{unzigzag, zigzag};
-use crate::error::{CUT_SHORT, Malformed};
 
 /// Encodes at least one and at most 65,535 samples.
 pub(super) fn encode<'o>(times: &[i64], values: &[f64], out: &'o mut BitWriter) -> &'o [u8] {

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::{Labels, LabelsBuilder};
+use stdx::bytes::{Cursor, Malformed};
 use stdx::disk::{Disk, ReadFile};
 
 use super::{ChunkMeta, HEADER_LEN, MAGIC, Series, TOC_LEN, VERSION};
-use crate::bytes::Reader;
-use crate::error::{BlockError, Malformed};
+use crate::error::BlockError;
 
 /// Longest entry of a series, bytes: some hundred thousand chunks.
 const ENTRY_BYTES_MAX: u64 = 16 << 20;
@@ -73,9 +73,9 @@ impl Index {
             return Err(bad(toc_at, "the table of contents fails its checksum"));
         }
         let mut offsets = [0u64; 6];
-        let mut reader = Reader::new(&toc);
+        let mut reader = Cursor::new(&toc);
         for offset in &mut offsets {
-            *offset = reader.be64().map_err(|error| bad(toc_at, error.0))?;
+            *offset = reader.u64_be().map_err(|error| bad(toc_at, error.0))?;
             if *offset > toc_at {
                 return Err(bad(toc_at, "the table of contents leads out of the file"));
             }
@@ -139,9 +139,9 @@ impl Index {
 
     fn read_symbols(&self, offset: u64) -> Result<Symbols, BlockError> {
         let body = self.section(offset)?;
-        let mut reader = Reader::new(&body);
+        let mut reader = Cursor::new(&body);
         let mut read = || {
-            let count = reader.be32()? as usize;
+            let count = reader.u32_be()? as usize;
             if count > reader.remaining() {
                 return Err(Malformed("there are fewer symbols than announced"));
             }
@@ -187,7 +187,7 @@ impl Index {
     }
 
     fn decode(&self, id: u64, entry: &[u8]) -> Result<Series, Malformed> {
-        let mut reader = Reader::new(entry);
+        let mut reader = Cursor::new(entry);
         let labels = self.decode_labels(&mut reader)?;
         // A chunk takes three bytes at least.
         let count = reader.count(3)?;
@@ -195,15 +195,15 @@ impl Index {
         for _ in 0..count {
             let chunk = match chunks.last() {
                 None => {
-                    let min_ms = reader.varint()?;
-                    let max_ms = min_ms.checked_add_unsigned(reader.uvarint()?);
-                    (min_ms, max_ms, reader.uvarint()?)
+                    let min_ms = reader.zigzag()?;
+                    let max_ms = min_ms.checked_add_unsigned(reader.varint()?);
+                    (min_ms, max_ms, reader.varint()?)
                 }
                 Some(last) => {
                     // Chunks of late samples may begin before the last one ends: then this wraps around.
-                    let min_ms = last.max_ms.wrapping_add(reader.uvarint()? as i64);
-                    let max_ms = min_ms.checked_add_unsigned(reader.uvarint()?);
-                    (min_ms, max_ms, last.reference.wrapping_add(reader.varint()? as u64))
+                    let min_ms = last.max_ms.wrapping_add(reader.varint()? as i64);
+                    let max_ms = min_ms.checked_add_unsigned(reader.varint()?);
+                    (min_ms, max_ms, last.reference.wrapping_add(reader.zigzag()? as u64))
                 }
             };
             let max_ms = chunk.1.ok_or(Malformed("the times of a chunk are out of range"))?;
@@ -215,12 +215,12 @@ impl Index {
         Ok(Series { id, labels, chunks })
     }
 
-    fn decode_labels(&self, reader: &mut Reader<'_>) -> Result<Labels, Malformed> {
+    fn decode_labels(&self, reader: &mut Cursor<'_>) -> Result<Labels, Malformed> {
         let count = reader.count(2)?;
         let mut pairs = Vec::with_capacity(count);
         for _ in 0..count {
-            let name = self.symbols.get(reader.uvarint()?)?;
-            pairs.push((name, self.symbols.get(reader.uvarint()?)?));
+            let name = self.symbols.get(reader.varint()?)?;
+            pairs.push((name, self.symbols.get(reader.varint()?)?));
         }
         if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(Malformed("the labels of a series are not sorted, or one is there twice"));
@@ -245,18 +245,18 @@ impl Index {
             return Ok(());
         }
         let table = self.section(self.postings)?;
-        let mut reader = Reader::new(&table);
-        let count = reader.be32().map_err(|error| self.bad(self.postings, error.0))?;
+        let mut reader = Cursor::new(&table);
+        let count = reader.u32_be().map_err(|error| self.bad(self.postings, error.0))?;
         for _ in 0..count {
             let at = self.postings + 4 + reader.position() as u64;
             let mut entry = || match reader.byte()? {
-                2 => Ok((reader.text()?, reader.text()?, reader.uvarint()?)),
+                2 => Ok((reader.text()?, reader.text()?, reader.varint()?)),
                 _ => Err(Malformed("an entry of the postings table is not a pair")),
             };
             let (name, value, offset) = entry().map_err(|error| self.bad(at, error.0))?;
             let list = self.section(offset)?;
-            let mut numbers = Reader::new(&list);
-            let count = numbers.be32().map_err(|error| self.bad(offset, error.0))?;
+            let mut numbers = Cursor::new(&list);
+            let count = numbers.u32_be().map_err(|error| self.bad(offset, error.0))?;
             if numbers.remaining() as u64 != u64::from(count) * 4 {
                 return Err(self.bad(offset, "a postings list is not as long as it says"));
             }
@@ -313,8 +313,8 @@ impl SeriesIter<'_> {
         }
         self.fill(offset, 16)?;
         let window = &self.window.1[(offset - self.window.0) as usize..];
-        let mut reader = Reader::new(window);
-        let len = reader.uvarint().map_err(|error| bad(error.0))?;
+        let mut reader = Cursor::new(window);
+        let len = reader.varint().map_err(|error| bad(error.0))?;
         let head = reader.position() as u64;
         let whole = head.saturating_add(len).saturating_add(4);
         if !(2..=ENTRY_BYTES_MAX).contains(&len) || offset.saturating_add(whole) > end {

@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::Labels;
+use stdx::bytes::{Cursor, Malformed, put_text, put_varint, put_zigzag};
 use stdx::disk::{AppendFile, Disk, ReadFile};
 
 use super::{ChunkMeta, HEADER_LEN, MAGIC, TOC_LEN, VERSION};
-use crate::bytes::{Reader, put_text, put_uvarint, put_varint};
-use crate::error::Malformed;
 
 /// Bytes of the spool kept in memory.
 const SPOOL_MEMORY_MAX: usize = 32 << 20;
@@ -59,7 +58,7 @@ impl<'d> IndexWriter<'d> {
     /// Adds the next series; whoever calls has checked that it comes after the last.
     pub(crate) fn add(&mut self, labels: &Labels, chunks: &[ChunkMeta]) -> io::Result<()> {
         self.scratch.clear();
-        put_uvarint(&mut self.scratch, labels.len() as u64);
+        put_varint(&mut self.scratch, labels.len() as u64);
         for (name, value) in labels {
             let pair = (number(&mut self.texts, name)?, number(&mut self.texts, value)?);
             let next = self.pairs.len() as u32;
@@ -68,11 +67,11 @@ impl<'d> IndexWriter<'d> {
                 self.pair_counts.push(0);
             }
             self.pair_counts[pair as usize] += 1;
-            put_uvarint(&mut self.scratch, u64::from(pair));
+            put_varint(&mut self.scratch, u64::from(pair));
         }
         let mut of_chunks = Vec::new();
         put_chunks(chunks, &mut of_chunks);
-        put_uvarint(&mut self.scratch, of_chunks.len() as u64);
+        put_varint(&mut self.scratch, of_chunks.len() as u64);
         self.scratch.extend_from_slice(&of_chunks);
         self.series = self.series.checked_add(1).ok_or_else(|| too_large("series"))?;
         self.spool.write(&self.scratch)
@@ -119,19 +118,19 @@ fn write_series(
         let id = u32::try_from(out.position() / 16).map_err(|_| too_large("64 GiB of series"))?;
         postings.begin(id);
         entry.clear();
-        let labels = spooled.uvarint()?;
-        put_uvarint(&mut entry, labels);
+        let labels = spooled.varint()?;
+        put_varint(&mut entry, labels);
         for _ in 0..labels {
-            let pair = sorted.rank_of_pair[spooled.uvarint()? as usize];
+            let pair = sorted.rank_of_pair[spooled.varint()? as usize];
             let (name, value) = sorted.pairs[pair as usize];
-            put_uvarint(&mut entry, u64::from(name));
-            put_uvarint(&mut entry, u64::from(value));
+            put_varint(&mut entry, u64::from(name));
+            put_varint(&mut entry, u64::from(value));
             postings.add(pair, id);
         }
-        let chunks = spooled.uvarint()? as usize;
+        let chunks = spooled.varint()? as usize;
         spooled.take(chunks, &mut entry)?;
         let mut len = Vec::new();
-        put_uvarint(&mut len, entry.len() as u64);
+        put_varint(&mut len, entry.len() as u64);
         out.write(&len)?;
         out.write(&entry)?;
         out.write(&crc32c::crc32c(&entry).to_be_bytes())?;
@@ -153,16 +152,16 @@ fn number(texts: &mut Map<Box<str>, u32>, text: &str) -> io::Result<u32> {
 }
 
 fn put_chunks(chunks: &[ChunkMeta], out: &mut Vec<u8>) {
-    put_uvarint(out, chunks.len() as u64);
+    put_varint(out, chunks.len() as u64);
     let Some((first, rest)) = chunks.split_first() else { return };
-    put_varint(out, first.min_ms);
-    put_uvarint(out, first.max_ms.wrapping_sub(first.min_ms) as u64);
-    put_uvarint(out, first.reference);
+    put_zigzag(out, first.min_ms);
+    put_varint(out, first.max_ms.wrapping_sub(first.min_ms) as u64);
+    put_varint(out, first.reference);
     let mut last = first;
     for chunk in rest {
-        put_uvarint(out, chunk.min_ms.wrapping_sub(last.max_ms) as u64);
-        put_uvarint(out, chunk.max_ms.wrapping_sub(chunk.min_ms) as u64);
-        put_varint(out, chunk.reference.wrapping_sub(last.reference) as i64);
+        put_varint(out, chunk.min_ms.wrapping_sub(last.max_ms) as u64);
+        put_varint(out, chunk.max_ms.wrapping_sub(chunk.min_ms) as u64);
+        put_zigzag(out, chunk.reference.wrapping_sub(last.reference) as i64);
         last = chunk;
     }
 }
@@ -271,7 +270,7 @@ fn write_symbols(sorted: &Sorted<'_>, out: &mut Out) -> io::Result<()> {
     let texts = || sorted.texts.iter();
     let len_of = |text: &&str| {
         let mut head = Vec::new();
-        put_uvarint(&mut head, text.len() as u64);
+        put_varint(&mut head, text.len() as u64);
         head.len() as u64 + text.len() as u64
     };
     let len = 4 + texts().map(len_of).sum::<u64>();
@@ -307,9 +306,9 @@ fn write_offset_table(entries: &[(Vec<&str>, u64)], out: &mut Out) -> io::Result
     let count = u32::try_from(entries.len()).map_err(|_| too_large("entries of a table"))?;
     let mut body = count.to_be_bytes().to_vec();
     for (texts, offset) in entries {
-        put_uvarint(&mut body, texts.len() as u64);
+        put_varint(&mut body, texts.len() as u64);
         texts.iter().for_each(|text| put_text(&mut body, text));
-        put_uvarint(&mut body, *offset);
+        put_varint(&mut body, *offset);
     }
     write_framed(&body, out)
 }
@@ -438,10 +437,10 @@ impl Spooled<'_> {
         Ok(())
     }
 
-    fn uvarint(&mut self) -> io::Result<u64> {
+    fn varint(&mut self) -> io::Result<u64> {
         self.fill(10)?;
-        let mut reader = Reader::new(&self.buffer[self.at..]);
-        let value = reader.uvarint().map_err(|Malformed(reason)| io::Error::other(reason))?;
+        let mut reader = Cursor::new(&self.buffer[self.at..]);
+        let value = reader.varint().map_err(|Malformed(reason)| io::Error::other(reason))?;
         self.at += reader.position();
         Ok(value)
     }

@@ -1,10 +1,10 @@
 //! Reads the blocks of one segment.
 
 use model::{Exemplar, Histogram, Labels, Metadata, SourceId, stale_nan};
+use stdx::bytes::Cursor;
 use storage::{Account, Policy};
 
 use super::bases::{Bases, Run};
-use super::bytes::Cursor;
 use super::dictionary::{COLUMNS_MAX, Dictionary, Limits};
 use super::rows::{
     ACCOUNT_BYTES_MIN, CLEAR, EXEMPLARS, HISTOGRAMS, MARKERS, RESERVED, SHAPE_BITS, SHAPE_EXPECTED,

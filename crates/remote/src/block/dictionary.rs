@@ -1,9 +1,9 @@
 //! What sources and columns of a segment are called: read from the additions of its blocks.
 
 use model::{Labels, SourceId};
+use stdx::bytes::Cursor;
 
 use super::BlockError;
-use super::bytes::Cursor;
 use super::decoder::Definitions;
 
 /// Most labels of a source or series.

@@ -2,9 +2,9 @@
 
 use model::Histogram;
 use model::histogram::{Buckets, CounterResetHint, Span};
+use stdx::bytes::{Cursor, put_varint, put_zigzag};
 
 use super::BlockError;
-use super::bytes::{Cursor, put_varint, put_zigzag};
 
 const SAME_LAYOUT: u8 = 1;
 const FLOAT: u8 = 2;
@@ -136,11 +136,11 @@ fn put_spans(spans: &[Span], out: &mut Vec<u8>) {
 fn read_layout(cursor: &mut Cursor<'_>) -> Result<Histogram, BlockError> {
     let schema = i32::try_from(cursor.zigzag()?)
         .map_err(|_| BlockError::Malformed("a histogram's schema has more than 32 bits"))?;
-    let zero_threshold = f64::from_bits(cursor.u64()?);
+    let zero_threshold = f64::from_bits(cursor.u64_le()?);
     let positive_spans = read_spans(cursor)?;
     let negative_spans = read_spans(cursor)?;
     let bounds = cursor.count(8)?;
-    let custom_values = (0..bounds).map(|_| cursor.u64().map(f64::from_bits)).collect::<Result<_, _>>()?;
+    let custom_values = (0..bounds).map(|_| cursor.u64_le().map(f64::from_bits)).collect::<Result<_, _>>()?;
     Ok(Histogram {
         schema,
         zero_threshold,

@@ -1,11 +1,11 @@
 //! The head of a row, and what rows carry beside their values. Written and read side by side.
 
 use model::{Exemplar, Histogram, LabelsBuilder, Metadata, MetricType};
+use stdx::bytes::{Cursor, put_text, put_varint, put_zigzag};
 use storage::{Account, Conflict, EndReason, Failure, Late, Outcome, Policy, Schedule, SourceRef};
 
 use super::BlockError;
 use super::bases::{Bases, Run};
-use super::bytes::{Cursor, put_text, put_varint, put_zigzag};
 use super::dictionary::COLUMNS_MAX;
 use super::histograms::{put_histogram, read_histogram};
 
@@ -78,7 +78,8 @@ fn overlap(runs: &[Run]) -> bool {
 
 /// Passes over what [`put_runs`] wrote.
 pub(crate) fn skip_runs(cursor: &mut Cursor<'_>) -> Result<(), BlockError> {
-    (0..cursor.count(2)?).try_for_each(|_| cursor.varint().and_then(|_| cursor.varint()).map(|_| ()))
+    (0..cursor.count(2)?).try_for_each(|_| cursor.varint().and_then(|_| cursor.varint()).map(|_| ()))?;
+    Ok(())
 }
 
 pub(crate) fn put_histograms(histograms: &[(u32, &Histogram)], bases: &mut Bases, out: &mut Vec<u8>) {
@@ -174,7 +175,8 @@ fn starts_count(cursor: &mut Cursor<'_>) -> Result<Option<u64>, BlockError> {
 /// Passes over what [`put_starts`] wrote.
 pub(crate) fn skip_starts(cursor: &mut Cursor<'_>) -> Result<(), BlockError> {
     let count = starts_count(cursor)?.unwrap_or(0);
-    (0..count).try_for_each(|_| cursor.varint().and_then(|_| cursor.varint()).map(|_| ()))
+    (0..count).try_for_each(|_| cursor.varint().and_then(|_| cursor.varint()).map(|_| ()))?;
+    Ok(())
 }
 
 pub(crate) fn put_exemplars(exemplars: &[(u32, &Exemplar)], timestamp_ms: i64, out: &mut Vec<u8>) {
@@ -206,7 +208,7 @@ pub(crate) fn read_exemplars(
         for _ in 0..cursor.count(2)? {
             labels.set(cursor.text()?, cursor.text()?);
         }
-        let value = f64::from_bits(cursor.u64()?);
+        let value = f64::from_bits(cursor.u64_le()?);
         let timestamp_ms = timestamp_ms.wrapping_add(cursor.zigzag()?);
         out.push((column, Exemplar { labels: labels.build(), value, timestamp_ms }));
     }

@@ -3,8 +3,7 @@
 use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
-
-use super::bytes::put_text;
+use stdx::bytes::put_text;
 
 /// Not in the dictionary of this segment.
 const UNDEFINED: u32 = u32::MAX;

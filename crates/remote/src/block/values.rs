@@ -10,8 +10,9 @@
 //! - byte `1 | trailing << 1 | (len - 1) << 4`: exclusive-or of the bits, without `trailing` zero bytes
 //!   below and the zero bytes above, in `len` bytes.
 
+use stdx::bytes::{Cursor, put_varint, unzigzag, zigzag};
+
 use super::BlockError;
-use super::bytes::{Cursor, put_varint, unzigzag, zigzag};
 
 pub(crate) const MASK_NONE: u8 = 0;
 pub(crate) const MASK_BITMAP: u8 = 1;
@@ -199,7 +200,7 @@ pub(crate) fn read_mask(
 pub(crate) fn skip_mask(cursor: &mut Cursor<'_>) -> Result<u64, BlockError> {
     match cursor.byte()? {
         MASK_NONE => Ok(0),
-        MASK_ALL => cursor.varint(),
+        MASK_ALL => Ok(cursor.varint()?),
         MASK_GAPS => {
             let count = cursor.count(1)?;
             (0..count).try_for_each(|_| cursor.varint().map(|_| ()))?;
@@ -214,13 +215,16 @@ pub(crate) fn skip_mask(cursor: &mut Cursor<'_>) -> Result<u64, BlockError> {
 pub(crate) fn skip_change(cursor: &mut Cursor<'_>) -> Result<(), BlockError> {
     let first = *cursor.rest().first().ok_or(BlockError::Malformed("a row's values end early"))?;
     if first & 1 == 0 {
-        return cursor.varint().map(|_| ());
+        cursor.varint()?;
+        return Ok(());
     }
     cursor.byte()?;
     if first & 0x80 != 0 {
-        return cursor.varint().map(|_| ());
+        cursor.varint()?;
+    } else {
+        cursor.take(usize::from(first >> 4 & 7) + 1)?;
     }
-    cursor.take(usize::from(first >> 4 & 7) + 1).map(|_| ())
+    Ok(())
 }
 
 #[cfg(test)]

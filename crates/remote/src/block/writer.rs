@@ -1,11 +1,11 @@
 //! Writes blocks: one after the other, of one segment after the other.
 
 use model::{Exemplar, Histogram, Labels, Metadata, SourceId};
+use stdx::bytes::{Cursor, put_varint, put_zigzag};
 use stdx::intern::{Interned, List};
 use storage::{Account, Policy};
 
 use super::bases::{Bases, Run};
-use super::bytes::{Cursor, put_varint, put_zigzag};
 use super::dictionary::KIND_FLOAT;
 use super::rows::{
     CLEAR, EXEMPLARS, HISTOGRAMS, MARKERS, SHAPE_EXPECTED, SHAPE_KNOWN, SHAPE_NEW, STARTS, policy_code,

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use queue::Intervals;
+use stdx::bytes::{Cursor, put_varint};
 use stdx::disk::{AppendFile, Disk};
 
 use super::AgentKey;
-use crate::block::bytes::{Cursor, put_varint};
 use crate::ship::SegmentKey;
 
 const MAGIC: [u8; 8] = *b"MGRADICT";

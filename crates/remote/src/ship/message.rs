@@ -1,6 +1,7 @@
 //! The messages between agent and hub, as bytes and back (`docs/formats/ship.md`).
 
 use queue::{Intervals, Lane, Lost, LostReason};
+use stdx::bytes::put_varint;
 
 const MAGIC: &[u8; 4] = b"MGRS";
 /// A reader refuses a larger major version.
@@ -437,12 +438,8 @@ impl Out {
         Out(out)
     }
 
-    fn number(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            self.0.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        self.0.push(number as u8);
+    fn number(&mut self, number: u64) {
+        put_varint(&mut self.0, number);
     }
 
     fn id(&mut self, id: u128) {

@@ -12,9 +12,10 @@
 //! value, they are plain 64-bit numbers, and the odd one below the centre wraps around and is patched.
 //! That saves a bit a row on everything that only counts up.
 
+use stdx::bytes::{Cursor, put_varint, put_zigzag, unzigzag, zigzag};
+
 use super::CodecError;
 use super::pfor::{self, CHUNK, Widths};
-use super::varint::{Reader, put, put_signed, unzigzag, zigzag};
 
 const HAS_DIVISOR: u8 = 4;
 const ONE_SIDED: u8 = 8;
@@ -36,11 +37,11 @@ pub(super) fn encode(values: &[i64], out: &mut Vec<u8>) {
     }
     let shape = Shape::choose(&q);
     out.push(shape.head | if divisor > 1 { HAS_DIVISOR } else { 0 });
-    put_signed(out, first);
+    put_zigzag(out, first);
     if divisor > 1 {
-        put(out, divisor);
+        put_varint(out, divisor);
     }
-    put_signed(out, shape.centre);
+    put_zigzag(out, shape.centre);
     pfor::encode(&shape.residuals(&q), out);
 }
 
@@ -174,7 +175,7 @@ fn median(q: &[i64], item: impl Fn(usize) -> i64) -> i64 {
 
 /// Reads a block of `count` integers and hands them to `sink` in runs of at most [`CHUNK`].
 pub(super) fn decode(
-    reader: &mut Reader<'_>,
+    reader: &mut Cursor<'_>,
     count: usize,
     mut sink: impl FnMut(&[i64]),
 ) -> Result<(), CodecError> {
@@ -186,9 +187,9 @@ pub(super) fn decode(
     if order == 3 || head & !(3 | HAS_DIVISOR | ONE_SIDED) != 0 || head & (2 | ONE_SIDED) == 2 | ONE_SIDED {
         return Err(CodecError::Malformed("an integer block has an unknown order"));
     }
-    let first = reader.signed()?;
+    let first = reader.zigzag()?;
     let divisor = if head & HAS_DIVISOR != 0 { reader.varint()? as i64 } else { 1 };
-    let centre = reader.signed()?;
+    let centre = reader.zigzag()?;
     sink(&[first]);
     let mut residuals = [0u64; CHUNK];
     let mut rows = [0i64; CHUNK];

@@ -6,9 +6,10 @@
 //! exception: position u8 │ high bits varint
 //! ```
 
+use stdx::bytes::{Cursor, put_varint};
+
 use super::CodecError;
 use super::bitpack::{pack, packed_len, unpack};
-use super::varint::{Reader, put};
 
 /// Integers in a full chunk.
 pub(super) const CHUNK: usize = 128;
@@ -70,14 +71,14 @@ pub(super) fn encode(values: &[u64], out: &mut Vec<u8>) {
             // Width 64 has no exceptions, so the shift is below 64.
             if value >> width != 0 {
                 out.push(at as u8);
-                put(out, value >> width);
+                put_varint(out, value >> width);
             }
         }
     }
 }
 
 /// Reads one chunk of `out.len()` (at most [`CHUNK`]) integers.
-pub(super) fn decode_chunk(reader: &mut Reader<'_>, out: &mut [u64]) -> Result<(), CodecError> {
+pub(super) fn decode_chunk(reader: &mut Cursor<'_>, out: &mut [u64]) -> Result<(), CodecError> {
     let head = reader.byte()?;
     let width = usize::from(head & !HAS_EXCEPTIONS);
     if width > 64 {

@@ -9,8 +9,9 @@
 //!   11  leading 5, length-1 6, bits     a new window
 //! ```
 
+use stdx::bytes::Cursor;
+
 use super::CodecError;
-use super::varint::Reader;
 
 /// Appends `values`, padded to a whole byte.
 pub(super) fn encode(values: &[f64], out: &mut Vec<u8>) {
@@ -42,7 +43,7 @@ pub(super) fn encode(values: &[f64], out: &mut Vec<u8>) {
 
 /// Reads `count` values and hands them to `sink`.
 pub(super) fn decode(
-    reader: &mut Reader<'_>,
+    reader: &mut Cursor<'_>,
     count: usize,
     mut sink: impl FnMut(f64),
 ) -> Result<(), CodecError> {
@@ -99,7 +100,7 @@ impl BitWriter<'_> {
 }
 
 struct BitReader<'a, 'b> {
-    reader: &'a mut Reader<'b>,
+    reader: &'a mut Cursor<'b>,
     byte: u8,
     left: u32,
 }

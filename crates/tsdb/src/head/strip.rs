@@ -7,8 +7,9 @@
 
 use std::sync::Arc;
 
+use stdx::bytes::{Cursor, Malformed, put_zigzag};
+
 use super::tile::{Tile, rows_of};
-use crate::wal::bytes::{Cursor, Malformed, put_zigzag};
 use crate::wal::values::{put_change, read_change};
 
 /// Up to [`ROWS_MAX`](super::tile::ROWS_MAX) rows of a column.

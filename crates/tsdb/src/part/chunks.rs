@@ -10,12 +10,13 @@
 
 use std::sync::Arc;
 
+use stdx::bytes::{Cursor, put_varint};
+
 use super::PartError;
 use super::cache::Kind;
 use super::file::PartFile;
 use super::layout::SectionId;
 use crate::codec::CodecError;
-use crate::codec::varint::{Reader, put};
 
 /// Chunks are closed once they have this many bytes before compression.
 pub(super) const CHUNK_BYTES: usize = 16 * 1024;
@@ -52,12 +53,12 @@ impl ChunkWriter {
     /// The index of chunks that start `base` bytes into the section.
     pub(super) fn index(&self, base: u64, extra: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(16 + self.entries.len() * 5 + extra.len());
-        put(&mut out, base);
-        put(&mut out, self.entries.len() as u64);
+        put_varint(&mut out, base);
+        put_varint(&mut out, self.entries.len() as u64);
         for &(key, stored, raw) in &self.entries {
-            put(&mut out, u64::from(key));
-            put(&mut out, u64::from(stored));
-            put(&mut out, u64::from(raw));
+            put_varint(&mut out, u64::from(key));
+            put_varint(&mut out, u64::from(stored));
+            put_varint(&mut out, u64::from(raw));
         }
         out.extend_from_slice(extra);
         out
@@ -87,7 +88,7 @@ impl ChunkIndex {
     pub(super) fn read<T>(
         file: &PartFile,
         section: SectionId,
-        extra: impl FnOnce(&mut Reader<'_>) -> Result<T, CodecError>,
+        extra: impl FnOnce(&mut Cursor<'_>) -> Result<T, CodecError>,
     ) -> Result<(ChunkIndex, T), PartError> {
         let Some(place) = file.section(section) else {
             return Err(file.corrupt(section, 0, "the section is missing"));
@@ -95,22 +96,22 @@ impl ChunkIndex {
         let at = place.len - place.index_len;
         let len = usize::try_from(place.index_len).unwrap_or(usize::MAX);
         let bytes = file.read(section, at, len)?;
-        let mut reader = Reader::new(&bytes);
+        let mut reader = Cursor::new(&bytes);
         let index = ChunkIndex::decode(&mut reader, section).map_err(file.undecodable(section, at))?;
         let extra = extra(&mut reader).map_err(file.undecodable(section, at))?;
         Ok((index, extra))
     }
 
-    fn decode(reader: &mut Reader<'_>, section: SectionId) -> Result<ChunkIndex, CodecError> {
+    fn decode(reader: &mut Cursor<'_>, section: SectionId) -> Result<ChunkIndex, CodecError> {
         let mut offset = reader.varint()?;
-        let count = reader.count(reader.remaining() / 3)?;
+        let count = reader.at_most(reader.remaining() / 3)?;
         let mut chunks = Vec::with_capacity(count);
         let mut first = 0u32;
         for _ in 0..count {
             let key = u32::try_from(reader.varint()?).ok().and_then(|delta| first.checked_add(delta));
             first = key.ok_or(CodecError::Malformed("a chunk's key is too large"))?;
-            let stored = reader.count(CHUNK_BYTES_MAX)? as u32;
-            let raw = reader.count(CHUNK_BYTES_MAX)? as u32;
+            let stored = reader.at_most(CHUNK_BYTES_MAX)? as u32;
+            let raw = reader.at_most(CHUNK_BYTES_MAX)? as u32;
             chunks.push(Chunk { first, offset, stored, raw });
             offset = offset.saturating_add(u64::from(stored));
         }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use stdx::bytes::{Cursor, put_varint, put_zigzag};
 use stdx::disk::Disk;
 
 use super::cache::Kind;
@@ -22,7 +23,6 @@ use super::file::PartFile;
 use super::layout::SectionId;
 use super::sections::{SectionsWriter, Spool};
 use super::{Lazy, PartError};
-use crate::codec::varint::{Reader, put, put_signed};
 use crate::codec::{CodecError, decode_ints, encode_ints};
 
 const BLOCK_ROWS: usize = 4096;
@@ -119,7 +119,7 @@ impl<'a> ColumnsWriter<'a> {
 
     fn store(&mut self, rows: &[i64]) -> io::Result<()> {
         if self.entries.is_empty() {
-            put(&mut self.entries, self.blocks.len());
+            put_varint(&mut self.entries, self.blocks.len());
             self.last_first = 0;
         }
         self.scratch.clear();
@@ -128,10 +128,10 @@ impl<'a> ColumnsWriter<'a> {
         }
         self.blocks.write(&self.scratch)?;
         let (first, last) = (rows[0], rows[rows.len() - 1]);
-        put(&mut self.entries, rows.len() as u64);
-        put_signed(&mut self.entries, first.wrapping_sub(self.last_first));
-        put_signed(&mut self.entries, last.wrapping_sub(first));
-        put(&mut self.entries, self.scratch.len() as u64);
+        put_varint(&mut self.entries, rows.len() as u64);
+        put_zigzag(&mut self.entries, first.wrapping_sub(self.last_first));
+        put_zigzag(&mut self.entries, last.wrapping_sub(first));
+        put_varint(&mut self.entries, self.scratch.len() as u64);
         self.last_first = first;
         self.count += 1;
         if self.count.is_multiple_of(ENTRIES_PER_CHUNK) {
@@ -316,14 +316,14 @@ impl Columns {
 
 /// The entries of a directory chunk.
 fn read_places(chunk: &[u8]) -> Result<Vec<Place>, CodecError> {
-    let mut reader = Reader::new(chunk);
+    let mut reader = Cursor::new(chunk);
     let (mut offset, mut first) = (reader.varint()?, 0i64);
     let mut places = Vec::with_capacity(ENTRIES_PER_CHUNK as usize);
     while reader.remaining() > 0 {
-        let rows = reader.count(u32::MAX as usize)? as u32;
-        first = first.wrapping_add(reader.signed()?);
-        let last = first.wrapping_add(reader.signed()?);
-        let len = reader.count(u32::MAX as usize)? as u32;
+        let rows = reader.at_most(u32::MAX as usize)? as u32;
+        first = first.wrapping_add(reader.zigzag()?);
+        let last = first.wrapping_add(reader.zigzag()?);
+        let len = reader.at_most(u32::MAX as usize)? as u32;
         places.push(Place { rows, first, last, offset, len });
         offset = offset.saturating_add(u64::from(len));
     }

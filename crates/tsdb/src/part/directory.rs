@@ -18,10 +18,10 @@
 use std::ops::Range;
 
 use smallvec::SmallVec;
+use stdx::bytes::{Cursor, put_varint, put_zigzag};
 
 use super::columns::RowsOf;
 use crate::codec::CodecError;
-use crate::codec::varint::{Reader, put, put_signed};
 
 /// Rows of a value block at most.
 pub(super) const BLOCK_ROWS: usize = 480;
@@ -108,12 +108,12 @@ impl State {
 
     /// Appends the head of a chunk.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
-        put(out, self.values);
-        put(out, self.histograms);
+        put_varint(out, self.values);
+        put_varint(out, self.histograms);
     }
 
     /// Reads the head of a chunk, in a part whose histogram blocks have at most `block_rows` rows.
-    pub(super) fn read(reader: &mut Reader<'_>, block_rows: usize) -> Result<State, CodecError> {
+    pub(super) fn read(reader: &mut Cursor<'_>, block_rows: usize) -> Result<State, CodecError> {
         Ok(State { block_rows, ..State::at(reader.varint()?, reader.varint()?) })
     }
 
@@ -125,7 +125,7 @@ impl State {
         out.push(head);
         if let Some(floats) = floats {
             put_rows(&mut self.column, floats.times, out);
-            put(out, u64::from(floats.rows));
+            put_varint(out, u64::from(floats.rows));
             for block in &floats.blocks {
                 self.put_block(*block, out);
             }
@@ -135,10 +135,10 @@ impl State {
         }
         if let Some(histograms) = &entry.histograms {
             put_rows(&mut self.column, histograms.times, out);
-            put(out, u64::from(histograms.rows));
+            put_varint(out, u64::from(histograms.rows));
             for &(offset, len) in &histograms.blocks {
                 debug_assert_eq!(offset, self.histograms, "histogram blocks follow each other");
-                put(out, u64::from(len));
+                put_varint(out, u64::from(len));
                 self.histograms = offset + u64::from(len);
             }
             if let Some(starts) = histograms.starts {
@@ -151,7 +151,7 @@ impl State {
         match block {
             Block::Const(value) if (value as i64 as f64).to_bits() == value.to_bits() => {
                 out.push(0);
-                put_signed(out, value as i64);
+                put_zigzag(out, value as i64);
             }
             Block::Const(value) => {
                 out.push(1);
@@ -162,16 +162,16 @@ impl State {
                     out.push(2);
                 } else {
                     out.push(3);
-                    put_signed(out, offset.wrapping_sub(self.values) as i64);
+                    put_zigzag(out, offset.wrapping_sub(self.values) as i64);
                 }
-                put(out, u64::from(len));
+                put_varint(out, u64::from(len));
                 self.values = self.values.max(offset + u64::from(len));
             }
         }
     }
 
     /// Reads the next entry.
-    pub(super) fn read_entry(&mut self, reader: &mut Reader<'_>) -> Result<Entry, CodecError> {
+    pub(super) fn read_entry(&mut self, reader: &mut Cursor<'_>) -> Result<Entry, CodecError> {
         let head = reader.byte()?;
         if head & !(FLOATS | HISTOGRAMS | STARTS | HISTOGRAM_STARTS) != 0 {
             return Err(CodecError::Malformed("a directory entry has an unknown head"));
@@ -179,7 +179,7 @@ impl State {
         let mut entry = Entry::default();
         if head & FLOATS != 0 {
             let times = read_rows(&mut self.column, reader)?;
-            let rows = reader.count(u32::MAX as usize)?;
+            let rows = reader.at_most(u32::MAX as usize)?;
             let blocks = block_count(rows, BLOCK_ROWS, reader)?;
             let blocks = (0..blocks).map(|_| self.read_block(reader)).collect::<Result<_, _>>()?;
             let starts = if head & STARTS != 0 { Some(read_rows(&mut self.starts, reader)?) } else { None };
@@ -187,11 +187,11 @@ impl State {
         }
         if head & HISTOGRAMS != 0 {
             let times = read_rows(&mut self.column, reader)?;
-            let rows = reader.count(u32::MAX as usize)?;
+            let rows = reader.at_most(u32::MAX as usize)?;
             let count = block_count(rows, self.block_rows, reader)?;
             let mut blocks = SmallVec::new();
             for _ in 0..count {
-                let len = reader.count(u32::MAX as usize)? as u32;
+                let len = reader.at_most(u32::MAX as usize)? as u32;
                 blocks.push((self.histograms, len));
                 self.histograms = self.histograms.saturating_add(u64::from(len));
             }
@@ -203,34 +203,34 @@ impl State {
         Ok(entry)
     }
 
-    fn read_block(&mut self, reader: &mut Reader<'_>) -> Result<Block, CodecError> {
+    fn read_block(&mut self, reader: &mut Cursor<'_>) -> Result<Block, CodecError> {
         let kind = reader.byte()?;
         let offset = match kind {
-            0 => return Ok(Block::Const(reader.signed()? as f64)),
+            0 => return Ok(Block::Const(reader.zigzag()? as f64)),
             1 => return Ok(Block::Const(f64::from_bits(reader.u64_le()?))),
             2 => self.values,
-            3 => self.values.wrapping_add(reader.signed()? as u64),
+            3 => self.values.wrapping_add(reader.zigzag()? as u64),
             _ => return Err(CodecError::Malformed("a directory entry has an unknown block")),
         };
-        let len = reader.count(u32::MAX as usize)? as u32;
+        let len = reader.at_most(u32::MAX as usize)? as u32;
         self.values = self.values.max(offset.saturating_add(u64::from(len)));
         Ok(Block::Stored { offset, len })
     }
 }
 
-fn block_count(rows: usize, block_rows: usize, reader: &Reader<'_>) -> Result<usize, CodecError> {
+fn block_count(rows: usize, block_rows: usize, reader: &Cursor<'_>) -> Result<usize, CodecError> {
     let blocks = rows.div_ceil(block_rows);
     if blocks > reader.remaining() { Err(CodecError::Truncated) } else { Ok(blocks) }
 }
 
 fn put_rows(column: &mut u32, rows: RowsOf, out: &mut Vec<u8>) {
-    put_signed(out, i64::from(rows.column) - i64::from(*column));
-    put(out, u64::from(rows.first));
+    put_zigzag(out, i64::from(rows.column) - i64::from(*column));
+    put_varint(out, u64::from(rows.first));
     *column = rows.column;
 }
 
-fn read_rows(column: &mut u32, reader: &mut Reader<'_>) -> Result<RowsOf, CodecError> {
-    let number = i64::from(*column).checked_add(reader.signed()?).and_then(|c| u32::try_from(c).ok());
+fn read_rows(column: &mut u32, reader: &mut Cursor<'_>) -> Result<RowsOf, CodecError> {
+    let number = i64::from(*column).checked_add(reader.zigzag()?).and_then(|c| u32::try_from(c).ok());
     *column = number.ok_or(CodecError::Malformed("a directory entry names no column"))?;
-    Ok(RowsOf { column: *column, first: reader.count(u32::MAX as usize)? as u32 })
+    Ok(RowsOf { column: *column, first: reader.at_most(u32::MAX as usize)? as u32 })
 }

@@ -22,11 +22,11 @@ use std::ops::Range;
 
 use model::Histogram;
 use model::histogram::{Buckets, CounterResetHint, Span};
+use stdx::bytes::{Cursor, put_varint, put_zigzag};
 
 use super::histograms::{
     decode_histogram, encode_histogram, hint_code, hint_of, put_spans, read_bounds, read_spans,
 };
-use crate::codec::varint::{Reader, put, put_signed};
 use crate::codec::{CodecError, decode_ints, decode_values, encode_ints, encode_values};
 
 const ROWS: u8 = 0;
@@ -64,7 +64,7 @@ pub(super) fn decode_block(
     wanted: Range<usize>,
     mut visit: impl FnMut(usize, Histogram),
 ) -> Result<(), CodecError> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = Cursor::new(bytes);
     match reader.byte()? {
         ROWS => decode_rows(&mut reader, rows, wanted, visit),
         COLUMNS => {
@@ -85,7 +85,7 @@ pub(super) fn decode_block(
 
 /// Reads histograms that stand one after the other.
 pub(super) fn decode_rows(
-    reader: &mut Reader<'_>,
+    reader: &mut Cursor<'_>,
     rows: usize,
     wanted: Range<usize>,
     mut visit: impl FnMut(usize, Histogram),
@@ -218,18 +218,18 @@ impl Group<'_> {
         let first = self.rows[0];
         let hints: Vec<i64> = self.rows.iter().map(|h| i64::from(hint_code(h.counter_reset_hint))).collect();
         let mixed = hints.iter().any(|hint| *hint != hints[0]);
-        put(out, self.rows.len() as u64);
+        put_varint(out, self.rows.len() as u64);
         let float = if is_float(first) { FLOAT } else { 0 };
         out.push(float | if mixed { HINTS } else { (hints[0] as u8) << 2 });
-        put_signed(out, i64::from(first.schema));
+        put_zigzag(out, i64::from(first.schema));
         out.extend_from_slice(&first.zero_threshold.to_bits().to_le_bytes());
-        put(out, first.custom_values.len() as u64);
+        put_varint(out, first.custom_values.len() as u64);
         for bound in &first.custom_values {
             out.extend_from_slice(&bound.to_bits().to_le_bytes());
         }
-        put(out, self.runs.len() as u64);
+        put_varint(out, self.runs.len() as u64);
         for run in &self.runs {
-            put(out, run.rows.len() as u64);
+            put_varint(out, run.rows.len() as u64);
             run.spans.iter().for_each(|spans| put_spans(spans, out));
         }
         if mixed {
@@ -330,14 +330,14 @@ struct DecodedRun {
 }
 
 impl Decoded {
-    fn read(reader: &mut Reader<'_>, bytes: &[u8], rows_max: usize) -> Result<Decoded, CodecError> {
+    fn read(reader: &mut Cursor<'_>, bytes: &[u8], rows_max: usize) -> Result<Decoded, CodecError> {
         const BAD: CodecError = CodecError::Malformed("a group of histograms has impossible rows");
-        let rows = reader.count(rows_max)?;
+        let rows = reader.at_most(rows_max)?;
         if rows == 0 {
             return Err(BAD);
         }
         let head = reader.byte()?;
-        let schema = i32::try_from(reader.signed()?)
+        let schema = i32::try_from(reader.zigzag()?)
             .map_err(|_| CodecError::Malformed("a schema has more than 32 bits"))?;
         let zero_threshold = f64::from_bits(reader.u64_le()?);
         let custom_values = read_bounds(reader)?;
@@ -364,7 +364,7 @@ impl Decoded {
                 for _ in 0..columns {
                     decode_column(reader, bytes, |bytes| decode_values(bytes, rows, &mut out))?;
                 }
-                Ok(out)
+                Ok::<_, CodecError>(out)
             };
             Columns::Float {
                 counts: read(1)?,
@@ -377,7 +377,7 @@ impl Decoded {
                 for _ in 0..columns {
                     decode_column(reader, bytes, |bytes| decode_ints(bytes, rows, &mut out))?;
                 }
-                Ok(out)
+                Ok::<_, CodecError>(out)
             };
             Columns::Int { counts: read(1)?, zeros: read(1)?, sides: [read(buckets[0])?, read(buckets[1])?] }
         };
@@ -443,14 +443,14 @@ impl Decoded {
 type Spans = (usize, [Vec<Span>; 2], [Vec<i64>; 2]);
 
 /// The runs of a group of `rows` rows, and how many columns each side has.
-fn read_runs(reader: &mut Reader<'_>, rows: usize) -> Result<(Vec<DecodedRun>, [usize; 2]), CodecError> {
+fn read_runs(reader: &mut Cursor<'_>, rows: usize) -> Result<(Vec<DecodedRun>, [usize; 2]), CodecError> {
     const BAD: CodecError = CodecError::Malformed("a group of histograms has impossible spans");
-    let count = reader.count(rows)?;
+    let count = reader.at_most(rows)?;
     let mut found: Vec<Spans> = Vec::with_capacity(count);
     let mut buckets: [Vec<i64>; 2] = Default::default();
     let mut left = rows;
     for _ in 0..count {
-        let rows = reader.count(left)?;
+        let rows = reader.at_most(left)?;
         left -= rows;
         let spans = [read_spans(reader)?, read_spans(reader)?];
         let own = [indexes(&spans[0]).ok_or(BAD)?, indexes(&spans[1]).ok_or(BAD)?];
@@ -483,10 +483,11 @@ fn read_runs(reader: &mut Reader<'_>, rows: usize) -> Result<(Vec<DecodedRun>, [
 
 /// Reads a column with `decode`, which says how many bytes it took.
 fn decode_column(
-    reader: &mut Reader<'_>,
+    reader: &mut Cursor<'_>,
     bytes: &[u8],
     decode: impl FnOnce(&[u8]) -> Result<usize, CodecError>,
 ) -> Result<(), CodecError> {
     let used = decode(bytes.get(reader.position()..).unwrap_or_default())?;
-    reader.take(used).map(|_| ())
+    reader.take(used)?;
+    Ok(())
 }

@@ -13,9 +13,9 @@
 
 use model::Histogram;
 use model::histogram::{Buckets, CounterResetHint, Span};
+use stdx::bytes::{Cursor, put_varint, put_zigzag};
 
 use crate::codec::CodecError;
-use crate::codec::varint::{Reader, put, put_signed};
 
 const SAME_LAYOUT: u8 = 1;
 const FLOAT: u8 = 2;
@@ -27,16 +27,16 @@ pub(crate) fn encode_histogram(histogram: &Histogram, previous: Option<&Histogra
     let hint = hint_code(histogram.counter_reset_hint);
     out.push(if same { SAME_LAYOUT } else { 0 } | if float { FLOAT } else { 0 } | hint << 2);
     if !same {
-        put_signed(out, i64::from(histogram.schema));
+        put_zigzag(out, i64::from(histogram.schema));
         out.extend_from_slice(&histogram.zero_threshold.to_bits().to_le_bytes());
         put_spans(&histogram.positive_spans, out);
         put_spans(&histogram.negative_spans, out);
-        put(out, histogram.custom_values.len() as u64);
+        put_varint(out, histogram.custom_values.len() as u64);
         for bound in &histogram.custom_values {
             out.extend_from_slice(&bound.to_bits().to_le_bytes());
         }
     }
-    put(out, histogram.sum.to_bits() ^ previous.map_or(0, |p| p.sum.to_bits()));
+    put_varint(out, histogram.sum.to_bits() ^ previous.map_or(0, |p| p.sum.to_bits()));
     match &histogram.buckets {
         Buckets::Int { count, zero_count, positive, negative } => {
             let (before_count, before_zero, before_positive, before_negative): (u64, u64, &[i64], &[i64]) =
@@ -46,23 +46,23 @@ pub(crate) fn encode_histogram(histogram: &Histogram, previous: Option<&Histogra
                     }
                     _ => (0, 0, &[], &[]),
                 };
-            put_signed(out, count.wrapping_sub(before_count) as i64);
-            put_signed(out, zero_count.wrapping_sub(before_zero) as i64);
+            put_zigzag(out, count.wrapping_sub(before_count) as i64);
+            put_zigzag(out, zero_count.wrapping_sub(before_zero) as i64);
             for (side, before) in [(positive, before_positive), (negative, before_negative)] {
-                put(out, side.len() as u64);
+                put_varint(out, side.len() as u64);
                 for (at, bucket) in side.iter().enumerate() {
-                    put_signed(out, bucket.wrapping_sub(before.get(at).copied().unwrap_or(0)));
+                    put_zigzag(out, bucket.wrapping_sub(before.get(at).copied().unwrap_or(0)));
                 }
             }
         }
         Buckets::Float { count, zero_count, positive, negative } => {
             let (before_count, before_zero, before_positive, before_negative) = floats_of(previous);
-            put(out, count.to_bits() ^ before_count.to_bits());
-            put(out, zero_count.to_bits() ^ before_zero.to_bits());
+            put_varint(out, count.to_bits() ^ before_count.to_bits());
+            put_varint(out, zero_count.to_bits() ^ before_zero.to_bits());
             for (side, before) in [(positive, before_positive), (negative, before_negative)] {
-                put(out, side.len() as u64);
+                put_varint(out, side.len() as u64);
                 for (at, bucket) in side.iter().enumerate() {
-                    put(out, bucket.to_bits() ^ before.get(at).map_or(0, |b| b.to_bits()));
+                    put_varint(out, bucket.to_bits() ^ before.get(at).map_or(0, |b| b.to_bits()));
                 }
             }
         }
@@ -108,16 +108,16 @@ fn same_layout(a: &Histogram, b: &Histogram) -> bool {
 }
 
 pub(super) fn put_spans(spans: &[Span], out: &mut Vec<u8>) {
-    put(out, spans.len() as u64);
+    put_varint(out, spans.len() as u64);
     for span in spans {
-        put_signed(out, i64::from(span.offset));
-        put(out, u64::from(span.length));
+        put_zigzag(out, i64::from(span.offset));
+        put_varint(out, u64::from(span.length));
     }
 }
 
 /// Reads what [`encode_histogram`] wrote after `previous`.
 pub(crate) fn decode_histogram(
-    reader: &mut Reader<'_>,
+    reader: &mut Cursor<'_>,
     previous: Option<&Histogram>,
 ) -> Result<Histogram, CodecError> {
     let head = reader.byte()?;
@@ -144,8 +144,8 @@ fn empty(schema: i32, zero_threshold: f64) -> Histogram {
     Histogram { schema, zero_threshold, ..Histogram::stale() }
 }
 
-fn read_layout(reader: &mut Reader<'_>) -> Result<Histogram, CodecError> {
-    let schema = i32::try_from(reader.signed()?)
+fn read_layout(reader: &mut Cursor<'_>) -> Result<Histogram, CodecError> {
+    let schema = i32::try_from(reader.zigzag()?)
         .map_err(|_| CodecError::Malformed("a schema has more than 32 bits"))?;
     let zero_threshold = f64::from_bits(reader.u64_le()?);
     let mut histogram = empty(schema, zero_threshold);
@@ -155,23 +155,23 @@ fn read_layout(reader: &mut Reader<'_>) -> Result<Histogram, CodecError> {
     Ok(histogram)
 }
 
-pub(super) fn read_bounds(reader: &mut Reader<'_>) -> Result<Vec<f64>, CodecError> {
-    let bounds = reader.count(reader.remaining() / 8)?;
-    (0..bounds).map(|_| reader.u64_le().map(f64::from_bits)).collect()
+pub(super) fn read_bounds(reader: &mut Cursor<'_>) -> Result<Vec<f64>, CodecError> {
+    let bounds = reader.at_most(reader.remaining() / 8)?;
+    (0..bounds).map(|_| Ok(f64::from_bits(reader.u64_le()?))).collect()
 }
 
-pub(super) fn read_spans(reader: &mut Reader<'_>) -> Result<Vec<Span>, CodecError> {
+pub(super) fn read_spans(reader: &mut Cursor<'_>) -> Result<Vec<Span>, CodecError> {
     const WIDE: CodecError = CodecError::Malformed("a span has more than 32 bits");
-    let count = reader.count(reader.remaining() / 2)?;
-    let span = |reader: &mut Reader<'_>| {
-        let offset = i32::try_from(reader.signed()?).map_err(|_| WIDE)?;
+    let count = reader.at_most(reader.remaining() / 2)?;
+    let span = |reader: &mut Cursor<'_>| {
+        let offset = i32::try_from(reader.zigzag()?).map_err(|_| WIDE)?;
         let length = u32::try_from(reader.varint()?).map_err(|_| WIDE)?;
         Ok(Span { offset, length })
     };
     (0..count).map(|_| span(reader)).collect()
 }
 
-fn read_ints(reader: &mut Reader<'_>, previous: Option<&Histogram>) -> Result<Buckets, CodecError> {
+fn read_ints(reader: &mut Cursor<'_>, previous: Option<&Histogram>) -> Result<Buckets, CodecError> {
     let (before_count, before_zero, before_positive, before_negative): (u64, u64, &[i64], &[i64]) =
         match previous.map(|p| &p.buckets) {
             Some(Buckets::Int { count, zero_count, positive, negative }) => {
@@ -179,13 +179,13 @@ fn read_ints(reader: &mut Reader<'_>, previous: Option<&Histogram>) -> Result<Bu
             }
             _ => (0, 0, &[], &[]),
         };
-    let count = before_count.wrapping_add(reader.signed()? as u64);
-    let zero_count = before_zero.wrapping_add(reader.signed()? as u64);
-    let side = |reader: &mut Reader<'_>, before: &[i64]| {
-        let len = reader.count(reader.remaining())?;
+    let count = before_count.wrapping_add(reader.zigzag()? as u64);
+    let zero_count = before_zero.wrapping_add(reader.zigzag()? as u64);
+    let side = |reader: &mut Cursor<'_>, before: &[i64]| {
+        let len = reader.at_most(reader.remaining())?;
         let bucket = |at: usize| before.get(at).copied().unwrap_or(0);
         (0..len)
-            .map(|at| Ok(bucket(at).wrapping_add(reader.signed()?)))
+            .map(|at| Ok(bucket(at).wrapping_add(reader.zigzag()?)))
             .collect::<Result<Vec<_>, CodecError>>()
     };
     Ok(Buckets::Int {
@@ -196,12 +196,12 @@ fn read_ints(reader: &mut Reader<'_>, previous: Option<&Histogram>) -> Result<Bu
     })
 }
 
-fn read_floats(reader: &mut Reader<'_>, previous: Option<&Histogram>) -> Result<Buckets, CodecError> {
+fn read_floats(reader: &mut Cursor<'_>, previous: Option<&Histogram>) -> Result<Buckets, CodecError> {
     let (before_count, before_zero, before_positive, before_negative) = floats_of(previous);
     let count = f64::from_bits(reader.varint()? ^ before_count.to_bits());
     let zero_count = f64::from_bits(reader.varint()? ^ before_zero.to_bits());
-    let side = |reader: &mut Reader<'_>, before: &[f64]| {
-        let len = reader.count(reader.remaining())?;
+    let side = |reader: &mut Cursor<'_>, before: &[f64]| {
+        let len = reader.at_most(reader.remaining())?;
         let bits = |at: usize| before.get(at).map_or(0, |b| b.to_bits());
         (0..len)
             .map(|at| Ok(f64::from_bits(reader.varint()? ^ bits(at))))

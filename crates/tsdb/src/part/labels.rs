@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::io;
 
 use model::Labels;
+use stdx::bytes::{put_text, put_varint, zigzag};
 
 use super::chunks::{CHUNK_BYTES, ChunkWriter};
 use super::layout::SectionId;
 use super::sections::SectionsWriter;
 use crate::codec::encode_ints;
-use crate::codec::varint::{put, put_text, zigzag};
 
 /// Series in a page of LBL.
 pub(super) const PAGE_SERIES: u32 = 4096;
@@ -134,7 +134,7 @@ fn write_symbols(names: &[SortedName], out: &mut SectionsWriter) -> io::Result<b
             put_text(&mut firsts, value);
         }
         let shared = shared_prefix(before, value);
-        put(&mut raw, shared as u64);
+        put_varint(&mut raw, shared as u64);
         put_text(&mut raw, &value[shared..]);
         before = value;
         pair += 1;
@@ -146,10 +146,10 @@ fn write_symbols(names: &[SortedName], out: &mut SectionsWriter) -> io::Result<b
     if !raw.is_empty() {
         chunks.add(first_pair, &raw);
     }
-    put(&mut firsts, names.len() as u64);
+    put_varint(&mut firsts, names.len() as u64);
     for name in names {
         put_text(&mut firsts, &name.name);
-        put(&mut firsts, name.values.len() as u64);
+        put_varint(&mut firsts, name.values.len() as u64);
     }
     out.begin(SectionId::Symbols);
     out.write(&chunks.bytes)?;
@@ -186,13 +186,13 @@ fn write_labels(names: &[SortedName], series: u32, out: &mut SectionsWriter) -> 
             let runs = label_page(&name.runs, cursor, first, end, &mut column);
             if runs > 0 {
                 present += 1;
-                put(&mut raw, number);
-                put(&mut raw, runs);
+                put_varint(&mut raw, number);
+                put_varint(&mut raw, runs);
                 raw.extend_from_slice(&column);
             }
         }
         let mut page = Vec::with_capacity(raw.len() + 3);
-        put(&mut page, present);
+        put_varint(&mut page, present);
         page.extend_from_slice(&raw);
         chunks.add(first, &page);
         first = end;
@@ -209,14 +209,14 @@ fn label_page(runs: &[Run], cursor: &mut usize, first: u32, end: u32, out: &mut 
     while let Some(run) = runs.get(*cursor).filter(|run| run.first < end) {
         let from = run.first.max(first);
         if from > at {
-            put(out, u64::from(from - at));
+            put_varint(out, u64::from(from - at));
             out.push(0);
             count += 1;
         }
         let stop = (run.first + run.len).min(end);
-        put(out, u64::from(stop - from));
+        put_varint(out, u64::from(stop - from));
         let value = i64::from(run.value);
-        put(out, 1 + zigzag(value - before));
+        put_varint(out, 1 + zigzag(value - before));
         (before, at, count) = (value, stop, count + 1);
         if run.first + run.len > end {
             break;
@@ -245,12 +245,12 @@ fn write_postings(names: &[SortedName], out: &mut SectionsWriter) -> io::Result<
         runs.sort_by_key(|run| run.value);
         for runs in runs.chunk_by(|a, b| a.value == b.value) {
             if entries.is_empty() {
-                put(&mut entries, offset);
+                put_varint(&mut entries, offset);
             }
             let kind = encode_list(runs, &mut list, &mut other);
             let series: u64 = runs.iter().map(|run| u64::from(run.len)).sum();
-            put(&mut entries, series);
-            put(&mut entries, (list.len() as u64) << 1 | kind);
+            put_varint(&mut entries, series);
+            put_varint(&mut entries, (list.len() as u64) << 1 | kind);
             out.write(&list)?;
             offset += list.len() as u64;
             pair += 1;
@@ -272,8 +272,8 @@ fn encode_list(runs: &[Run], list: &mut Vec<u8>, other: &mut Vec<u8>) -> u64 {
     list.clear();
     let mut end = 0;
     for run in runs {
-        put(list, u64::from(run.first - end));
-        put(list, u64::from(run.len - 1));
+        put_varint(list, u64::from(run.first - end));
+        put_varint(list, u64::from(run.len - 1));
         end = run.first + run.len;
     }
     if runs.len() <= 8 {

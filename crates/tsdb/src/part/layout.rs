@@ -1,11 +1,11 @@
 //! The frame of a part file: header, table of contents, footer. Drawn in `docs/formats/part.md`.
 
 use model::TenantId;
+use stdx::bytes::{Cursor, Malformed, put_text, put_varint, put_zigzag};
 use ulid::Ulid;
 
 use super::{PartInfo, PartSpec};
 use crate::codec::CodecError;
-use crate::codec::varint::{Reader, put, put_signed, put_text};
 
 /// Opens and closes every part.
 pub(super) const MAGIC: [u8; 8] = *b"mgpart\r\n";
@@ -131,6 +131,12 @@ impl From<CodecError> for FrameError {
     }
 }
 
+impl From<Malformed> for FrameError {
+    fn from(Malformed(reason): Malformed) -> FrameError {
+        FrameError::Corrupt(reason.to_owned())
+    }
+}
+
 /// The first [`HEADER_LEN`] bytes.
 pub(super) fn encode_header(spec: &PartSpec) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
@@ -151,7 +157,7 @@ fn flags_of(spec: &PartSpec) -> u8 {
 
 /// Checks the header and gives the part's id.
 pub(super) fn check_header(header: &[u8; HEADER_LEN]) -> Result<Ulid, FrameError> {
-    let mut reader = Reader::new(header);
+    let mut reader = Cursor::new(header);
     if reader.take(8)? != MAGIC {
         return Err(FrameError::Corrupt("not a part: the magic is missing".into()));
     }
@@ -174,20 +180,20 @@ pub(super) fn encode_toc(info: &PartInfo, sections: &[Section]) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     put_text(&mut out, spec.tenant.as_str());
     out.extend_from_slice(&[spec.level, flags_of(spec)]);
-    put(&mut out, spec.wal_first);
-    put(&mut out, spec.wal_last);
-    put_signed(&mut out, info.min_ms);
-    put_signed(&mut out, info.max_ms);
-    put(&mut out, u64::from(info.series));
-    put(&mut out, info.samples);
-    put(&mut out, info.histograms);
-    put(&mut out, sections.len() as u64);
+    put_varint(&mut out, spec.wal_first);
+    put_varint(&mut out, spec.wal_last);
+    put_zigzag(&mut out, info.min_ms);
+    put_zigzag(&mut out, info.max_ms);
+    put_varint(&mut out, u64::from(info.series));
+    put_varint(&mut out, info.samples);
+    put_varint(&mut out, info.histograms);
+    put_varint(&mut out, sections.len() as u64);
     for section in sections {
         let flags = if section.id.is_required() { REQUIRED } else { 0 };
         out.extend_from_slice(&[section.id as u8, section.version, flags]);
-        put(&mut out, section.offset);
-        put(&mut out, section.len);
-        put(&mut out, section.index_len);
+        put_varint(&mut out, section.offset);
+        put_varint(&mut out, section.len);
+        put_varint(&mut out, section.index_len);
         for crc in &section.crcs {
             out.extend_from_slice(&crc.to_le_bytes());
         }
@@ -197,18 +203,18 @@ pub(super) fn encode_toc(info: &PartInfo, sections: &[Section]) -> Vec<u8> {
 
 /// Reads the table of contents of part `id` in a file of `bytes` bytes.
 pub(super) fn decode_toc(toc: &[u8], id: Ulid, bytes: u64) -> Result<(PartInfo, Vec<Section>), FrameError> {
-    let mut reader = Reader::new(toc);
+    let mut reader = Cursor::new(toc);
     let tenant = TenantId::new(reader.text()?).map_err(|e| FrameError::Corrupt(e.to_string()))?;
     let (level, flags) = (reader.byte()?, reader.byte()?);
     let (wal_first, wal_last) = (reader.varint()?, reader.varint()?);
     let (late, replace) = (flags & LATE != 0, flags & REPLACE != 0);
     let spec = PartSpec { id, tenant, level, wal_first, wal_last, late, replace };
-    let (min_ms, max_ms) = (reader.signed()?, reader.signed()?);
+    let (min_ms, max_ms) = (reader.zigzag()?, reader.zigzag()?);
     let series =
         u32::try_from(reader.varint()?).map_err(|_| FrameError::Corrupt("too many series".into()))?;
     let (samples, histograms) = (reader.varint()?, reader.varint()?);
     let info = PartInfo { spec, min_ms, max_ms, series, samples, histograms, bytes };
-    let count = reader.count(255)?;
+    let count = reader.at_most(255)?;
     let mut sections = Vec::new();
     for _ in 0..count {
         sections.extend(decode_section(&mut reader, bytes)?);
@@ -217,7 +223,7 @@ pub(super) fn decode_toc(toc: &[u8], id: Ulid, bytes: u64) -> Result<(PartInfo, 
 }
 
 /// Reads one entry; `None` is one that this version may skip.
-fn decode_section(reader: &mut Reader<'_>, bytes: u64) -> Result<Option<Section>, FrameError> {
+fn decode_section(reader: &mut Cursor<'_>, bytes: u64) -> Result<Option<Section>, FrameError> {
     let (id, version, flags) = (reader.byte()?, reader.byte()?, reader.byte()?);
     let (offset, len, index_len) = (reader.varint()?, reader.varint()?, reader.varint()?);
     if offset.checked_add(len).is_none_or(|end| end > bytes) || index_len > len {
@@ -251,7 +257,7 @@ pub(super) fn encode_footer(toc_offset: u64, toc: &[u8]) -> [u8; FOOTER_LEN] {
 
 /// Offset, length and CRC of the table of contents of a file of `bytes` bytes.
 pub(super) fn decode_footer(footer: &[u8; FOOTER_LEN], bytes: u64) -> Result<(u64, usize, u32), FrameError> {
-    let mut reader = Reader::new(footer);
+    let mut reader = Cursor::new(footer);
     let (offset, len, crc) = (reader.u64_le()?, reader.u64_le()?, reader.u32_le()?);
     if footer[24..] != MAGIC {
         return Err(FrameError::Corrupt("the file is cut short: no magic at its end".into()));

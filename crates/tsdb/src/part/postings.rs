@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use model::{MatchOp, Matcher};
 use roaring::RoaringBitmap;
+use stdx::bytes::Cursor;
 
 use super::cache::Kind;
 use super::chunks::ChunkIndex;
@@ -13,7 +14,6 @@ use super::labels::{PAIRS_PER_CHUNK, POSTINGS_BLOCK};
 use super::layout::SectionId;
 use super::symbols::Symbols;
 use super::{Lazy, PartError};
-use crate::codec::varint::Reader;
 use crate::codec::{CodecError, decode_ints};
 
 /// The posting lists of a part.
@@ -53,12 +53,12 @@ impl Postings {
             let chunk = index.cached(file, at)?;
             let mut wanted = std::iter::from_fn(|| pairs.next_if(|&p| p - first < PAIRS_PER_CHUNK));
             let mut read = || -> Result<(), CodecError> {
-                let mut reader = Reader::new(&chunk);
+                let mut reader = Cursor::new(&chunk);
                 let mut offset = reader.varint()?;
                 let mut next = first;
                 for pair in wanted.by_ref() {
                     loop {
-                        let series = reader.count(count as usize)? as u32;
+                        let series = reader.at_most(count as usize)? as u32;
                         let (len, kind) = reader.varint().map(|v| (v >> 1, v & 1))?;
                         let len =
                             u32::try_from(len).map_err(|_| CodecError::Malformed("a list is too long"))?;
@@ -222,11 +222,11 @@ fn decode_list(
 ) -> Result<(), CodecError> {
     const BAD: CodecError = CodecError::Malformed("a posting list names series that are not there");
     if kind == 0 {
-        let mut reader = Reader::new(bytes);
+        let mut reader = Cursor::new(bytes);
         let mut end = 0usize;
         while reader.remaining() > 0 {
-            let first = end + reader.count(count as usize - end)?;
-            end = first + 1 + reader.count((count as usize).checked_sub(first + 1).ok_or(BAD)?)?;
+            let first = end + reader.at_most(count as usize - end)?;
+            end = first + 1 + reader.at_most((count as usize).checked_sub(first + 1).ok_or(BAD)?)?;
             set.insert_range(first as u32..end as u32);
         }
         return Ok(());

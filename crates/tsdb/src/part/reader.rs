@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use model::{Histogram, Labels, Matcher, Metadata};
 use roaring::RoaringBitmap;
+use stdx::bytes::Cursor;
 use stdx::disk::Disk;
 use storage::Column;
 
@@ -23,7 +24,6 @@ use super::postings::Postings;
 use super::rows::LabelRows;
 use super::symbols::Symbols;
 use super::{Lazy, PartError, PartInfo};
-use crate::codec::varint::Reader;
 use crate::codec::{CodecError, decode_values};
 use crate::tombstone::{Deleted, Tombstone};
 
@@ -89,7 +89,7 @@ impl MarkedChunk {
     /// read any further.
     fn new(raw: Vec<u8>, block_rows: usize) -> MarkedChunk {
         let mut marks = Vec::new();
-        let mut reader = Reader::new(&raw);
+        let mut reader = Cursor::new(&raw);
         if let Ok(mut state) = State::read(&mut reader, block_rows) {
             marks.push((reader.position(), state));
             let mut entries = 0;
@@ -108,10 +108,10 @@ impl MarkedChunk {
     }
 
     /// What reads on at or before entry `entry`, and the number of the entry that comes next.
-    fn from(&self, entry: usize) -> Result<(State, Reader<'_>, u32), CodecError> {
+    fn from(&self, entry: usize) -> Result<(State, Cursor<'_>, u32), CodecError> {
         let mark = (entry / MARK_ENTRIES).min(self.marks.len().saturating_sub(1));
         let (at, state) = self.marks.get(mark).ok_or(CodecError::Truncated)?;
-        Ok((*state, Reader::new(&self.raw[*at..]), (mark * MARK_ENTRIES) as u32))
+        Ok((*state, Cursor::new(&self.raw[*at..]), (mark * MARK_ENTRIES) as u32))
     }
 }
 
@@ -444,7 +444,7 @@ impl Part {
             let decoded = if in_columns {
                 decode_block(bytes, rows.len(), wanted, take)
             } else {
-                decode_rows(&mut Reader::new(bytes), rows.len(), wanted, take)
+                decode_rows(&mut Cursor::new(bytes), rows.len(), wanted, take)
             };
             decoded.map_err(self.file.undecodable(SectionId::Histograms, stretches[at].0))
         })
@@ -569,10 +569,10 @@ pub(super) fn plan_blocks(
 }
 
 fn read_metadata(raw: &[u8], out: &mut Vec<(String, Vec<Metadata>)>) -> Result<(), CodecError> {
-    let mut reader = Reader::new(raw);
+    let mut reader = Cursor::new(raw);
     while reader.remaining() > 0 {
         let metric = reader.text()?.to_owned();
-        let count = reader.count(reader.remaining() / 3)?;
+        let count = reader.at_most(reader.remaining() / 3)?;
         let mut statements = Vec::with_capacity(count);
         for _ in 0..count {
             let metric_type = super::type_of(reader.byte()?);

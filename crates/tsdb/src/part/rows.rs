@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use model::Labels;
 use roaring::RoaringBitmap;
+use stdx::bytes::{Cursor, unzigzag};
 
 use super::cache::Kind;
 use super::chunks::ChunkIndex;
@@ -13,7 +14,6 @@ use super::layout::SectionId;
 use super::symbols::{Name, Resolver, Symbols};
 use super::{Lazy, PartError};
 use crate::codec::CodecError;
-use crate::codec::varint::{Reader, unzigzag};
 
 /// The labels of the series of a part.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ const ABSENT: u32 = u32::MAX;
 
 /// Where a column is while series go by.
 #[derive(Debug, Clone, Copy, Default)]
-struct Cursor {
+struct Standing {
     run: usize,
     pair: Option<u32>,
     /// The page of symbols of `pair`.
@@ -53,20 +53,20 @@ struct Cursor {
 impl Page {
     fn decode(first: u32, raw: &[u8], names: &[Name]) -> Result<Page, CodecError> {
         const BAD: CodecError = CodecError::Malformed("a page of labels names what is not there");
-        let mut reader = Reader::new(raw);
-        let count = reader.count(names.len())?;
+        let mut reader = Cursor::new(raw);
+        let count = reader.at_most(names.len())?;
         let mut columns = Vec::with_capacity(count);
         for _ in 0..count {
-            let name = reader.count(names.len().saturating_sub(1))?;
+            let name = reader.at_most(names.len().saturating_sub(1))?;
             if columns.last().is_some_and(|before: &Column| before.name >= name) {
                 return Err(BAD);
             }
             let pairs = &names.get(name).ok_or(BAD)?.pairs;
-            let runs_count = reader.count(reader.remaining() / 2)?;
+            let runs_count = reader.at_most(reader.remaining() / 2)?;
             let mut runs = Vec::with_capacity(runs_count);
             let (mut at, mut before) = (first, 0i64);
             for _ in 0..runs_count {
-                let len = reader.count(PAGE_SERIES as usize)? as u32;
+                let len = reader.at_most(PAGE_SERIES as usize)? as u32;
                 let pair = match reader.varint()? {
                     0 => ABSENT,
                     code => {
@@ -139,7 +139,7 @@ impl LabelRows {
         let mut room = Vec::with_capacity(256);
         for run in series.chunk_by(|a, b| a / PAGE_SERIES == b / PAGE_SERIES) {
             let page = self.page(file, symbols, (run[0] / PAGE_SERIES) as usize)?;
-            let mut cursors = vec![Cursor::default(); page.columns.len()];
+            let mut cursors = vec![Standing::default(); page.columns.len()];
             for &number in run {
                 for (column, cursor) in page.columns.iter().zip(&mut cursors) {
                     let pair = column.pair(number, &mut cursor.run);

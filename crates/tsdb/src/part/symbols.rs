@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use stdx::bytes::{Cursor, Malformed};
+
 use super::cache::Kind;
 use super::chunks::ChunkIndex;
 use super::file::PartFile;
 use super::layout::SectionId;
 use super::{Lazy, PartError};
 use crate::codec::CodecError;
-use crate::codec::varint::Reader;
 
 /// A label name and the numbers of its (name, value) pairs.
 #[derive(Debug, Clone)]
@@ -43,10 +44,10 @@ pub(super) struct Page {
 impl Page {
     fn decode(first: u32, raw: &[u8]) -> Result<Page, CodecError> {
         let mut page = Page { first, text: String::with_capacity(raw.len() * 2), ends: Vec::new() };
-        let mut reader = Reader::new(raw);
+        let mut reader = Cursor::new(raw);
         let mut start = 0;
         while reader.remaining() > 0 {
-            let shared = reader.count(page.text.len() - start)?;
+            let shared = reader.at_most(page.text.len() - start)?;
             let end = start + shared;
             if !page.text.is_char_boundary(end) || page.text.len() > super::chunks::CHUNK_BYTES_MAX {
                 return Err(CodecError::Malformed("a symbol does not continue the one before"));
@@ -78,10 +79,13 @@ impl Symbols {
                 Ok(reader.take(reader.remaining())?.to_vec())
             })?;
             let read = || -> Result<(Vec<Box<str>>, Vec<Name>), CodecError> {
-                let mut reader = Reader::new(&extra);
-                let firsts =
-                    chunks.chunks().iter().map(|_| Ok(reader.text()?.into())).collect::<Result<_, _>>()?;
-                let count = reader.count(reader.remaining() / 2)?;
+                let mut reader = Cursor::new(&extra);
+                let firsts = chunks
+                    .chunks()
+                    .iter()
+                    .map(|_| Ok(reader.text()?.into()))
+                    .collect::<Result<_, Malformed>>()?;
+                let count = reader.at_most(reader.remaining() / 2)?;
                 let mut names = Vec::with_capacity(count);
                 let mut pair = 0u32;
                 for _ in 0..count {
@@ -89,7 +93,7 @@ impl Symbols {
                     if names.last().is_some_and(|before: &Name| *before.name >= *name) {
                         return Err(CodecError::Malformed("label names are not in order"));
                     }
-                    let end = pair.checked_add(reader.count(u32::MAX as usize)? as u32);
+                    let end = pair.checked_add(reader.at_most(u32::MAX as usize)? as u32);
                     let end = end.ok_or(CodecError::Malformed("too many label values"))?;
                     names.push(Name { name, pairs: pair..end });
                     pair = end;

@@ -295,7 +295,7 @@ proptest! {
             histograms::encode_histogram(histogram, previous, &mut bytes);
             previous = Some(histogram);
         }
-        let mut reader = crate::codec::varint::Reader::new(&bytes);
+        let mut reader = stdx::bytes::Cursor::new(&bytes);
         let mut before: Option<Histogram> = None;
         for histogram in twice {
             let back = histograms::decode_histogram(&mut reader, before.as_ref()).unwrap();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use model::{Histogram, Labels, Metadata};
 use smallvec::SmallVec;
+use stdx::bytes::{put_text, put_varint};
 use stdx::disk::Disk;
 use storage::Column;
 
@@ -21,7 +22,6 @@ use super::layout::{
 };
 use super::sections::{SectionsWriter, Spool};
 use super::{PartError, PartInfo, PartSpec, file_name, part_order};
-use crate::codec::varint::{put, put_text};
 use crate::codec::{encode_values, is_const};
 
 /// Stored blocks remembered to store equal ones once.
@@ -360,7 +360,7 @@ fn write_metadata(metadata: &BTreeMap<String, Vec<Metadata>>, out: &mut Sections
     let (mut raw, mut first) = (Vec::new(), 0);
     for (number, (metric, statements)) in (1u32..).zip(metadata) {
         put_text(&mut raw, metric);
-        put(&mut raw, statements.len() as u64);
+        put_varint(&mut raw, statements.len() as u64);
         for statement in statements {
             raw.push(super::type_code(statement.metric_type));
             put_text(&mut raw, &statement.unit);

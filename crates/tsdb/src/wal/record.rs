@@ -6,11 +6,10 @@ use std::sync::Arc;
 use model::histogram::Histogram;
 use model::{Exemplar, Labels, MatchOp, Matcher, Metadata, MetricType};
 use smallvec::SmallVec;
+use stdx::bytes::{Cursor, Malformed, put_bytes, put_varint, put_zigzag};
 use storage::{BlockKey, SeriesRef};
 
-use super::bytes::{Cursor, Malformed, put_bytes, put_varint, put_zigzag};
 use super::values::{decode_changes, encode_changes};
-use crate::codec::varint::Reader;
 use crate::part::histograms::{decode_histogram, encode_histogram};
 
 pub(crate) const KIND_BATCH: u8 = 1;
@@ -54,8 +53,8 @@ const DEFINITIONS_BYTES_MAX: usize = 256 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// The bytes are whole (their checksum holds) but make no sense.
-    #[error("malformed record")]
-    Malformed,
+    #[error("malformed record: {0}")]
+    Malformed(&'static str),
     /// A kind, version or required section that this program does not know.
     #[error("{what} {number} is not known to this version")]
     Unknown {
@@ -67,8 +66,8 @@ pub enum RecordError {
 }
 
 impl From<Malformed> for RecordError {
-    fn from(_: Malformed) -> Self {
-        RecordError::Malformed
+    fn from(Malformed(reason): Malformed) -> Self {
+        RecordError::Malformed(reason)
     }
 }
 
@@ -293,10 +292,13 @@ fn put_series(out: &mut Vec<u8>, last: &mut u64, series: u64) {
     *last = series;
 }
 
+/// A reference of a series that is out of range.
+const NO_SERIES: Malformed = Malformed("a series is out of range");
+
 fn read_series(cursor: &mut Cursor<'_>, last: &mut u64) -> Result<u64, Malformed> {
     let mut half = |last: u64| {
-        let value = (last as i64).checked_add(cursor.zigzag()?).ok_or(Malformed)?;
-        u32::try_from(value).map_err(|_| Malformed)
+        let value = (last as i64).checked_add(cursor.zigzag()?).ok_or(NO_SERIES)?;
+        u32::try_from(value).map_err(|_| NO_SERIES)
     };
     let slot = half(*last >> 32)?;
     let generation = half(*last & 0xffff_ffff)?;
@@ -390,7 +392,7 @@ pub(crate) fn put_matchers(matchers: &[Matcher], out: &mut Vec<u8>) {
 }
 
 pub(crate) fn read_matchers(cursor: &mut Cursor<'_>) -> Result<Vec<Matcher>, Malformed> {
-    let count = cursor.count()?;
+    let count = cursor.count(1)?;
     let mut matchers = Vec::with_capacity(count);
     for _ in 0..count {
         let op = match cursor.byte()? {
@@ -398,10 +400,13 @@ pub(crate) fn read_matchers(cursor: &mut Cursor<'_>) -> Result<Vec<Matcher>, Mal
             1 => MatchOp::NotEqual,
             2 => MatchOp::Regex,
             3 => MatchOp::NotRegex,
-            _ => return Err(Malformed),
+            _ => return Err(Malformed("an unknown kind of matcher")),
         };
-        let (name, value) = (cursor.string()?, cursor.string()?);
-        matchers.push(Matcher::new(op, name, value).map_err(|_| Malformed)?);
+        let (name, value) = (cursor.text()?, cursor.text()?);
+        matchers.push(
+            Matcher::new(op, name, value)
+                .map_err(|_| Malformed("a matcher's regular expression is wrong"))?,
+        );
     }
     Ok(matchers)
 }
@@ -519,7 +524,7 @@ pub(crate) fn unpack_definitions(payload: &[u8]) -> Result<Option<PackedDefiniti
     if read_kind(&mut cursor)? != KIND_BATCH {
         return Ok(None);
     }
-    let mut found = PackedDefinitions { tenant: cursor.string()?.to_owned(), ..PackedDefinitions::default() };
+    let mut found = PackedDefinitions { tenant: cursor.text()?.to_owned(), ..PackedDefinitions::default() };
     while !cursor.is_empty() {
         let (tag, section) = (cursor.byte()?, cursor.bytes()?);
         match tag {
@@ -527,11 +532,10 @@ pub(crate) fn unpack_definitions(payload: &[u8]) -> Result<Option<PackedDefiniti
             SECTION_SERIES => found.series.push(section.to_vec()),
             SECTION_SERIES_ZSTD => {
                 let mut packed = Cursor::new(section);
-                let len = usize::try_from(packed.varint()?).map_err(|_| Malformed)?;
-                if len > DEFINITIONS_BYTES_MAX {
-                    return Err(RecordError::Malformed);
-                }
-                found.series.push(zstd::bulk::decompress(packed.rest(), len).map_err(|_| Malformed)?);
+                let len = packed.at_most(DEFINITIONS_BYTES_MAX)?;
+                let bytes = zstd::bulk::decompress(packed.rest(), len)
+                    .map_err(|_| Malformed("definitions cannot be decompressed"))?;
+                found.series.push(bytes);
             }
             _ => {}
         }
@@ -558,7 +562,7 @@ fn read_kind(cursor: &mut Cursor<'_>) -> Result<u8, RecordError> {
 fn read_sources(section: &[u8], out: &mut Vec<(u64, u128, Labels)>) -> Result<(), RecordError> {
     let mut cursor = Cursor::new(section);
     while !cursor.is_empty() {
-        out.push((cursor.varint()?, cursor.u128()?, read_labels(cursor.bytes()?)?));
+        out.push((cursor.varint()?, cursor.u128_le()?, read_labels(cursor.bytes()?)?));
     }
     Ok(())
 }
@@ -578,7 +582,7 @@ fn read_series_definitions(section: &[u8], out: &mut Vec<(u64, Labels)>) -> Resu
 }
 
 fn read_labels(bytes: &[u8]) -> Result<Labels, Malformed> {
-    Labels::from_bytes(bytes).ok_or(Malformed)
+    Labels::from_bytes(bytes).ok_or(Malformed("labels are not sorted or not UTF-8"))
 }
 
 /// Reads the records of one segment in turn, remembering what rows are differences to.
@@ -611,7 +615,7 @@ impl Decoder {
             KIND_BATCH => Ok(Record::Batch(self.read_batch(&mut cursor)?)),
             KIND_CHECKPOINT => Ok(Record::Checkpoint(read_checkpoint(&mut cursor)?)),
             KIND_DELETE => Ok(Record::Delete(DeleteRecord {
-                tenant: cursor.string()?.to_owned(),
+                tenant: cursor.text()?.to_owned(),
                 start_ms: cursor.zigzag()?,
                 end_ms: cursor.zigzag()?,
                 matchers: read_matchers(&mut cursor)?,
@@ -621,15 +625,15 @@ impl Decoder {
     }
 
     fn read_batch(&mut self, cursor: &mut Cursor<'_>) -> Result<BatchRecord, RecordError> {
-        let mut batch = BatchRecord { tenant: cursor.string()?.to_owned(), ..BatchRecord::default() };
+        let mut batch = BatchRecord { tenant: cursor.text()?.to_owned(), ..BatchRecord::default() };
         while !cursor.is_empty() {
             let (tag, bytes) = (cursor.byte()?, cursor.bytes()?);
             let mut section = Cursor::new(bytes);
             match tag {
                 SECTION_KEY => {
                     batch.key = Some(BlockKey {
-                        queue_id: section.u128()?,
-                        incarnation: section.u128()?,
+                        queue_id: section.u128_le()?,
+                        incarnation: section.u128_le()?,
                         block: section.varint()?,
                     });
                 }
@@ -645,7 +649,7 @@ impl Decoder {
                     while !section.is_empty() {
                         let series = section.varint()?;
                         let labels = read_labels(section.bytes()?)?;
-                        let value = f64::from_bits(section.u64()?);
+                        let value = f64::from_bits(section.u64_le()?);
                         let timestamp_ms = section.zigzag()?;
                         batch.exemplars.push((series, Exemplar { labels, value, timestamp_ms }));
                     }
@@ -669,7 +673,7 @@ impl Decoder {
             let timestamp_ms = base_ms.wrapping_add(cursor.zigzag()?);
             let flags = cursor.byte()?;
             if flags & ROW_FULL != 0 {
-                let count = cursor.count()?;
+                let count = cursor.count(1)?;
                 let mut last = 0;
                 let series: Result<Arc<[SeriesRef]>, Malformed> =
                     (0..count).map(|_| read_series(cursor, &mut last).map(SeriesRef)).collect();
@@ -714,9 +718,9 @@ impl Decoder {
                 batch.rows_lost += 1;
                 continue;
             };
-            let mut reader = Reader::new(bytes);
-            let histogram =
-                decode_histogram(&mut reader, previous.as_deref()).map_err(|_| RecordError::Malformed)?;
+            let mut reader = Cursor::new(bytes);
+            let histogram = decode_histogram(&mut reader, previous.as_deref())
+                .map_err(|_| Malformed("a histogram contradicts itself"))?;
             let histogram = Arc::new(histogram);
             self.histograms.insert(series, histogram.clone());
             let replace = flags & ROW_REPLACE != 0;
@@ -728,24 +732,29 @@ impl Decoder {
 
 fn read_metadata(cursor: &mut Cursor<'_>, out: &mut Vec<(String, Metadata)>) -> Result<(), RecordError> {
     while !cursor.is_empty() {
-        let metric = cursor.string()?.to_owned();
-        let metric_type = MetricType::parse(cursor.string()?).ok_or(Malformed)?;
-        let (unit, help) = (cursor.string()?.to_owned(), cursor.string()?.to_owned());
+        let metric = cursor.text()?.to_owned();
+        let metric_type =
+            MetricType::parse(cursor.text()?).ok_or(Malformed("metadata has an unknown type"))?;
+        let (unit, help) = (cursor.text()?.to_owned(), cursor.text()?.to_owned());
         out.push((metric, Metadata { metric_type, unit, help }));
     }
     Ok(())
 }
 
 fn read_checkpoint(cursor: &mut Cursor<'_>) -> Result<Vec<TakenBlocks>, RecordError> {
-    let count = cursor.count()?;
+    let count = cursor.count(1)?;
     let mut taken = Vec::with_capacity(count.min(1024));
     for _ in 0..count {
-        let (tenant, queue_id, incarnation) = (cursor.string()?.to_owned(), cursor.u128()?, cursor.u128()?);
-        let count = cursor.count()?;
+        let (tenant, queue_id, incarnation) =
+            (cursor.text()?.to_owned(), cursor.u128_le()?, cursor.u128_le()?);
+        let count = cursor.count(1)?;
         let mut blocks = Vec::with_capacity(count.min(1024));
         for _ in 0..count {
             let first = cursor.varint()?;
-            blocks.push((first, first.checked_add(cursor.varint()?).ok_or(Malformed)?));
+            blocks.push((
+                first,
+                first.checked_add(cursor.varint()?).ok_or(Malformed("blocks end past all numbers"))?,
+            ));
         }
         taken.push(TakenBlocks { tenant, queue_id, incarnation, blocks });
     }

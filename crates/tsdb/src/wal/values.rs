@@ -8,7 +8,7 @@
 //! - otherwise the exclusive-or of the bit patterns, without its zero bytes at either end, after a byte
 //!   `1 | trailing << 1 | (len - 1) << 4` (odd).
 
-use super::bytes::{Cursor, Malformed, put_varint, unzigzag, zigzag};
+use stdx::bytes::{CUT_SHORT, Cursor, Malformed, put_varint, unzigzag, zigzag};
 
 const MASK_NONE: u8 = 0;
 const MASK_BITMAP: u8 = 1;
@@ -86,6 +86,9 @@ pub(crate) fn put_change(before: u64, now: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&rest.to_le_bytes()[..len as usize]);
 }
 
+const NO_COLUMN: Malformed = Malformed("a change is of a column that is not there");
+const NO_INTEGER: Malformed = Malformed("a difference has no integer before it, or leaves their range");
+
 /// Applies the changes at the front of `cursor` to `values` (bit patterns of the row before).
 pub(crate) fn decode_changes(cursor: &mut Cursor<'_>, values: &mut [u64]) -> Result<(), Malformed> {
     match cursor.byte()? {
@@ -93,17 +96,17 @@ pub(crate) fn decode_changes(cursor: &mut Cursor<'_>, values: &mut [u64]) -> Res
         MASK_ALL => values.iter_mut().try_for_each(|value| read_change(cursor, value)),
         MASK_GAPS => {
             let mut mask = *cursor;
-            let count = mask.count()?;
+            let count = mask.count(1)?;
             let mut places = Vec::with_capacity(count);
             let mut next = 0u64;
             for _ in 0..count {
-                let at = next.checked_add(mask.varint()?).ok_or(Malformed)?;
-                places.push(usize::try_from(at).map_err(|_| Malformed)?);
-                next = at.checked_add(1).ok_or(Malformed)?;
+                let at = next.checked_add(mask.varint()?).ok_or(NO_COLUMN)?;
+                places.push(usize::try_from(at).map_err(|_| NO_COLUMN)?);
+                next = at.checked_add(1).ok_or(NO_COLUMN)?;
             }
             *cursor = mask;
             for at in places {
-                read_change(cursor, values.get_mut(at).ok_or(Malformed)?)?;
+                read_change(cursor, values.get_mut(at).ok_or(NO_COLUMN)?)?;
             }
             Ok(())
         }
@@ -116,23 +119,23 @@ pub(crate) fn decode_changes(cursor: &mut Cursor<'_>, values: &mut [u64]) -> Res
             }
             Ok(())
         }
-        _ => Err(Malformed),
+        _ => Err(Malformed("an unknown mask of changes")),
     }
 }
 
 /// Applies the change at the front of `cursor`.
 pub(crate) fn read_change(cursor: &mut Cursor<'_>, value: &mut u64) -> Result<(), Malformed> {
-    let first = *cursor.rest().first().ok_or(Malformed)?;
+    let first = *cursor.rest().first().ok_or(CUT_SHORT)?;
     if first & 1 == 0 {
         let difference = unzigzag(cursor.varint()? >> 1);
-        let before = small_integer(*value).ok_or(Malformed)?;
-        *value = (before.checked_add(difference).ok_or(Malformed)? as f64).to_bits();
+        let before = small_integer(*value).ok_or(NO_INTEGER)?;
+        *value = (before.checked_add(difference).ok_or(NO_INTEGER)? as f64).to_bits();
         return Ok(());
     }
     cursor.byte()?;
     let (trailing, len) = (u32::from(first >> 1 & 7), usize::from(first >> 4 & 7) + 1);
     if first & 0x80 != 0 {
-        return Err(Malformed);
+        return Err(Malformed("an unknown kind of change"));
     }
     let mut rest = [0; 8];
     rest[..len].copy_from_slice(cursor.take(len)?);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use stdx::bytes::{Cursor, put_varint, put_zigzag};
 use storage::Column;
 
 use super::DAY_MS;
-use crate::codec::varint::{Reader, put, put_signed};
 use crate::codec::{CodecError, decode_values, encode_values};
 use crate::merge::{Piece, Rank, TimeConcatCache, combine};
 use crate::tombstone::Deleted;
@@ -51,12 +51,12 @@ impl Loose {
         let mut values = Vec::new();
         for (slot, samples) in &samples {
             for chunk in samples.chunks(ENTRY_SAMPLES) {
-                put(&mut body.bytes, chunk.len() as u64);
+                put_varint(&mut body.bytes, chunk.len() as u64);
                 let (mut last, mut step) = (0i64, 0i64);
                 values.clear();
                 for (time, bits) in chunk {
                     let next = time.wrapping_sub(last);
-                    put_signed(&mut body.bytes, next.wrapping_sub(step));
+                    put_zigzag(&mut body.bytes, next.wrapping_sub(step));
                     (last, step) = (*time, next);
                     values.push(f64::from_bits(*bits));
                     *days.entry(time.div_euclid(DAY_MS)).or_default() += 1;
@@ -173,12 +173,12 @@ impl Loose {
 }
 
 fn decode(entry: &[u8]) -> Result<(Vec<i64>, Vec<f64>), CodecError> {
-    let mut reader = Reader::new(entry);
-    let count = reader.count(ENTRY_SAMPLES)?;
+    let mut reader = Cursor::new(entry);
+    let count = reader.at_most(ENTRY_SAMPLES)?;
     let mut times = Vec::with_capacity(count);
     let (mut last, mut step) = (0i64, 0i64);
     for _ in 0..count {
-        step = step.wrapping_add(reader.signed()?);
+        step = step.wrapping_add(reader.zigzag()?);
         last = last.wrapping_add(step);
         times.push(last);
     }

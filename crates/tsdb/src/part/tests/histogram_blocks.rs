@@ -236,7 +236,7 @@ fn histogram_figures() {
             },
             &|block, rows| {
                 let mut found = 0;
-                let mut reader = crate::codec::varint::Reader::new(block);
+                let mut reader = stdx::bytes::Cursor::new(block);
                 super::super::histogram_columns::decode_rows(&mut reader, rows, 0..rows, |_, _| found += 1)
                     .unwrap();
                 found
