@@ -81,10 +81,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    (
-        "sim",
-        &["ledger", "model", "queue", "remote", "stdx", "storage", "tenancy", "tsdb", "tunnel"],
-    ),
+    ("sim", &["ledger", "model", "queue", "remote", "stdx", "storage", "tenancy", "tsdb", "tunnel"]),
     ("xtask", &[]),
 ];
 
