@@ -5,7 +5,7 @@
 //! - `tests/rows`: scrapes with schedules. Real are encoder, queue, sender, door, intake, ledger and `tsdb`, as the agent
 //!   and the hub wire them. What is looked at: each sample is stored once, with its bits; a witness before the store
 //!   sees samples that come twice, which a query would not; and the ledger judges each tick as it went. Messages are packets
-//!   of [`Network`], or go by the agent's own HTTP/2 client (`tunnel::Line`) over [`Lines`].
+//!   of [`Network`], or go by the agent's own client (`tunnel::Line`) over [`Lines`].
 //! - `tests/tunnel`: tunnels of agents to hubs over [`Lines`], and requests of all kinds on them.
 //!
 //! **Not real:** TLS, the hub's listener and its routes (a server with the same limits stands for them); threads (the encoder's and the store's

@@ -1,7 +1,5 @@
 //! Rows home: one sender for each hub, over outbound connections of its own.
 
-mod line;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +11,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use queue::{Queue, Start};
 use remote::Encoder;
-use remote::ship::{Sender, SenderOptions};
+use remote::ship::{Outgoing, Request, Sender, SenderOptions};
 use stdx::clock::Clock;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tunnel::identity::AgentIdentity;
-use tunnel::{Connector, HubUrl, OnLost};
-
-use line::Line;
+use tunnel::{Connector, HubUrl, Line, LineError, OnLost};
 
 /// How often cursors are written down and old segments go.
 const UPKEEP_EVERY: Duration = Duration::from_secs(2);
@@ -98,7 +94,7 @@ impl Home {
                 .reader(&name, Start::Oldest)
                 .with_context(|| format!("open the cursor of hub {hub} in the queue"))?;
             let options = SenderOptions { seed: rand::random(), ..SenderOptions::default() };
-            let line = Arc::new(Line::new(hub.clone(), connector.clone(), Arc::clone(identity)));
+            let line = Arc::new(Line::new(hub.clone(), connector.clone(), identity.clone()));
             lines.push(Arc::clone(&line));
             let shipping = Shipping {
                 sender: Sender::new(reader, options, 0),
@@ -121,7 +117,7 @@ impl Home {
     pub(super) fn on_tunnel_lost(&self) -> OnLost {
         let lines = Arc::clone(&self.lines);
         OnLost::new(move |hub| {
-            lines.iter().filter(|line| line.hub == *hub).for_each(|line| line.tunnel_lost());
+            lines.iter().filter(|line| line.hub() == hub).for_each(|line| line.tunnel_lost());
         })
     }
 
@@ -195,6 +191,15 @@ async fn keep_up(queue: Queue, metrics: HomeMetrics, _clock: Arc<dyn Clock>, sto
     }
 }
 
+/// Makes a request. When it fails, nothing is known of what was sent.
+async fn send(line: &Line, outgoing: Outgoing) -> Result<Vec<u8>, LineError> {
+    let path = match outgoing.request {
+        Request::Hello => "/fleet/v1/rows/hello",
+        Request::Blocks => "/fleet/v1/rows/blocks",
+    };
+    line.post(path, outgoing.body).await
+}
+
 /// One hub's sender and what it needs.
 struct Shipping {
     sender: Sender,
@@ -213,7 +218,7 @@ impl Shipping {
 
     async fn run(mut self, mut news: watch::Receiver<()>, stop: CancellationToken, head_start: Duration) {
         tokio::time::sleep(head_start).await;
-        let mut under_way: JoinSet<(u64, Result<Vec<u8>>)> = JoinSet::new();
+        let mut under_way: JoinSet<(u64, Result<Vec<u8>, LineError>)> = JoinSet::new();
         let mut deadline: Option<Instant> = None;
         loop {
             let now_ms = self.now_ms();
@@ -222,11 +227,11 @@ impl Shipping {
                 match tokio::task::block_in_place(|| self.sender.poll(now_ms)) {
                     Ok(Some(outgoing)) => {
                         let line = Arc::clone(&self.line);
-                        under_way.spawn(async move { (outgoing.id, line.send(outgoing).await) });
+                        under_way.spawn(async move { (outgoing.id, send(&line, outgoing).await) });
                     }
                     Ok(None) => break,
                     Err(error) => {
-                        tracing::error!(hub = %self.line.hub, %error, "the queue cannot be read");
+                        tracing::error!(hub = %self.line.hub(), %error, "the queue cannot be read");
                         break;
                     }
                 }
@@ -258,23 +263,24 @@ impl Shipping {
         }
     }
 
-    fn answered(&mut self, done: Result<(u64, Result<Vec<u8>>), tokio::task::JoinError>) {
+    fn answered(&mut self, done: Result<(u64, Result<Vec<u8>, LineError>), tokio::task::JoinError>) {
         let now_ms = self.now_ms();
         match done {
             Ok((id, Ok(body))) => {
                 if let Err(error) = self.sender.answered(id, &body, now_ms) {
-                    tracing::warn!(hub = %self.line.hub, %error, "the hub's answer cannot be read");
+                    tracing::warn!(hub = %self.line.hub(), %error, "the hub's answer cannot be read");
                 }
             }
             Ok((id, Err(error))) => {
+                let error = anyhow::Error::from(error);
                 if self.was_online != Some(false) {
-                    tracing::warn!(hub = %self.line.hub, "rows wait in the queue: {error:#}");
+                    tracing::warn!(hub = %self.line.hub(), "rows wait in the queue: {error:#}");
                 } else {
-                    tracing::debug!(hub = %self.line.hub, "rows wait in the queue: {error:#}");
+                    tracing::debug!(hub = %self.line.hub(), "rows wait in the queue: {error:#}");
                 }
                 self.sender.failed(id, now_ms);
             }
-            Err(error) => tracing::error!(hub = %self.line.hub, %error, "a request panicked"),
+            Err(error) => tracing::error!(hub = %self.line.hub(), %error, "a request panicked"),
         }
     }
 
@@ -283,7 +289,7 @@ impl Shipping {
         let stats = self.sender.stats().clone();
         if self.was_online != Some(stats.online) {
             if stats.online {
-                tracing::info!(hub = %self.line.hub, "the hub takes rows");
+                tracing::info!(hub = %self.line.hub(), "the hub takes rows");
             }
             self.was_online = Some(stats.online);
         }

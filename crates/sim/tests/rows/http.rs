@@ -1,4 +1,4 @@
-//! The road as it is in the program: `tunnel::Line` at the agent, HTTP/2 on a stream of [`Lines`], a server with the
+//! The road as it is in the program: `tunnel::Line` at the agent, HTTP/1.1 on streams of [`Lines`], a server with the
 //! program's limits at the hub. TLS is left out; who calls, the line knows.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use remote::ship::{Peer, Request as Asked, message};
 use rustls::{ClientConfig, RootCertStore};
@@ -29,11 +29,8 @@ use crate::road::{Got, Road};
 const HELLO: &str = "/fleet/v1/rows/hello";
 const BLOCKS: &str = "/fleet/v1/rows/blocks";
 /// As the hub's front has them.
-const STREAMS_MAX: u32 = 32;
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
-const SEND_BUFFER_BYTES: usize = 64 << 10;
-const PING: Duration = Duration::from_secs(20);
+const HEAD: Duration = Duration::from_secs(90);
+const BUFFER_BYTES: usize = 8 << 10;
 
 pub(crate) struct Http {
     runtime: Runtime,
@@ -242,16 +239,8 @@ async fn serve(shared: Arc<Shared>, hub: usize, arrived: Arrived) {
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(at_the_door(&shared, hub, number, request).await) }
     });
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
-        .adaptive_window(false)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_send_buf_size(SEND_BUFFER_BYTES);
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER_BYTES);
     // A line that breaks off is the agent's business.
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
