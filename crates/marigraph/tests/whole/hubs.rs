@@ -136,8 +136,16 @@ async fn an_agent_revoked_at_one_hub_is_cut_at_the_other() -> Result<()> {
         closed(&mut open).await?;
     }
     until(&b, AGENTS, |agents| agents.iter().all(|agent| agent["revoked"] == true)).await?;
-    let refused = second.renew(&reach(), &format!("https://{}", b.addr)).await;
-    assert!(refused.is_err_and(|error| error.to_string().to_lowercase().contains("revoked")));
+    // On a busy machine a reset may overtake the alert that says why.
+    let mut said = String::new();
+    for _ in 0..10 {
+        let refused = second.renew(&reach(), &format!("https://{}", b.addr)).await;
+        said = refused.err().context("a revoked agent renewed its certificate")?.to_string().to_lowercase();
+        if said.contains("revoked") {
+            break;
+        }
+    }
+    assert!(said.contains("revoked"), "{said}");
     // And the other way round: what b revokes, a knows.
     b.post("/api/v1/admin/agents/revoke", "id=feedfeedfeedfeed&serial=0a").await?;
     let hub_a_record = |hubs: &[Value]| hubs.iter().any(|hub| hub["state"] == "linked");
