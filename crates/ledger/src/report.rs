@@ -351,47 +351,54 @@ pub(crate) fn incomplete(inner: &Inner, now_ms: i64, cluster_label: &str) -> Vec
             overlays: overlays(inner, cluster),
             lost: &inner.lost,
         };
+        // Joined as they come: a source that is odd at every other tick has pieces without number.
+        let mut own: Vec<Stretch> = Vec::new();
         source.judge(&window, |piece| {
-            if piece.verdict.is_gap_in_record() {
-                all.push(Incomplete {
-                    cluster: cluster.to_owned(),
-                    job: job.to_owned(),
-                    from_ms: piece.from,
-                    to_ms: piece.last,
-                    rows: piece.count,
-                    verdict: piece.verdict,
-                });
+            let verdict = piece.verdict;
+            if verdict.is_gap_in_record() {
+                let next = Stretch { from_ms: piece.from, to_ms: piece.last, rows: piece.count, verdict, most: piece.count };
+                join(&mut own, next);
             }
         });
+        all.extend(own.into_iter().map(|stretch| (cluster, job, stretch)));
     }
-    merge(all)
+    all.sort_by_key(|(cluster, job, stretch)| (*cluster, *job, stretch.from_ms));
+    let mut incomplete = Vec::new();
+    for of_job in all.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+        let mut merged = Vec::new();
+        of_job.iter().for_each(|(.., stretch)| join(&mut merged, *stretch));
+        let (cluster, job) = (of_job[0].0, of_job[0].1);
+        incomplete.extend(merged.into_iter().map(|Stretch { from_ms, to_ms, rows, verdict, .. }| {
+            Incomplete { cluster: cluster.to_owned(), job: job.to_owned(), from_ms, to_ms, rows, verdict }
+        }));
+    }
+    incomplete
 }
 
-/// Joins what overlaps or nearly does.
-fn merge(mut all: Vec<Incomplete>) -> Vec<Incomplete> {
+/// A time with gaps in it.
+#[derive(Clone, Copy)]
+struct Stretch {
+    from_ms: i64,
+    to_ms: i64,
+    rows: u64,
+    /// Of the piece with the most rows.
+    verdict: Verdict,
+    most: u64,
+}
+
+/// Puts a stretch behind others that begin no later, as one with the last of them when they overlap or nearly do.
+fn join(stretches: &mut Vec<Stretch>, next: Stretch) {
     const NEAR_MS: i64 = 60_000;
-    all.sort_by(|a, b| (&a.cluster, &a.job, a.from_ms).cmp(&(&b.cluster, &b.job, b.from_ms)));
-    let mut merged: Vec<(Incomplete, u64)> = Vec::new();
-    for next in all {
-        match merged.last_mut() {
-            Some((open, most))
-                if open.cluster == next.cluster
-                    && open.job == next.job
-                    && next.from_ms <= open.to_ms.saturating_add(NEAR_MS) =>
-            {
-                open.to_ms = open.to_ms.max(next.to_ms);
-                open.rows += next.rows;
-                if next.rows > *most {
-                    (*most, open.verdict) = (next.rows, next.verdict);
-                }
-            }
-            _ => {
-                let rows = next.rows;
-                merged.push((next, rows));
+    match stretches.last_mut() {
+        Some(open) if next.from_ms <= open.to_ms.saturating_add(NEAR_MS) => {
+            open.to_ms = open.to_ms.max(next.to_ms);
+            open.rows += next.rows;
+            if next.most > open.most {
+                (open.most, open.verdict) = (next.most, next.verdict);
             }
         }
+        _ => stretches.push(next),
     }
-    merged.into_iter().map(|(one, _)| one).collect()
 }
 
 pub(crate) fn overlays<'a>(inner: &'a Inner, cluster: &str) -> &'a [Overlay] {

@@ -318,7 +318,7 @@ impl Columns {
 fn read_places(chunk: &[u8]) -> Result<Vec<Place>, CodecError> {
     let mut reader = Cursor::new(chunk);
     let (mut offset, mut first) = (reader.varint()?, 0i64);
-    let mut places = Vec::with_capacity(ENTRIES_PER_CHUNK as usize);
+    let mut places = Vec::new();
     while reader.remaining() > 0 {
         let rows = reader.at_most(u32::MAX as usize)? as u32;
         first = first.wrapping_add(reader.zigzag()?);
@@ -327,5 +327,7 @@ fn read_places(chunk: &[u8]) -> Result<Vec<Place>, CodecError> {
         places.push(Place { rows, first, last, offset, len });
         offset = offset.saturating_add(u64::from(len));
     }
+    // It stays in the cache, and most sections have few columns.
+    places.shrink_to_fit();
     Ok(places)
 }

@@ -100,6 +100,7 @@ impl MarkedChunk {
                 }
             }
         }
+        marks.shrink_to_fit();
         MarkedChunk { raw, marks }
     }
 

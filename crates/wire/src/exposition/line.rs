@@ -429,7 +429,7 @@ impl<'a> LineReader<'a> {
     /// Reads a line that starts with `#`, up to its line break (which is left).
     pub(super) fn meta(&mut self) -> Result<MetaLine, Problem> {
         let start = self.pos;
-        let end = memchr::memchr(b'\n', &self.body[start..]).map_or(self.body.len(), |at| start + at);
+        let end = self.line_end();
         self.pos += 1;
         let spaced = self.separator();
         let word_at = self.pos;
@@ -455,6 +455,8 @@ impl<'a> LineReader<'a> {
             }
         };
         let family = self.family_name(kind)?;
+        // A name in quotes may have held line breaks.
+        let end = self.line_end();
         let text = match (self.dialect, self.peek()) {
             (_, Some(b' ')) | (Dialect::Prometheus, Some(b'\t')) => self.pos + 1..end,
             (Dialect::Prometheus, None | Some(b'\n')) => end..end,
@@ -469,6 +471,12 @@ impl<'a> LineReader<'a> {
         }
         self.check_meta(kind, &family, &text)?;
         Ok(MetaLine::Meta { kind, family, text })
+    }
+
+    /// Where the next line break is, or the end.
+    fn line_end(&self) -> usize {
+        let rest = self.body.get(self.pos..).unwrap_or_default();
+        memchr::memchr(b'\n', rest).map_or(self.body.len(), |at| self.pos + at)
     }
 
     fn family_name(&mut self, kind: MetaKind) -> Result<Range<usize>, Problem> {

@@ -109,6 +109,16 @@ fn quoted_names_are_read() {
             family my.metric unknown "" "dotted"
         "#]],
     );
+    // Strings of this format may hold line breaks, also where a line tells of a family.
+    text(
+        "# TYPE \"a\nb\" counter\n{\"a\nb\"} 1\n",
+        expect![[r#"
+            new 0 {__name__="a\nb"}
+            0: 1
+            family a
+            b counter "" ""
+        "#]],
+    );
 }
 
 #[test]
