@@ -356,7 +356,13 @@ pub(crate) fn incomplete(inner: &Inner, now_ms: i64, cluster_label: &str) -> Vec
         source.judge(&window, |piece| {
             let verdict = piece.verdict;
             if verdict.is_gap_in_record() {
-                let next = Stretch { from_ms: piece.from, to_ms: piece.last, rows: piece.count, verdict, most: piece.count };
+                let next = Stretch {
+                    from_ms: piece.from,
+                    to_ms: piece.last,
+                    rows: piece.count,
+                    verdict,
+                    most: piece.count,
+                };
                 join(&mut own, next);
             }
         });

@@ -12,7 +12,7 @@ const DAY_MS: i64 = 24 * 3600 * 1000;
 const GUESSED_INTERVAL_MS_MAX: i64 = 3600 * 1000;
 
 /// Ticks of a run that no ledger has written which are looked at.
-const ODD_RUN_TICKS_MAX: u32 = 1 << 16;
+const ODD_RUN_TICKS_MAX: u32 = 1 << 13;
 
 /// Ticks with the same fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

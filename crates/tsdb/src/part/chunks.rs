@@ -73,7 +73,7 @@ pub(super) struct Chunk {
     /// Bytes into the section.
     pub(super) offset: u64,
     stored: u32,
-    raw: u32,
+    pub(super) raw: u32,
 }
 
 /// The index of a section.

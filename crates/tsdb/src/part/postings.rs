@@ -12,6 +12,7 @@ use super::chunks::ChunkIndex;
 use super::file::{PartFile, Stretch};
 use super::labels::{PAIRS_PER_CHUNK, POSTINGS_BLOCK};
 use super::layout::SectionId;
+use super::reader::DAMAGE_NAMED_MAX;
 use super::symbols::Symbols;
 use super::{Lazy, PartError};
 use crate::codec::{CodecError, decode_ints};
@@ -140,10 +141,14 @@ impl Postings {
         mut bad: impl FnMut(PartError),
     ) {
         let mut start = pairs.start;
-        while start < pairs.end {
+        let mut named = 0;
+        while start < pairs.end && named < DAMAGE_NAMED_MAX {
             let end = start.saturating_add(PAIRS_PER_CHUNK).min(pairs.end);
-            if let Err(error) = self.union(file, &(start..end).collect(), count) {
+            let mut pairs = RoaringBitmap::new();
+            pairs.insert_range(start..end);
+            if let Err(error) = self.union(file, &pairs, count) {
                 bad(error);
+                named += 1;
             }
             start = end;
         }

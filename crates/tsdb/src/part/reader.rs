@@ -536,7 +536,7 @@ impl Part {
 }
 
 /// [`Part::verify`] goes on to the next series until it has found so much.
-const DAMAGE_NAMED_MAX: usize = 1000;
+pub(super) const DAMAGE_NAMED_MAX: usize = 1000;
 
 /// Fills `values` with the constant blocks of the clipped rows and notes the stored ones.
 pub(super) fn plan_blocks(

@@ -62,6 +62,8 @@ impl Page {
             page.ends.push(page.text.len() as u32);
             start = next;
         }
+        page.text.shrink_to_fit();
+        page.ends.shrink_to_fit();
         Ok(page)
     }
 
@@ -88,12 +90,15 @@ impl Symbols {
                 let count = reader.at_most(reader.remaining() / 2)?;
                 let mut names = Vec::with_capacity(count);
                 let mut pair = 0u32;
+                // A value takes a byte at least; what claims more of them would be gone through one by one.
+                let most = chunks.chunks().iter().map(|chunk| u64::from(chunk.raw)).sum::<u64>();
                 for _ in 0..count {
                     let name: Box<str> = reader.text()?.into();
                     if names.last().is_some_and(|before: &Name| *before.name >= *name) {
                         return Err(CodecError::Malformed("label names are not in order"));
                     }
                     let end = pair.checked_add(reader.at_most(u32::MAX as usize)? as u32);
+                    let end = end.filter(|end| u64::from(*end) <= most);
                     let end = end.ok_or(CodecError::Malformed("too many label values"))?;
                     names.push(Name { name, pairs: pair..end });
                     pair = end;

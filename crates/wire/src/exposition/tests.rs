@@ -370,6 +370,26 @@ fn the_memory_follows_a_changing_target() {
 }
 
 #[test]
+fn labels_behind_a_blank_are_those_of_another_series() {
+    check_scrapes(
+        Protocol::PrometheusText0_0_4,
+        &["b 1\n", "b {x=\"1\"} 2\n", "b{x=\"1\"} 3\nb 4\n"],
+        expect![[r#"
+            new 0 {__name__="b"}
+            0: 1
+            --
+            new 1 {__name__="b", x="1"}
+            1: 2
+            --
+            new 2 {__name__="b", x="1"}
+            2: 3
+            0: 4
+            --
+        "#]],
+    );
+}
+
+#[test]
 fn a_type_that_changes_makes_new_columns_of_its_bounds() {
     check_scrapes(
         Protocol::PrometheusText0_0_4,

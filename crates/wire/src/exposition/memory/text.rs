@@ -309,9 +309,10 @@ impl TextMemory {
         if entry.kind().is_meta() {
             matches!(scan.body.get(after), None | Some(b'\n')).then_some(after)
         } else {
-            // Blanks that were not there before belong to the name's end, and only a whole reading knows it.
-            let blank = matches!(scan.body.get(after), Some(b' ' | b'\t'));
-            (!blank && entry.fits(scan.metric_type)).then_some(after)
+            // Blanks that were not there before belong to the name's end, and labels may follow them: only a whole
+            // reading knows it.
+            let goes_on = matches!(scan.body.get(after), Some(b' ' | b'\t' | b'{'));
+            (!goes_on && entry.fits(scan.metric_type)).then_some(after)
         }
     }
 
