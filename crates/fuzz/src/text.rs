@@ -53,8 +53,11 @@ pub(crate) fn config_seeds() -> Vec<Vec<u8>> {
     seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
 }
 
-/// A lease of an agent in a pair: what is taken is within its bounds.
+/// A lease of an agent in a pair, or a word: what is taken is within its bounds, and a word says the same again.
 pub(crate) fn lease(bytes: &[u8]) {
+    if let Ok(word) = pairs::Word::decode(bytes) {
+        assert_eq!(pairs::Word::decode(&word.encode()), Ok(word));
+    }
     if let Ok(lease) = pairs::decode(bytes) {
         assert!(pairs::is_member_name(&lease.member));
         assert!(lease.views.len() <= 8 && lease.views.is_sorted_by_key(|view| view.from_ms));
@@ -63,7 +66,8 @@ pub(crate) fn lease(bytes: &[u8]) {
 }
 
 pub(crate) fn lease_seeds() -> Vec<Vec<u8>> {
-    vec![include_bytes!("../../pairs/testdata/berlin-0.lease").to_vec()]
+    let word = br#"{"format":"marigraph-word-1","member":"a","incarnation":"1f","transitions":1,"mark":2,"renewed_ms":3,"duration_ms":8000,"away":true,"heard":[{"member":"b","incarnation":"2","mark":1}]}"#;
+    vec![include_bytes!("../../pairs/testdata/berlin-0.lease").to_vec(), word.to_vec()]
 }
 
 /// The catalog of a backup: what it says of itself it says again.

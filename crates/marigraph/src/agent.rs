@@ -213,7 +213,9 @@ impl Agent {
         stages.apply(&config, auth)?;
         if let Some(sharing) = sharing {
             // Set once.
-            let _ = stages.sharer.set(sharing.start(&stages.pull));
+            let _ = stages
+                .sharer
+                .set(sharing.start(&stages.pull, pair::lines(&args.hubs, &way.0, who.identity.as_ref())));
         }
 
         let outward = stages.go_out(&args, way, who.identity, outward)?;

@@ -418,7 +418,8 @@ pub struct AgentArgs {
     /// raise an alarm when two are there at once. Without it a random name, kept with the leases or the data
     #[arg(long = "incarnation", value_name = "NAME", env = "MARIGRAPH_INCARNATION")]
     pub incarnation: Option<String>,
-    /// While the leases cannot be read an agent goes on with the targets it had for this long; 0 stops with its lease
+    /// While the leases cannot be read an agent goes on with the targets it had for this long, as long as the others
+    /// say by way of a hub that they know; 0 stops with its lease
     #[arg(
         long = "pair.keep-share",
         value_name = "DURATION",

@@ -15,6 +15,7 @@ mod ledger;
 mod lifecycle;
 mod limits;
 mod page;
+mod pair_words;
 mod presence;
 mod proxy;
 mod rows;

@@ -19,8 +19,8 @@
 //! point 3 it has stopped by then. What it may still have scraped ends at its last renewal's time plus the
 //! duration: nobody claims an earlier tick of it.
 //!
-//! A member that cannot read the leases may go on with the share it has ([`Settings::keep`]): where the place is away for
-//! all, nobody scrapes anything twice by that; where it is away for one, the others take that one for gone.
+//! A member that cannot read the leases may go on with the share it has ([`Settings::keep`]) as long as all others say, on
+//! another way ([`Words`]), that they have heard of it: to them it is as if it had renewed its lease.
 //!
 //! [`Member`] is all of this without any input or output; [`Pair`] runs it.
 
@@ -31,6 +31,7 @@ mod metrics;
 mod pair;
 mod share;
 mod view;
+mod word;
 
 pub use file::{FileLeases, decode};
 pub use lease::{BoxFuture, Held, Lease, LeaseError, Leases, MEMBER_LENGTH_MAX, Standing, Version};
@@ -39,3 +40,4 @@ pub use metrics::Metrics;
 pub use pair::{MemberState, Pair, PairConfig};
 pub use share::{Share, Turn};
 pub use view::{View, at, owner};
+pub use word::{Heard, WORD_BYTES_MAX, Word, Words};

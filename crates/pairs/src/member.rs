@@ -1,7 +1,9 @@
 //! A member, without input and output: what it reads and writes is handed in and out, with the times at which
 //! that began and ended.
 
-use std::collections::BTreeMap;
+mod words;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::lease::{Held, Lease, LeaseError, MEMBER_LENGTH_MAX, Standing, Version};
@@ -39,8 +41,8 @@ pub struct Settings {
     pub duration: Duration,
     /// A fingerprint of what it scrapes.
     pub setup: String,
-    /// For how long it goes on with the share it had while the leases cannot be read; zero for not at all. Others that
-    /// can still read them take it for gone meanwhile, and what it goes on with is scraped twice then.
+    /// For how long it goes on with the share it had while it cannot read the leases and the others say that they hear
+    /// of it all the same ([`Member::word`]); zero for not at all.
     pub keep: Duration,
 }
 
@@ -89,6 +91,8 @@ pub struct Write {
 struct Seen {
     held: Held,
     /// When the read ended that saw this version first.
+    renewed: Duration,
+    /// The last sign of it: that, or a word.
     since: Duration,
     /// Its clock ahead of ours, at least, when it wrote.
     ahead_ms: i64,
@@ -101,6 +105,12 @@ struct Seen {
     anew: bool,
     /// What it claimed before it began anew.
     ghost: Option<Claim>,
+    /// Its last mark that we have heard; 0 for none.
+    heard: u64,
+    /// When it last said that it cannot read the leases.
+    away: Option<Duration>,
+    /// Our last mark that it has heard; 0 for none.
+    acknowledged: u64,
 }
 
 /// Our lease as it was last written.
@@ -133,10 +143,26 @@ pub struct Member {
     transitions: u32,
     acquired_ms: i64,
     lapses: u64,
-    /// When the first read began that has failed since the last one that has not.
+    /// When the first read began that has failed, or what took long, since the last read that has not failed.
     away: Option<Duration>,
-    /// It has gone on with its share beyond its lease.
-    kept: bool,
+    /// The last marks that we gave, and when.
+    marks: VecDeque<(u64, Now)>,
+    /// So long all others take us for alive, as they have said.
+    covered: Option<Duration>,
+    /// By incarnation, whom we have no lease of, and who say that they have ours.
+    strangers: BTreeMap<u64, Stranger>,
+}
+
+/// Who has our lease, and its own we have not read.
+#[derive(Debug)]
+struct Stranger {
+    /// Its last mark that we have heard, and when.
+    heard: u64,
+    since: Duration,
+    /// Our last mark that it has heard; 0 for none.
+    acknowledged: u64,
+    /// There is no lease of it any more.
+    is_past: bool,
 }
 
 impl Member {
@@ -158,7 +184,9 @@ impl Member {
             acquired_ms: 0,
             lapses: 0,
             away: None,
-            kept: false,
+            marks: VecDeque::new(),
+            covered: None,
+            strangers: BTreeMap::new(),
         }
     }
 
@@ -187,7 +215,7 @@ impl Member {
     /// What is to be written now, if anything. What is given away by it is given away when this returns.
     pub fn beat(&mut self, now: Now) -> Option<Write> {
         let over = self.renewed.is_some_and(|renewed| now.mono >= renewed + self.settings.fence());
-        if over && !self.keeps_share(now) {
+        if over && self.covered.is_none_or(|until| now.mono >= until) {
             self.lapse();
         }
         if self.rival.is_some() {
@@ -243,22 +271,15 @@ impl Member {
         }
     }
 
-    /// A read that began then has failed. As long as it may, it goes on with the share that it has: the others either
-    /// cannot read the leases either, or wait for a sign of it for longer than this allows.
+    /// A read that began then has failed, or it or a write takes long.
     pub fn missed(&mut self, began: Now) {
         self.away.get_or_insert(began.mono);
-        let confirmed = self.own.as_ref().is_some_and(|own| own.confirmed);
-        if self.keeps_share(began) && confirmed {
-            self.kept = true;
-            let until_ms = began.wall_ms.saturating_add(millis(self.settings.duration));
-            self.share.stretch(began.mono + self.settings.fence(), until_ms);
-        }
     }
 
-    /// Whether the leases cannot be read, and it goes on with its share all the same.
+    /// Whether the leases cannot be read, and it goes on with its share all the same, as the others know that it does.
     pub fn keeps_share(&self, now: Now) -> bool {
-        let lately = |since: Duration| now.mono < since + self.settings.keep;
-        self.own.is_some() && self.rival.is_none() && self.away.is_some_and(lately)
+        let covered = self.covered.is_some_and(|until| now.mono < until);
+        self.own.is_some() && self.rival.is_none() && self.away.is_some() && covered
     }
 
     /// For how long the leases could not be read; zero when the last read went well.
@@ -269,12 +290,9 @@ impl Member {
     /// Takes in what a read from `began` to `ended` has found.
     pub fn read(&mut self, began: Now, ended: Now, found: Vec<Held>) {
         self.away = None;
-        if std::mem::take(&mut self.kept) {
-            // What the others have made of the silence is not known: it begins anew. They may go on for a moment, too.
-            self.lapse();
-            for seen in self.others.values_mut().filter(|seen| !seen.gone) {
-                seen.since = ended.mono;
-            }
+        // They have written their leases before they spoke.
+        for stranger in self.strangers.values_mut() {
+            stranger.is_past |= stranger.since < began.mono;
         }
         let mut absent: Vec<String> = self.others.keys().cloned().collect();
         if self.rival.is_some() && !found.iter().any(|held| held.lease.member == self.settings.name) {
@@ -360,6 +378,14 @@ impl Member {
         }
         self.pending = None;
         self.renewed = None;
+        self.covered = None;
+    }
+
+    /// Whether somebody whom we take for gone still has a share where others scrape: they know more than we do.
+    fn is_kept_by_others(&self) -> bool {
+        let gone = |name: &String| self.others.get(name).is_some_and(|seen| seen.gone);
+        let serving = self.others.values().filter(|seen| seen.lives && !seen.gone);
+        serving.filter_map(|seen| seen.held.lease.views.last()).any(|view| view.members.iter().any(gone))
     }
 
     /// Others that take their share.
@@ -411,7 +437,7 @@ impl Member {
             let scraped = self.serving().next().is_some();
             let in_doubt =
                 |seen: &Seen| !seen.lives && !seen.gone && (scraped || now.mono < seen.since + patience);
-            if self.others.values().any(in_doubt) {
+            if self.others.values().any(in_doubt) || self.is_kept_by_others() {
                 return Lease { renewed_ms: now.wall_ms, ..own.lease.clone() };
             }
             let view = View { from_ms: now.wall_ms, members };
@@ -461,6 +487,7 @@ impl Member {
         let since = ended.mono;
         let new = |held, lives, ghost| Seen {
             held,
+            renewed: since,
             since,
             ahead_ms,
             lives,
@@ -468,6 +495,9 @@ impl Member {
             gone: false,
             anew: false,
             ghost,
+            heard: 0,
+            away: None,
+            acknowledged: 0,
         };
         match self.others.get_mut(&held.lease.member) {
             Some(seen) if seen.held.version == held.version => {
@@ -483,7 +513,9 @@ impl Member {
                     true => claim(seen, held.lease.acquired_ms.saturating_add(1), ended),
                     false => seen.ghost.take(),
                 };
-                *seen = Seen { anew, ..new(held, !seen.doubted, ghost) };
+                let said = if anew { (0, None, 0) } else { (seen.heard, seen.away, seen.acknowledged) };
+                let (heard, away, acknowledged) = said;
+                *seen = Seen { anew, heard, away, acknowledged, ..new(held, !seen.doubted, ghost) };
             }
             None => _ = self.others.insert(held.lease.member.clone(), new(held, false, None)),
         }

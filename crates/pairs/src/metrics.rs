@@ -15,6 +15,7 @@ pub struct Metrics {
     pub(crate) renewals: Counter,
     pub(crate) write_failures: Counter,
     pub(crate) read_failures: Counter,
+    pub(crate) word_failures: Counter,
     pub(crate) clock_ahead: Gauge<f64, AtomicU64>,
     pub(crate) away: Gauge<f64, AtomicU64>,
     pub(crate) keeps_share: Gauge,
@@ -37,13 +38,18 @@ impl Metrics {
         registry.register("write_failures", "Renewals that failed", m.write_failures);
         registry.register("read_failures", "Reads of all leases that failed", m.read_failures);
         registry.register(
+            "word_failures",
+            "Signs of life by way of a hub that failed, while leases were not renewed",
+            m.word_failures,
+        );
+        registry.register(
             "away_seconds",
             "For how long the leases could not be read; 0 when the last read went well",
             m.away,
         );
         registry.register(
             "keeps_share",
-            "Whether this agent goes on with the targets it had, because the leases cannot be read",
+            "Whether this agent goes on with the targets it had while it cannot read the leases, as the others know by way of a hub",
             m.keeps_share,
         );
         registry.register(

@@ -10,10 +10,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::lease::{LeaseError, Leases, Standing};
+use crate::lease::{BoxFuture, LeaseError, Leases, Standing};
 use crate::member::{Member, Now, Settings};
 use crate::metrics::Metrics;
 use crate::share::Share;
+use crate::word::Words;
 
 /// Longest wait for others to take over what a leaving member gives, beside what they have been told.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(15);
@@ -24,6 +25,8 @@ pub struct PairConfig {
     pub settings: Settings,
     /// Where the leases are.
     pub leases: Arc<dyn Leases>,
+    /// On what other ways members hear of each other; without one nobody goes on beyond its lease.
+    pub words: Vec<Arc<dyn Words>>,
     /// The clock that ticks go by.
     pub clock: Arc<dyn Clock>,
     /// Its figures.
@@ -42,7 +45,8 @@ pub struct Pair {
     orders: Arc<Orders>,
     left: watch::Receiver<bool>,
     state: Arc<Mutex<Vec<MemberState>>>,
-    task: JoinHandle<()>,
+    /// The member, and what tells and hears words.
+    tasks: Vec<JoinHandle<()>>,
     share: Share,
 }
 
@@ -77,16 +81,28 @@ impl Pair {
         let orders = Arc::<Orders>::default();
         let (leaving, left) = watch::channel(false);
         let state = Arc::default();
+        let member = Member::new(config.settings.clone(), rand::random(), share.clone());
+        let member = Arc::new(Mutex::new(member));
+        let talk = |words: &Arc<dyn Words>| Talk {
+            member: Arc::clone(&member),
+            words: Arc::clone(words),
+            beat: config.settings.beat(),
+            patience: patience(&config.settings),
+            clock: Arc::clone(&config.clock),
+            share: share.clone(),
+            metrics: config.metrics.clone(),
+        };
+        let mut tasks: Vec<_> = config.words.iter().map(|words| tokio::spawn(talk(words).run())).collect();
         let run = Run {
-            member: Member::new(config.settings.clone(), rand::random(), share.clone()),
+            member,
             config,
             share: share.clone(),
             orders: Arc::clone(&orders),
             state: Arc::clone(&state),
             told: Told::default(),
         };
-        let task = tokio::spawn(run.run(leaving));
-        Pair { orders, left, state, task, share }
+        tasks.push(tokio::spawn(run.run(leaving)));
+        Pair { orders, left, state, tasks, share }
     }
 
     /// The targets are discovered: it may take its share.
@@ -114,7 +130,7 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
         self.share.close();
     }
 }
@@ -131,7 +147,7 @@ struct Told {
 }
 
 struct Run {
-    member: Member,
+    member: Arc<Mutex<Member>>,
     config: PairConfig,
     share: Share,
     orders: Arc<Orders>,
@@ -145,7 +161,7 @@ impl Run {
         loop {
             self.turn().await;
             let given = *self.orders.given.lock();
-            if given.leave && self.member.has_left(self.now()) {
+            if given.leave && self.member.lock().has_left(self.now()) {
                 self.end().await;
                 left.send_replace(true);
                 return;
@@ -161,22 +177,23 @@ impl Run {
     async fn turn(&mut self) {
         let given = *self.orders.given.lock();
         if given.ready {
-            self.member.ready();
+            self.member.lock().ready();
         }
         if given.leave {
-            self.member.leave();
+            self.member.lock().leave();
         }
         let read = self.read().await;
-        if read.is_err() && self.member.keeps_share(self.now()) {
+        if read.is_err() && self.member.lock().keeps_share(self.now()) {
             // A place that does not answer must not take the time for the next look.
             return self.tell(read);
         }
         let mut wrote = Ok(());
         for _ in 0..3 {
-            let before = self.member.lease().map(|(lease, _)| lease.views.clone());
-            let Some(write) = self.member.beat(self.now()) else { break };
+            let before = self.member.lock().lease().map(|(lease, _)| lease.views.clone());
+            let Some(write) = self.member.lock().beat(self.now()) else { break };
             wrote = self.write(write).await;
-            if wrote.is_err() || self.member.lease().map(|(lease, _)| &lease.views) == before.as_ref() {
+            if wrote.is_err() || self.member.lock().lease().map(|(lease, _)| &lease.views) == before.as_ref()
+            {
                 break;
             }
             self.config.metrics.view_changes.inc();
@@ -189,7 +206,7 @@ impl Run {
 
     /// Leaves the lease's place as if it had never been there.
     async fn end(&mut self) {
-        let own = self.member.lease().map(|(lease, version)| (lease.member.clone(), version.clone()));
+        let own = self.member.lock().lease().map(|(lease, version)| (lease.member.clone(), version.clone()));
         if let Some((member, version)) = own {
             let removed = timeout(self.patience(), self.config.leases.remove(member, version)).await;
             if let Err(error) = removed.unwrap_or_else(|_| Err(late())) {
@@ -202,16 +219,17 @@ impl Run {
 
     async fn read(&mut self) -> Result<(), LeaseError> {
         let began = self.now();
-        let found = timeout(self.patience(), self.config.leases.list()).await.unwrap_or_else(|_| Err(late()));
+        let found = self.within(began, self.config.leases.list()).await;
         match found {
-            Ok(found) => self.member.read(began, self.now(), found),
+            Ok(found) => self.member.lock().read(began, self.now(), found),
             Err(error) => {
                 self.config.metrics.read_failures.inc();
-                self.member.missed(began);
+                self.member.lock().missed(began);
                 return Err(error);
             }
         }
-        for held in self.member.litter(self.now()) {
+        let litter = self.member.lock().litter(self.now());
+        for held in litter {
             // Whoever comes first.
             let _ =
                 timeout(self.patience(), self.config.leases.remove(held.lease.member, held.version)).await;
@@ -221,19 +239,34 @@ impl Run {
 
     async fn write(&mut self, write: crate::member::Write) -> Result<(), LeaseError> {
         let put = self.config.leases.put(write.lease, write.over);
-        let outcome = timeout(self.patience(), put).await.unwrap_or_else(|_| Err(late()));
+        let outcome = self.within(self.now(), put).await;
         let outcome = outcome.inspect_err(|_| _ = self.config.metrics.write_failures.inc());
-        self.member.wrote(self.now(), outcome.as_ref().map(Clone::clone));
+        self.member.lock().wrote(self.now(), outcome.as_ref().map(Clone::clone));
         if outcome.is_ok() {
             self.config.metrics.renewals.inc();
         }
         outcome.map(drop)
     }
 
+    /// What takes long may be given up too late to hear of the others: the member knows before.
+    async fn within<T>(
+        &self,
+        began: Now,
+        job: BoxFuture<'_, Result<T, LeaseError>>,
+    ) -> Result<T, LeaseError> {
+        let mut job = std::pin::pin!(timeout(self.patience(), job));
+        let done = match timeout(self.config.settings.duration / 8, &mut job).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.member.lock().missed(began);
+                job.await
+            }
+        };
+        done.unwrap_or_else(|_| Err(late()))
+    }
+
     fn patience(&self) -> Duration {
-        let Settings { duration, keep, .. } = self.config.settings;
-        // Two looks have to fit into the time for which it goes on after one.
-        if keep.is_zero() { duration / 2 } else { duration / 4 }
+        patience(&self.config.settings)
     }
 
     fn now(&self) -> Now {
@@ -242,15 +275,16 @@ impl Run {
 
     /// Tells pages, metrics and the log what has changed.
     fn tell(&mut self, outcome: Result<(), LeaseError>) {
-        let own = self.member.lease().map(|(lease, _)| lease.clone());
+        let member = self.member.lock();
+        let own = member.lease().map(|(lease, _)| lease.clone());
         let name = &self.config.settings.name;
         let (metrics, told) = (&self.config.metrics, &mut self.told);
         let members = own.as_ref().and_then(|own| own.views.last()).map(|view| view.members.clone());
         let members = members.unwrap_or_default();
         metrics.members.set(i64::try_from(members.len()).unwrap_or(i64::MAX));
         let now = Now { wall_ms: self.config.clock.now_ms(), mono: self.share.elapsed() };
-        metrics.away.set(self.member.away(now).as_secs_f64());
-        let keeps = self.member.keeps_share(now);
+        metrics.away.set(member.away(now).as_secs_f64());
+        let keeps = member.keeps_share(now);
         metrics.keeps_share.set(i64::from(keeps));
         if keeps != told.keeps {
             told.keeps = keeps;
@@ -258,17 +292,16 @@ impl Run {
                 tracing::warn!(
                     member = name,
                     for_at_most = ?self.config.settings.keep,
-                    "the leases cannot be read: this agent goes on with the targets it had, and takes over none; if others \
-                     can read them, they scrape the same ones"
+                    "the leases cannot be read: this agent goes on with the targets it had, and takes over none; the others know it"
                 );
             } else {
                 tracing::warn!(member = name, "this agent does not go on without leases any more");
             }
         }
-        metrics.clock_ahead.set(self.member.ahead_ms() as f64 / 1000.0);
-        if self.member.lapses() > told.lapses {
-            metrics.lapses.inc_by(self.member.lapses() - told.lapses);
-            told.lapses = self.member.lapses();
+        metrics.clock_ahead.set(member.ahead_ms() as f64 / 1000.0);
+        if member.lapses() > told.lapses {
+            metrics.lapses.inc_by(member.lapses() - told.lapses);
+            told.lapses = member.lapses();
             tracing::warn!(
                 member = name,
                 "the lease of this agent ran out: it scrapes nothing until it has a new one"
@@ -289,7 +322,7 @@ impl Run {
             }
             _ => {}
         }
-        if self.member.rival().is_some() != told.rival {
+        if member.rival().is_some() != told.rival {
             told.rival = !told.rival;
             if told.rival {
                 tracing::error!(
@@ -301,7 +334,7 @@ impl Run {
         }
         let mut state: Vec<MemberState> = own.iter().map(|own| state(own, false, own)).collect();
         if let Some(own) = &own {
-            state.extend(self.member.others().map(|(lease, gone)| self::state(lease, gone, own)));
+            state.extend(member.others().map(|(lease, gone)| self::state(lease, gone, own)));
         }
         let differs = |state: &&MemberState| state.is_set_up_otherwise && state.standing != "gone";
         let otherwise: Vec<String> = state.iter().filter(differs).map(|state| state.member.clone()).collect();
@@ -330,6 +363,48 @@ fn state(lease: &crate::lease::Lease, gone: bool, own: &crate::lease::Lease) -> 
         renewed_ms: lease.renewed_ms,
         is_set_up_otherwise: lease.setup != own.setup,
     }
+}
+
+/// Tells and hears words on one way.
+struct Talk {
+    member: Arc<Mutex<Member>>,
+    words: Arc<dyn Words>,
+    beat: Duration,
+    patience: Duration,
+    clock: Arc<dyn Clock>,
+    share: Share,
+    metrics: Metrics,
+}
+
+impl Talk {
+    async fn run(self) {
+        loop {
+            sleep(self.beat).await;
+            let Some(word) = self.member.lock().word(self.now()) else { continue };
+            let (mark, member) = (word.mark, word.member.clone());
+            let outcome = timeout(self.patience, self.words.exchange(word)).await;
+            match outcome.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+                Ok(words) => {
+                    let now = self.now();
+                    self.member.lock().hear(now, mark, words);
+                }
+                Err(error) => {
+                    self.metrics.word_failures.inc();
+                    tracing::debug!(member, "tell the others a word: {error}");
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall_ms: self.clock.now_ms(), mono: self.share.elapsed() }
+    }
+}
+
+/// How long a read, a write or a word may take.
+fn patience(settings: &Settings) -> Duration {
+    // Two looks have to fit into the time for which it goes on after one.
+    if settings.keep.is_zero() { settings.duration / 2 } else { settings.duration / 4 }
 }
 
 fn late() -> LeaseError {

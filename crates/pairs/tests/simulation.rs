@@ -1,7 +1,7 @@
 //! Members under one seed: crashes, freezes, quick restarts, departures, clocks that differ, drift and jump, a
 //! directory that is slow or away. No tick of a target is scraped twice, and one is missed only right after
-//! something that nobody could announce. Members that keep their share while the place is away miss none for that, as
-//! long as it is away for all of them.
+//! something that nobody could announce. Members that hear of each other at a hub miss none while the place is away, for all
+//! or for one of them; the hub is slow, forgets, cannot be reached, and tells older words after newer ones.
 //!
 //! `MARIGRAPH_SIM_SEEDS=5000 cargo test -p pairs --test simulation` runs many, `MARIGRAPH_SIM_SEED=7` replays one and
 //! tells what happens.
@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use pairs::{Held, Lease, LeaseError, Member, Now, Settings, Share, Turn, Version, Write};
+use pairs::{Held, Lease, LeaseError, Member, Now, Settings, Share, Turn, Version, Word, Write};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -29,7 +29,21 @@ struct Place {
     leases: BTreeMap<String, (Lease, u64)>,
     writes: u64,
     latency_ms: i64,
-    away: bool,
+}
+
+/// What carries words.
+#[derive(Default)]
+struct Hub {
+    words: BTreeMap<String, Vec<(i64, Word)>>,
+    latency_ms: i64,
+}
+
+/// A word on its way, and the answer.
+struct Said {
+    word: Word,
+    at_ms: i64,
+    ends_ms: i64,
+    found: Option<Vec<Word>>,
 }
 
 impl Place {
@@ -80,6 +94,8 @@ struct Process {
     member: Member,
     share: Share,
     at: At,
+    said: Option<Said>,
+    speaks_ms: i64,
     leaving: bool,
     /// By target, the next tick.
     next: Vec<i64>,
@@ -93,6 +109,10 @@ struct Machine {
     frozen: bool,
     /// It goes on while the place is away.
     keeps: bool,
+    /// The place is away for it.
+    away: bool,
+    /// It does not reach the hub.
+    cut: bool,
     process: Option<Process>,
 }
 
@@ -112,7 +132,8 @@ impl Machine {
         let now_ms = self.now(time_ms).wall_ms;
         let next = (0..TARGETS).map(|target| next_tick(target, now_ms)).collect();
         let at = At::Rest { until_ms: time_ms };
-        self.process = Some(Process { member, share, at, leaving: false, next });
+        self.process =
+            Some(Process { member, share, at, said: None, speaks_ms: time_ms, leaving: false, next });
     }
 }
 
@@ -133,6 +154,7 @@ struct World {
     seed: u64,
     random: SmallRng,
     place: Place,
+    hub: Hub,
     machines: Vec<Machine>,
     keeps: bool,
     /// When the place is back.
@@ -157,12 +179,27 @@ impl World {
             mono_offset: random.random_range(0.0..1e9),
             frozen: false,
             keeps,
+            away: false,
+            cut: false,
             process: None,
         };
         let machines = (0..count).map(|n| machine(n, &mut random)).collect();
         let place = Place { latency_ms: 50, ..Place::default() };
         let (scraped, excused) = (HashMap::new(), Vec::new());
-        World { seed, keeps, random, place, machines, scraped, excused, away_until_ms: 0, last_ms: 0, loud }
+        let hub = Hub { latency_ms: 50, ..Hub::default() };
+        World {
+            seed,
+            keeps,
+            random,
+            place,
+            hub,
+            machines,
+            scraped,
+            excused,
+            away_until_ms: 0,
+            last_ms: 0,
+            loud,
+        }
     }
 
     fn say(&self, time_ms: i64, what: &str) {
@@ -180,6 +217,7 @@ impl World {
             self.land(n, time_ms);
             if !self.machines[n].frozen && self.machines[n].process.is_some() {
                 self.scrape(n, time_ms);
+                self.talk(n, time_ms);
                 self.advance(n, time_ms);
             }
         }
@@ -187,14 +225,25 @@ impl World {
 
     /// What the place does by itself, also while the process is frozen or after it has died.
     fn land(&mut self, n: usize, time_ms: i64) {
-        let Some(process) = &mut self.machines[n].process else { return };
+        let Machine { process: Some(process), away, cut, .. } = &mut self.machines[n] else { return };
+        let (away, cut) = (*away, *cut);
+        if let Some(Said { word, at_ms, found: found @ None, .. }) = &mut process.said
+            && *at_ms <= time_ms
+            && !cut
+        {
+            let lasts = |(at_ms, word): &&(i64, Word)| time_ms < at_ms + word.lasts().as_millis() as i64;
+            let told = self.hub.words.values().flatten().filter(lasts);
+            *found = Some(told.map(|(_, word)| word.clone()).collect());
+            // Older ones are told, too, and after newer ones.
+            let told = self.hub.words.entry(word.member.clone()).or_default();
+            told.truncate(2);
+            told.insert(0, (time_ms, word.clone()));
+        }
         match &mut process.at {
-            At::Read { at_ms, found: found @ None, .. } if *at_ms <= time_ms && !self.place.away => {
+            At::Read { at_ms, found: found @ None, .. } if *at_ms <= time_ms && !away => {
                 *found = Some(self.place.list());
             }
-            At::Write { write, at_ms, outcome: outcome @ None, .. }
-                if *at_ms <= time_ms && !self.place.away =>
-            {
+            At::Write { write, at_ms, outcome: outcome @ None, .. } if *at_ms <= time_ms && !away => {
                 *outcome = Some(self.place.put(write));
             }
             _ => {}
@@ -222,6 +271,34 @@ impl World {
         }
     }
 
+    /// As `Pair` tells and hears words.
+    fn talk(&mut self, n: usize, time_ms: i64) {
+        let now = self.machines[n].now(time_ms);
+        let (there, back) = (
+            self.random.random_range(0..=self.hub.latency_ms),
+            self.random.random_range(0..=self.hub.latency_ms),
+        );
+        let Some(process) = &mut self.machines[n].process else { return };
+        match process.said.take() {
+            None if process.speaks_ms <= time_ms => {
+                process.speaks_ms = time_ms + BEAT_MS;
+                let said = |word| Said {
+                    word,
+                    at_ms: time_ms + there,
+                    ends_ms: time_ms + there + back,
+                    found: None,
+                };
+                process.said = process.member.word(now).map(said);
+            }
+            Some(Said { word, ends_ms, found: Some(found), .. }) if ends_ms <= time_ms => {
+                process.member.hear(now, word.mark, found);
+                process.speaks_ms = time_ms + BEAT_MS;
+            }
+            Some(said) if said.at_ms + DURATION_MS / 4 < time_ms => process.speaks_ms = time_ms + BEAT_MS,
+            said => process.said = said,
+        }
+    }
+
     fn read(&mut self, n: usize, time_ms: i64, writes: u8) -> At {
         let (there, back) = (self.latency(), self.latency());
         let at_ms = time_ms + there;
@@ -235,6 +312,13 @@ impl World {
         let Some(mut process) = self.machines[n].process.take() else { return };
         let patience = if self.keeps { DURATION_MS / 4 } else { DURATION_MS / 2 };
         let at = std::mem::replace(&mut process.at, At::Rest { until_ms: 0 });
+        match &at {
+            At::Read { began, at_ms, .. } if at_ms + DURATION_MS / 8 < time_ms => {
+                process.member.missed(*began)
+            }
+            At::Write { at_ms, .. } if at_ms + DURATION_MS / 8 < time_ms => process.member.missed(now),
+            _ => {}
+        }
         process.at = match at {
             At::Rest { until_ms } if until_ms > time_ms => At::Rest { until_ms },
             At::Rest { .. } => self.read(n, time_ms, 0),
@@ -310,7 +394,7 @@ impl World {
         if self.machines[n].process.is_none() {
             return Vec::new();
         }
-        let kind = self.random.random_range(0..7);
+        let kind = self.random.random_range(0..if self.keeps { 9 } else { 7 });
         if self.keeps && time_ms < self.away_until_ms {
             // Nobody takes over what nobody can give away.
             self.excuse(time_ms, self.away_until_ms + BOUND_MS + DURATION_MS);
@@ -340,20 +424,40 @@ impl World {
             }
             4 => {
                 self.say(time_ms, &format!("the place is slow for {lasts_ms} ms"));
-                // Slower than that it is away for some and not for others, which is more than these promise.
-                self.place.latency_ms = self.random.random_range(200..if self.keeps { 900 } else { 4_000 });
+                self.place.latency_ms = self.random.random_range(200..4_000);
                 self.excuse(time_ms, back + BOUND_MS);
                 vec![(back, End::Quick)]
             }
             5 => {
-                self.say(time_ms, &format!("the place is away for {lasts_ms} ms"));
-                self.place.away = true;
+                let alone = self.keeps && self.random.random_bool(0.5);
+                let whom = if alone { name.as_str() } else { "all" };
+                self.say(time_ms, &format!("the place is away for {whom}, for {lasts_ms} ms"));
+                for (m, machine) in self.machines.iter_mut().enumerate() {
+                    machine.away |= !alone || m == n;
+                }
                 self.away_until_ms = back;
-                match self.keeps && quiet {
-                    true => self.excuse(back, back + BOUND_MS),
-                    false => self.excuse(time_ms, back + BOUND_MS + if self.keeps { DURATION_MS } else { 0 }),
+                // Nothing is missed where they hear of each other.
+                if !(self.keeps && quiet) {
+                    let more = if self.keeps { DURATION_MS } else { 0 };
+                    self.excuse(time_ms, back + BOUND_MS + more);
                 }
                 vec![(back, End::Quick)]
+            }
+            7 => {
+                let alone = self.random.random_bool(0.5);
+                let whom = if alone { name.as_str() } else { "nobody" };
+                self.say(time_ms, &format!("the hub cannot be reached ({whom}) for {lasts_ms} ms"));
+                for (m, machine) in self.machines.iter_mut().enumerate() {
+                    machine.cut |= !alone || m == n;
+                }
+                vec![(back, End::Reached)]
+            }
+            8 => {
+                self.hub.latency_ms = self.random.random_range(50..4_000);
+                let slow = self.hub.latency_ms;
+                self.say(time_ms, &format!("the hub takes up to {slow} ms for {lasts_ms} ms, and forgets"));
+                self.hub.words.clear();
+                vec![(back, End::Reached)]
             }
             _ => {
                 let skew_ms = self.random.random_range(-SKEW_MS / 2..=SKEW_MS / 2);
@@ -397,7 +501,15 @@ impl World {
                     }
                     End::Start(_) => {}
                     End::Thaw(n) => self.machines[n].frozen = false,
-                    End::Quick => (self.place.latency_ms, self.place.away) = (50, false),
+                    End::Quick => {
+                        self.say(time_ms, "the place is back");
+                        self.place.latency_ms = 50;
+                        self.machines.iter_mut().for_each(|machine| machine.away = false);
+                    }
+                    End::Reached => {
+                        self.hub.latency_ms = 50;
+                        self.machines.iter_mut().for_each(|machine| machine.cut = false);
+                    }
                 }
             }
             if time_ms >= next_ms && time_ms < END_MS - 60_000 {
@@ -438,6 +550,7 @@ enum End {
     Start(usize),
     Thaw(usize),
     Quick,
+    Reached,
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -460,6 +573,6 @@ fn no_tick_twice_and_none_missed_that_could_be_announced() {
 }
 
 #[test]
-fn the_place_away_for_all_costs_no_tick_where_shares_are_kept() {
+fn the_place_away_costs_no_tick_where_members_hear_of_each_other() {
     run_all(true);
 }

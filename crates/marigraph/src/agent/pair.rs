@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use model::SourceId;
-use pairs::{FileLeases, MemberState, Metrics, Pair, PairConfig, Settings, Share};
+use pairs::{BoxFuture, FileLeases, MemberState, Metrics, Pair, PairConfig, Settings, Share, Word, Words};
 use prometheus_client::registry::Registry;
 use scrape::{Alone, Turn, Turns};
 use serde_json::json;
 use tunnel::identity::AgentIdentity;
+use tunnel::{Connector, HubUrl, Line};
 
 use crate::cli::AgentArgs;
 use crate::config::Config;
@@ -57,13 +58,15 @@ impl Sharing {
         Ok(Some(Sharing { directory, settings, share, metrics: Metrics::register(registry) }))
     }
 
-    /// Starts to be one of them: from when the targets are discovered, it takes its share.
-    pub(super) fn start(self, pull: &Arc<Pull>) -> Sharer {
+    /// Starts to be one of them: from when the targets are discovered, it takes its share. At `hubs` it hears of the
+    /// others while the leases are away.
+    pub(super) fn start(self, pull: &Arc<Pull>, hubs: Vec<Line>) -> Sharer {
         let Sharing { directory, settings, share, metrics } = self;
         tracing::info!(member = settings.name, leases = %directory.display(), "this agent shares its targets");
         let leases = Arc::new(FileLeases::new(&directory));
         let clock = pull.scraper().clock();
-        let pair = Arc::new(Pair::start(PairConfig { settings, leases, clock, metrics }, share));
+        let words = hubs.into_iter().map(|line| Arc::new(AtHub(line)) as Arc<dyn Words>).collect();
+        let pair = Arc::new(Pair::start(PairConfig { settings, leases, words, clock, metrics }, share));
         let (ready, pull) = (Arc::downgrade(&pair), Arc::clone(pull));
         tokio::spawn(async move {
             pull.discovered(DISCOVERY_PATIENCE).await;
@@ -72,6 +75,31 @@ impl Sharing {
             }
         });
         Sharer(pair)
+    }
+}
+
+/// The lines to hubs on which a pair's agents hear of each other; none without hubs.
+pub(super) fn lines(
+    hubs: &[String],
+    connector: &Connector,
+    identity: Option<&Arc<AgentIdentity>>,
+) -> Vec<Line> {
+    let Some(identity) = identity else { return Vec::new() };
+    // They have been read before.
+    let hubs = hubs.iter().filter_map(|url| HubUrl::parse(url).ok());
+    hubs.map(|hub| Line::new(hub, connector.clone(), identity.clone())).collect()
+}
+
+/// A hub that carries words.
+struct AtHub(Line);
+
+impl Words for AtHub {
+    fn exchange(&self, word: Word) -> BoxFuture<'_, Result<Vec<Word>, String>> {
+        Box::pin(async move {
+            let answer =
+                self.0.post("/fleet/v1/pair", word.encode()).await.map_err(|error| error.to_string())?;
+            Word::decode_all(&answer)
+        })
     }
 }
 

@@ -33,6 +33,7 @@ use tunnel::{AGENT_SAYS, AgentKey, Agents, Ask, RequestError, TUNNEL_PATH, Timin
 use tunnel::policy::SCRAPE_PATH;
 
 use super::incarnations::Incarnations;
+use super::pair_words::PairWords;
 use super::presence::HeardAgents;
 use crate::agent::reach::{TARGETS_PATH, TargetLine};
 
@@ -40,6 +41,8 @@ use crate::agent::reach::{TARGETS_PATH, TargetLine};
 const HELLO_PATH: &str = "/fleet/v1/rows/hello";
 /// Where agents send rows.
 const BLOCKS_PATH: &str = "/fleet/v1/rows/blocks";
+/// Where agents that share targets hear of each other while their leases are away.
+const PAIR_PATH: &str = "/fleet/v1/pair";
 /// Dictionaries of agents' segments, within the data directory.
 const DICTIONARIES: &str = "fleet/dictionaries";
 /// What says which cluster a series comes from.
@@ -60,6 +63,7 @@ pub(super) struct Fleet {
     registry: Arc<tenancy::Registry>,
     heard: Arc<HeardAgents>,
     incarnations: Arc<Incarnations>,
+    pair_words: Arc<PairWords>,
 }
 
 /// What the door does with a message.
@@ -101,7 +105,8 @@ impl Fleet {
         tokio::spawn(keep_up(Arc::downgrade(&door)));
         let incarnations = Arc::<Incarnations>::default();
         incarnations.register_metrics(registry);
-        Fleet { agents, door, clock, registry: parts.registry, heard: Arc::default(), incarnations }
+        let (heard, pair_words) = (Arc::default(), Arc::default());
+        Fleet { agents, door, clock, registry: parts.registry, heard, incarnations, pair_words }
     }
 
     /// Who is connected.
@@ -130,7 +135,10 @@ impl Fleet {
             .route(HELLO_PATH, post(hello))
             .route(BLOCKS_PATH, post(blocks))
             .layer(DefaultBodyLimit::max(remote::ship::message::BATCH_BYTES_MAX));
-        Router::new().route(TUNNEL_PATH, get(tunnel)).merge(rows).with_state(self.clone())
+        let pairs = Router::new()
+            .route(PAIR_PATH, post(pair_word))
+            .layer(DefaultBodyLimit::max(pairs::WORD_BYTES_MAX));
+        Router::new().route(TUNNEL_PATH, get(tunnel)).merge(rows).merge(pairs).with_state(self.clone())
     }
 
     /// The agent that calls, if its certificate is good for more than a renewal.
@@ -291,6 +299,24 @@ async fn blocks(State(fleet): State<Fleet>, peer: Option<Extension<PeerIdentity>
     match fleet.agent(peer) {
         Ok(peer) => fleet.at_the_door(peer, body, Door::blocks).await,
         Err(refusal) => *refusal,
+    }
+}
+
+async fn pair_word(
+    State(fleet): State<Fleet>,
+    peer: Option<Extension<PeerIdentity>>,
+    body: Bytes,
+) -> Response {
+    let peer = match fleet.agent(peer) {
+        Ok(peer) => peer,
+        Err(refusal) => return *refusal,
+    };
+    match fleet.pair_words.exchange(&peer, &body) {
+        Ok(words) => ([(header::CONTENT_TYPE, "application/json")], words).into_response(),
+        Err(why) => {
+            tracing::warn!(agent = peer.agent_id, "a word between agents of a pair cannot be read: {why}");
+            (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response()
+        }
     }
 }
 

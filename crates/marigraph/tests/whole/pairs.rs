@@ -25,6 +25,10 @@ struct Running {
 
 impl Running {
     async fn start(root: &Path, hub: &Hub, name: &str) -> Result<Running> {
+        Running::start_at(root, hub, name, &root.join("leases")).await
+    }
+
+    async fn start_at(root: &Path, hub: &Hub, name: &str, leases: &Path) -> Result<Running> {
         let listen = free_addr()?;
         let data = root.join(name);
         let mut command = Command::new(env!("CARGO_BIN_EXE_marigraph"));
@@ -33,7 +37,7 @@ impl Running {
             format!("--data={}", data.display()),
             format!("--listen={listen}"),
             format!("--config={}", root.join("agent.yml").display()),
-            format!("--pair.leases={}", root.join("leases").display()),
+            format!("--pair.leases={}", leases.display()),
             format!("--pair.name={name}"),
             "--pair.lease-duration=3s".to_owned(),
             "--log.level=warn".to_owned(),
@@ -159,6 +163,64 @@ async fn agents_share_targets_and_take_over() -> Result<()> {
     let one = eventually(hub.addr(), "count(up{cluster=\"alpha\"})", |result| !result.is_empty()).await?;
     ensure!((value(&one[0])? - TARGETS as f64).abs() < 0.5, "{one:?}");
     drop(second);
+    hub.stop().await
+}
+
+/// The leases are away for one of two alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_that_cannot_read_the_leases_goes_on_only_if_the_other_hears_of_it() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let target = FakeTarget::start("tide_metres 3.5\n").await?;
+    let config = format!("{GLOBAL}  static_configs:\n{}", groups(&target, TARGETS));
+    std::fs::write(root.path().join("agent.yml"), config)?;
+    let (leases, link) = (root.path().join("leases"), root.path().join("link"));
+    std::fs::create_dir(&leases)?;
+    std::os::unix::fs::symlink(&leases, &link)?;
+    let hub = start_hub_at(root.path(), None, "127.0.0.1:0").await?;
+    let address = hub.addr().to_string();
+    let first = Running::start_at(root.path(), &hub, "first", &link).await?;
+    let second = Running::start(root.path(), &hub, "second").await?;
+    second.owns(|own| own > 0).await?;
+    first.owns(|own| own > 0 && own < TARGETS).await?;
+    // Changes of hands take a lead of less than a second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let shares = (first.own().await?, second.own().await?);
+    ensure!(shares.0 + shares.1 == TARGETS, "{shares:?} of {TARGETS}");
+    eventually(hub.addr(), &format!("count(up{{cluster=\"alpha\"}}) == {TARGETS}"), |result| {
+        !result.is_empty()
+    })
+    .await?;
+
+    // The other one hears of it at the hub: it goes on, for longer than its lease lasts, and so when they are back.
+    std::fs::remove_file(&link)?;
+    becomes(&first, "marigraph_pairs_keeps_share", 1.0).await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let now = (first.own().await?, second.own().await?);
+    ensure!(now == shares, "nobody has taken anything over: {shares:?}, {now:?}");
+    std::os::unix::fs::symlink(&leases, &link)?;
+    becomes(&first, "marigraph_pairs_keeps_share", 0.0).await?;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    ensure!(metric(&first, "marigraph_pairs_lapses_total").await?.abs() < 0.1, "its lease has not run out");
+    let calm = gaps(&hub, 60).await?;
+    ensure!(calm.0 > 0.1 && calm.1 < CALM, "away for one, and heard of: {calm:?}");
+
+    // Nor can the hub be asked: it stops in time, and the other one takes over.
+    hub.stop().await?;
+    std::fs::remove_file(&link)?;
+    second.owns(|own| own == TARGETS).await?;
+    becomes(&first, "marigraph_pairs_lapses_total", 1.0).await?;
+    becomes(&first, "marigraph_pairs_members", 0.0).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let hub = start_hub_at(root.path(), None, &address).await?;
+    std::os::unix::fs::symlink(&leases, &link)?;
+    becomes(&first, "marigraph_pairs_members", 2.0).await?;
+    second.owns(|own| own < TARGETS).await?;
+    let fresh = format!("count(up{{cluster=\"alpha\"}} offset 1s) == {TARGETS}");
+    eventually(hub.addr(), &fresh, |result| !result.is_empty()).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let all = gaps(&hub, 120).await?;
+    ensure!(all.0 > 0.1 && all.1 < 3.0 * 1.2 + 2.0 + CALM, "away for one, and not heard of: {all:?}");
+    drop((first, second));
     hub.stop().await
 }
 

@@ -47,6 +47,7 @@ const ROUTES: &[(&str, &[(&str, &str)])] = &[
     ("ADMIT_PATH", &[("POST", "/fleet/v1/hubs/admit")]),
     ("HELLO_PATH", &[("POST", "/fleet/v1/rows/hello")]),
     ("BLOCKS_PATH", &[("POST", "/fleet/v1/rows/blocks")]),
+    ("PAIR_PATH", &[("POST", "/fleet/v1/pair")]),
     ("TUNNEL_PATH", &[("GET", "/fleet/v1/tunnel")]),
     (
         "\"/cluster/{name}/{*path}\"",
