@@ -110,6 +110,8 @@ pub struct Encoded<'a> {
     pub min_ms: i64,
     /// Time of its last sample.
     pub max_ms: i64,
+    /// How many samples.
+    pub samples: usize,
     /// The bytes, without frame and checksum.
     pub data: &'a [u8],
 }
@@ -143,7 +145,8 @@ impl Encoder {
                     end = at + times[at..end].partition_point(|time| *time < until);
                 }
                 let data = xor::encode(&times[at..end], &values[at..end], &mut self.out);
-                emit(Encoded { encoding: Encoding::Xor, min_ms: times[at], max_ms: times[end - 1], data })?;
+                let (min_ms, max_ms, samples) = (times[at], times[end - 1], end - at);
+                emit(Encoded { encoding: Encoding::Xor, min_ms, max_ms, samples, data })?;
                 runs.interrupt();
                 at = end;
             } else {
@@ -157,7 +160,8 @@ impl Encoder {
                 let (count, header) = runs.next(candidates);
                 let run = &candidates[..count];
                 let (encoding, data) = histogram::encode(run, header, &mut self.out);
-                emit(Encoded { encoding, min_ms: run[0].0, max_ms: run[count - 1].0, data })?;
+                let (min_ms, max_ms) = (run[0].0, run[count - 1].0);
+                emit(Encoded { encoding, min_ms, max_ms, samples: count, data })?;
                 next += count;
             }
         }

@@ -167,7 +167,8 @@ pub(crate) fn remote_read_frames_seeds() -> Vec<Vec<u8>> {
     let mut bytes = vec![50];
     let labels = model::Labels::from_pairs([("__name__", "up"), ("job", "x")]);
     for encoding in 1..=3 {
-        let chunk = ChunkRead { min_ms: 1, max_ms: 1_700_000_000_000, encoding, data: vec![7; 40] };
+        let chunk =
+            ChunkRead { min_ms: 1, max_ms: 1_700_000_000_000, encoding, data: vec![7; 40], starts: vec![] };
         write_chunk_frame(&mut bytes, encoding.into(), &labels, &[chunk.clone(), chunk]);
     }
     vec![bytes]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use model::{Matcher, Metadata, TenantId};
 use serde::de::DeserializeOwned;
 use storage::{
-    ListedLabels, QueryError, Queryable, Request, Select, SeriesExemplars, SeriesSet, exemplars_by_series,
+    Listed, ListedExemplars, ListedLabels, ListedMetadata, QueryError, Queryable, Request, Select, SeriesSet,
+    exemplars_by_series,
 };
 use tokio::runtime::Handle;
 use wire::remote_read::LABELS_ONLY;
@@ -15,6 +16,7 @@ use wire::remote_read::LABELS_ONLY;
 use crate::far::{BoxFuture, Far, Fleet};
 use crate::merge::{Merged, Warned};
 use crate::metrics::Metrics;
+use crate::places::all_places;
 use crate::pulse::Pulses;
 use crate::request::{Answer, Asked, Asking, Shared, Sign, heard};
 use crate::text::{Envelope, FarExemplars, FarMetadata, escaped_name, query_string, selector};
@@ -56,7 +58,8 @@ impl Gather {
         options: Options,
         metrics: Metrics,
     ) -> Gather {
-        Gather(Arc::new(Shared { local, fleet, runtime, options, metrics, pulses: Pulses::default() }))
+        let pulses = Pulses::default();
+        Gather(Arc::new(Shared { local, fleet, runtime, options, metrics, pulses, places: all_places() }))
     }
 
     fn asking(&self) -> Asking {
@@ -85,11 +88,7 @@ impl Queryable for Gather {
         self.asking().label_values(name, select)
     }
 
-    fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<ListedMetadata, QueryError> {
         self.asking().metadata(tenant, metric)
     }
 
@@ -99,13 +98,29 @@ impl Queryable for Gather {
         start_ms: i64,
         end_ms: i64,
         matchers: &[Vec<Matcher>],
-    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+    ) -> Result<ListedExemplars, QueryError> {
         self.asking().exemplars_of(tenant, start_ms, end_ms, matchers)
     }
 }
 
 /// A far store, and its answer to a look-up.
 type Said<T> = (Arc<dyn Far>, Envelope<T>);
+
+/// What the local store found, what others found, and what is to be said of both.
+type Told<L, T> = (Vec<L>, Vec<(Arc<dyn Far>, T)>, Vec<String>);
+
+/// Puts together what all said of their answers.
+fn told<L, T>(asked: Asked<Listed<L>, Said<T>>) -> Told<L, T> {
+    let Asked { local, far, warnings: mut said } = asked;
+    said.extend(local.warnings);
+    let mut found = Vec::with_capacity(far.len());
+    for (store, envelope) in far {
+        let of_store = envelope.warnings.into_iter();
+        said.extend(of_store.map(|warning| format!("cluster {:?}: {warning}", store.cluster())));
+        found.extend(envelope.data.map(|data| (store, data)));
+    }
+    (local.values, found, said)
+}
 
 impl Asking {
     fn select_with(
@@ -161,23 +176,24 @@ impl Asking {
         local: impl FnOnce() -> Result<ListedLabels, QueryError>,
     ) -> Result<ListedLabels, QueryError> {
         let path = format!("{path}?{}", query_string(select));
-        let Asked { mut local, far, warnings } = self.look_up::<Vec<String>, _>(select, &path, local)?;
-        local.warnings.extend(warnings);
+        let (mut values, far, warnings) = told(self.look_up::<Vec<String>, _>(select, &path, local)?);
         let mut all: BTreeSet<String> = BTreeSet::new();
-        for (store, envelope) in far {
-            let said = envelope.warnings.into_iter();
-            local.warnings.extend(said.map(|warning| format!("cluster {:?}: {warning}", store.cluster())));
-            all.extend(envelope.data.into_iter().flatten().filter(|value| keep(&*store, value)));
+        for (store, data) in far {
+            all.extend(data.into_iter().filter(|value| keep(&*store, value)));
         }
         if !all.is_empty() {
-            all.extend(local.values);
-            local.values = all.into_iter().collect();
+            all.extend(values);
+            values = all.into_iter().collect();
         }
-        Ok(local)
+        Ok(Listed { values, warnings })
     }
 }
 
 impl Queryable for Asking {
+    fn expect(&self, selections: &dyn Fn() -> Vec<Select>) {
+        self.ask_ahead(selections);
+    }
+
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
         self.select_with(select, "", || self.shared.local.select(select))
     }
@@ -197,11 +213,7 @@ impl Queryable for Asking {
         self.list(select, &path, keep, || self.shared.local.label_values(name, select))
     }
 
-    fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<ListedMetadata, QueryError> {
         let mut pairs = url::form_urlencoded::Serializer::new(String::new());
         if let Some(metric) = metric {
             pairs.append_pair("metric", metric);
@@ -209,13 +221,10 @@ impl Queryable for Asking {
         let path = format!("/api/v1/metadata?{}", pairs.finish());
         let local = || self.shared.local.metadata(tenant, metric);
         let select = everything(tenant);
-        let Asked { local, far, warnings } =
-            self.look_up::<BTreeMap<String, Vec<FarMetadata>>, _>(&select, &path, local)?;
-        for warning in warnings {
-            tracing::info!(warning, "metadata without a cluster's part");
-        }
+        let asked = self.look_up::<BTreeMap<String, Vec<FarMetadata>>, _>(&select, &path, local)?;
+        let (local, far, said) = told(asked);
         let mut all: BTreeMap<String, Vec<Metadata>> = local.into_iter().collect();
-        for (name, entries) in far.into_iter().filter_map(|(_, envelope)| envelope.data).flatten() {
+        for (name, entries) in far.into_iter().flat_map(|(_, data)| data) {
             let known = all.entry(name).or_default();
             for stated in entries.into_iter().map(FarMetadata::into_metadata) {
                 if !known.contains(&stated) {
@@ -223,7 +232,7 @@ impl Queryable for Asking {
                 }
             }
         }
-        Ok(all.into_iter().collect())
+        Ok(Listed { values: all.into_iter().collect(), warnings: said })
     }
 
     fn exemplars_of(
@@ -232,7 +241,7 @@ impl Queryable for Asking {
         start_ms: i64,
         end_ms: i64,
         matchers: &[Vec<Matcher>],
-    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+    ) -> Result<ListedExemplars, QueryError> {
         let local = || self.shared.local.exemplars_of(tenant, start_ms, end_ms, matchers);
         let mut select = Select { start_ms, end_ms, ..everything(tenant) };
         let selectors: Vec<String> = matchers.iter().map(|one| selector(one)).collect();
@@ -245,22 +254,19 @@ impl Queryable for Asking {
         pairs.append_pair("query", &selectors.join(" or "));
         let bounds = query_string(&Select { matchers: Vec::new(), ..select.clone() });
         let path = format!("/api/v1/query_exemplars?{}&{bounds}", pairs.finish());
-        let Asked { local, far, warnings } = self.look_up::<Vec<FarExemplars>, _>(&select, &path, local)?;
-        for warning in warnings {
-            tracing::info!(warning, "exemplars without a cluster's part");
-        }
+        let (local, far, warnings) = told(self.look_up::<Vec<FarExemplars>, _>(&select, &path, local)?);
         if far.is_empty() {
-            return Ok(local);
+            return Ok(Listed { values: local, warnings });
         }
         let own = local.into_iter().flat_map(|of| {
             let series = of.series;
             of.exemplars.into_iter().map(move |exemplar| (series.clone(), exemplar))
         });
-        let others = far.into_iter().flat_map(|(store, envelope)| {
-            let found = envelope.data.into_iter().flatten().flat_map(FarExemplars::into_pairs);
+        let others = far.into_iter().flat_map(|(store, data)| {
+            let found = data.into_iter().flat_map(FarExemplars::into_pairs);
             found.filter(move |(series, _)| carries(series, &*store))
         });
-        Ok(exemplars_by_series(own.chain(others)))
+        Ok(Listed { values: exemplars_by_series(own.chain(others)), warnings })
     }
 }
 

@@ -9,17 +9,23 @@
 //! cluster, or, for callers who want everything or nothing ([`storage::Missing`]), the query fails. A store
 //! that keeps silent is waited for by few, and then left alone for a while.
 //!
-//! Bounds: seconds for each store and request, bytes for all stores of one request.
+//! All selections that a query is going to make are sent at once ([`storage::Queryable::expect`]), so that a
+//! query of many selectors waits for its stores about as long as one of few.
+//!
+//! Bounds: seconds for each store and request, bytes and samples for all stores of one request, questions at
+//! once for a store, a request, and the program.
 //!
 //! [`OfCluster`] narrows such a store to one cluster, and takes off what enrolment stamped.
 //!
 //! Source: decision 24 of the design; Prometheus `storage/remote/read.go`, `storage/merge.go`.
 
+mod ahead;
 mod far;
 mod gather;
 mod merge;
 mod metrics;
 mod of_cluster;
+mod places;
 mod pulse;
 mod request;
 mod samples;

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use model::{Labels, Matcher, Metadata, TenantId};
+use model::{Labels, Matcher, TenantId};
 use storage::{
-    Column, ListedLabels, Missing, QueryError, Queryable, Request, Select, SeriesExemplars, SeriesSet,
-    exemplars_by_series,
+    Column, Listed, ListedExemplars, ListedLabels, ListedMetadata, Missing, QueryError, Queryable, Request,
+    Select, SeriesSet, exemplars_by_series,
 };
 
 use crate::merge::woven;
@@ -89,6 +89,10 @@ impl Queryable for OfCluster {
         Some(Arc::new(OfCluster { store, stamped: Arc::clone(&self.stamped) }))
     }
 
+    fn expect(&self, selections: &dyn Fn() -> Vec<Select>) {
+        self.store.expect(&|| selections().iter().filter_map(|select| self.at_store(select)).collect());
+    }
+
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
         self.set(select, |select| self.store.select(select))
     }
@@ -121,11 +125,7 @@ impl Queryable for OfCluster {
         self.store.label_values(name, &select)
     }
 
-    fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<ListedMetadata, QueryError> {
         self.store.metadata(tenant, metric)
     }
 
@@ -135,16 +135,18 @@ impl Queryable for OfCluster {
         start_ms: i64,
         end_ms: i64,
         matchers: &[Vec<Matcher>],
-    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+    ) -> Result<ListedExemplars, QueryError> {
         let matchers: Vec<Vec<Matcher>> = matchers.iter().filter_map(|list| self.matchers(list)).collect();
         if matchers.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Listed::default());
         }
-        let found = self.store.exemplars_of(tenant, start_ms, end_ms, &matchers)?;
-        Ok(exemplars_by_series(found.into_iter().flat_map(|of| {
+        let Listed { values: found, warnings } =
+            self.store.exemplars_of(tenant, start_ms, end_ms, &matchers)?;
+        let shown = exemplars_by_series(found.into_iter().flat_map(|of| {
             let series = self.shown(&of.series);
             of.exemplars.into_iter().map(move |exemplar| (series.clone(), exemplar))
-        })))
+        }));
+        Ok(Listed { values: shown, warnings })
     }
 }
 

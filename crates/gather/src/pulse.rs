@@ -76,6 +76,11 @@ impl Waiting {
         }
     }
 
+    /// Whether the store has answered.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.heard
+    }
+
     /// The time is over; true when the store has given no sign at all.
     pub(crate) fn gave_up(self, now: Instant) -> bool {
         if self.heard {

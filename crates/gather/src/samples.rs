@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use blocks::chunk::{Encoding, Samples, decode};
 use model::histogram::Buckets;
 use model::{Histogram, Labels, LabelsBuilder};
 use storage::{Column, QueryError, SeriesSet};
-use wire::remote_read::ChunkFrame;
+use wire::remote_read::{ChunkFrame, read_starts};
 
 use crate::far::Far;
 use crate::merge::woven;
@@ -18,16 +18,19 @@ const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// About what a histogram takes beside its buckets, bytes.
 const HISTOGRAM_BYTES: usize = size_of::<Histogram>() + 32;
 
-/// Bytes that one request may still take, for all its far stores.
+/// What one request may still take, for all its far stores.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    left: AtomicUsize,
-    max: usize,
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    samples: AtomicU64,
+    samples_max: u64,
 }
 
 impl Budget {
-    pub(crate) fn new(max: usize) -> Arc<Budget> {
-        Arc::new(Budget { left: AtomicUsize::new(max), max })
+    pub(crate) fn new(bytes_max: usize, samples_max: u64) -> Arc<Budget> {
+        let (bytes, samples) = (AtomicUsize::new(bytes_max), AtomicU64::new(samples_max));
+        Arc::new(Budget { bytes, bytes_max, samples, samples_max })
     }
 }
 
@@ -36,25 +39,39 @@ impl Budget {
 struct Charge {
     budget: Arc<Budget>,
     bytes: usize,
+    samples: u64,
 }
 
 impl Charge {
     /// Takes `bytes` more.
     fn add(&mut self, bytes: usize) -> Result<(), Trouble> {
         let less = |left: usize| left.checked_sub(bytes);
-        match self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+        match self.budget.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
             Ok(_) => {
                 self.bytes += bytes;
                 Ok(())
             }
-            Err(_) => Err(Trouble::TooMuch(self.budget.max)),
+            Err(_) => Err(Trouble::TooMuch(self.budget.bytes_max)),
+        }
+    }
+
+    /// Takes `samples` more.
+    fn count(&mut self, samples: u64) -> Result<(), Trouble> {
+        let less = |left: u64| left.checked_sub(samples);
+        match self.budget.samples.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => {
+                self.samples += samples;
+                Ok(())
+            }
+            Err(_) => Err(Trouble::TooManySamples(self.budget.samples_max)),
         }
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
+        self.budget.bytes.fetch_add(self.bytes, Ordering::Relaxed);
+        self.budget.samples.fetch_add(self.samples, Ordering::Relaxed);
     }
 }
 
@@ -64,17 +81,32 @@ pub(crate) enum Trouble {
     /// All stores together sent more than a request may take.
     #[error("the stores of the clusters answered with more than {} MiB", .0 >> 20)]
     TooMuch(usize),
+    /// As [`TooMuch`](Self::TooMuch), in samples.
+    #[error("the stores of the clusters answered with more than the {0} samples that a query may hold")]
+    TooManySamples(u64),
     /// It did not come, or cannot be read.
     #[error("{0}")]
     Answer(String),
 }
 
-/// One store's series, sorted by labels, samples and all.
+/// One store's series, sorted by labels, samples and all; clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct FarSet(Arc<Fetched>);
+
 #[derive(Debug)]
-pub(crate) struct FarSet {
+struct Fetched {
     series: Vec<(Labels, Column)>,
     warnings: Vec<String>,
     _charge: Charge,
+}
+
+/// A series whose frames are coming in.
+#[derive(Debug)]
+struct Open {
+    labels: Labels,
+    samples: Samples,
+    /// (time, start) of floats and of histograms, as far as the store told starts.
+    starts: [Vec<(i64, i64)>; 2],
 }
 
 /// Collects the frames of one answer.
@@ -91,7 +123,7 @@ pub(crate) struct Collector<'a> {
     /// Series that claim to be another cluster's, and one of them.
     foreign: Option<(usize, Labels)>,
     /// The series that the last frames were of; the next may go on with it.
-    open: Option<(Labels, Samples)>,
+    open: Option<Open>,
     /// Times of the series before: neighbours are often scraped together.
     last_times: Arc<[i64]>,
     /// The most bytes of an unfinished frame so far.
@@ -101,7 +133,7 @@ pub(crate) struct Collector<'a> {
 impl<'a> Collector<'a> {
     pub(crate) fn new(budget: &Arc<Budget>, window: (i64, i64), far: &'a dyn Far) -> Collector<'a> {
         Collector {
-            charge: Charge { budget: Arc::clone(budget), bytes: 0 },
+            charge: Charge { budget: Arc::clone(budget), bytes: 0, samples: 0 },
             window,
             cluster: far.cluster(),
             stamped: far.labels(),
@@ -121,11 +153,12 @@ impl<'a> Collector<'a> {
     }
 
     pub(crate) fn take(&mut self, frame: ChunkFrame) -> Result<(), Trouble> {
-        if self.open.as_ref().is_none_or(|(labels, _)| *labels != frame.labels) {
+        if self.open.as_ref().is_none_or(|open| open.labels != frame.labels) {
             self.close()?;
-            self.open = Some((frame.labels, Samples::default()));
+            let (samples, starts) = (Samples::default(), Default::default());
+            self.open = Some(Open { labels: frame.labels, samples, starts });
         }
-        let Some((labels, samples)) = &mut self.open else { return Ok(()) };
+        let Some(Open { labels, samples, starts }) = &mut self.open else { return Ok(()) };
         for chunk in &frame.chunks {
             let encoding = match chunk.encoding {
                 1 => Encoding::Xor,
@@ -144,13 +177,24 @@ impl<'a> Collector<'a> {
                 .map_err(|_| Trouble::Answer(format!("series {labels}: a chunk is malformed")))?;
             let of_histograms: usize =
                 samples.histograms[histograms..].iter().map(|(_, h)| bytes_of(h)).sum();
-            self.charge.add((samples.times.len() - floats) * 16 + of_histograms)?;
+            let new = (samples.times.len() - floats, samples.histograms.len() - histograms);
+            self.charge.count((new.0 + new.1) as u64)?;
+            self.charge.add(new.0 * 16 + of_histograms)?;
+            if chunk.starts.is_empty() {
+                continue;
+            }
+            self.charge.add((new.0 + new.1) * size_of::<(i64, i64)>())?;
+            let told = read_starts(&chunk.starts, new.0 + new.1)
+                .ok_or_else(|| Trouble::Answer(format!("series {labels}: malformed start timestamps")))?;
+            let of_histograms = samples.histograms[histograms..].iter().map(|(time, _)| *time);
+            let times = samples.times[floats..].iter().copied().chain(of_histograms);
+            starts[usize::from(encoding != Encoding::Xor)].extend(times.zip(told));
         }
         Ok(())
     }
 
     fn close(&mut self) -> Result<(), Trouble> {
-        let Some((labels, mut samples)) = self.open.take() else { return Ok(()) };
+        let Some(Open { labels, mut samples, starts }) = self.open.take() else { return Ok(()) };
         let Some(labels) = self.own(labels) else { return Ok(()) };
         samples.sort();
         let (start, end) = self.window;
@@ -159,11 +203,13 @@ impl<'a> Collector<'a> {
             self.last_times = samples.times.into();
         }
         self.charge.add(labels.as_bytes().len() + size_of::<(Labels, Column)>())?;
+        let [of_floats, of_histograms] = starts;
         let column = Column {
+            start_times: starts_at(of_floats, self.last_times.iter().copied()),
+            histogram_starts: starts_at(of_histograms, samples.histograms.iter().map(|(time, _)| *time)),
             times: Arc::clone(&self.last_times),
             values: samples.values,
             histograms: samples.histograms,
-            ..Column::default()
         };
         self.series.push((labels, column));
         Ok(())
@@ -212,8 +258,18 @@ impl<'a> Collector<'a> {
         };
         let said = said.into_iter().map(|said| format!("cluster {cluster:?}: {said}"));
         let warnings = self.foreign.map(warning).into_iter().chain(said).collect();
-        Ok(FarSet { series, warnings, _charge: self.charge })
+        Ok(FarSet(Arc::new(Fetched { series, warnings, _charge: self.charge })))
     }
+}
+
+/// The starts of the samples at `times`, of those that were told: 0 where none was; none at all when all are 0.
+fn starts_at(mut told: Vec<(i64, i64)>, times: impl Iterator<Item = i64>) -> Option<Arc<[i64]>> {
+    if told.iter().all(|(_, start)| *start == 0) {
+        return None;
+    }
+    told.sort_by_key(|(time, _)| *time);
+    let start = |time: i64| told.binary_search_by_key(&time, |(time, _)| *time).map_or(0, |at| told[at].1);
+    Some(times.map(start).collect())
 }
 
 /// About what a histogram takes.
@@ -228,18 +284,19 @@ fn bytes_of(histogram: &Histogram) -> usize {
 
 impl SeriesSet for FarSet {
     fn len(&self) -> usize {
-        self.series.len()
+        self.0.series.len()
     }
 
     fn labels(&self, at: usize) -> &Labels {
-        &self.series[at].0
+        &self.0.series[at].0
     }
 
     fn load(&self, range: Range<usize>, out: &mut Vec<Column>) -> Result<(), QueryError> {
-        out.extend(self.series[range].iter().map(|(_, column)| column.clone()));
+        out.extend(self.0.series[range].iter().map(|(_, column)| column.clone()));
         Ok(())
     }
+
     fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
+        self.0.warnings.clone()
     }
 }

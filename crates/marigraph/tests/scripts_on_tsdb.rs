@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Labels, Metadata, TenantId};
+use model::{Labels, TenantId};
 use promql::engine::{Engine, EngineOptions};
 use promql::parser::ParseOptions;
 use promql::script::Script;
@@ -15,8 +15,8 @@ use stdx::clock::FakeClock;
 use stdx::disk::FakeDisk;
 use storage::memory::MemoryStore;
 use storage::{
-    Appended, Appender, Batch, CommitPosition, ListedLabels, QueryError, Queryable, Select, SeriesRef,
-    SeriesSet, SourceDesc, SourceRef, StoreError,
+    Appended, Appender, Batch, CommitPosition, ListedLabels, ListedMetadata, QueryError, Queryable, Select,
+    SeriesRef, SeriesSet, SourceDesc, SourceRef, StoreError,
 };
 use tsdb::{Config, Db};
 
@@ -88,11 +88,7 @@ impl Queryable for Moving {
         self.db.label_values(name, select)
     }
 
-    fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<ListedMetadata, QueryError> {
         self.db.metadata(tenant, metric)
     }
 }

@@ -10,9 +10,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use model::{Labels, Metadata, TenantId};
+use model::{Labels, TenantId};
 use promql::engine::{Engine, EngineOptions, QueryOptions};
-use storage::{Column, ListedLabels, QueryError, Queryable, Select, SeriesSet};
+use storage::{Column, ListedLabels, ListedMetadata, QueryError, Queryable, Select, SeriesSet};
 
 const TARGETS: usize = 50;
 const METRICS: usize = 10;
@@ -72,8 +72,8 @@ impl Queryable for Store {
         Ok(ListedLabels::default())
     }
 
-    fn metadata(&self, _: &TenantId, _: Option<&str>) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
-        Ok(Vec::new())
+    fn metadata(&self, _: &TenantId, _: Option<&str>) -> Result<ListedMetadata, QueryError> {
+        Ok(ListedMetadata::default())
     }
 }
 

@@ -215,6 +215,7 @@ impl Engine {
         drop(expr);
         let planned = Instant::now();
         let evaluator = self.evaluator(ask, started);
+        evaluator.announce(&node);
         let (mut value, sorting) = if is_range {
             let mut series = evaluator.range(&node, kind, ask.steps)?;
             let sorting = Instant::now();

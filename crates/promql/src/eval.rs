@@ -9,6 +9,7 @@
 //! Source: Prometheus `promql/engine.go`.
 
 pub(crate) mod aggregate;
+pub(crate) mod ahead;
 pub(crate) mod batches;
 pub(crate) mod binary;
 pub(crate) mod buckets;

@@ -210,14 +210,14 @@ async fn everything_a_request_can_hold_is_taken() {
         {__name__="h", job="a"} histogram of 2@0
     "#]]
     .assert_eq(&bench.stored(&TenantId::default()));
-    let stored = bench.store.store.metadata(&TenantId::default(), None).unwrap();
+    let stored = bench.store.store.metadata(&TenantId::default(), None).unwrap().values;
     assert_eq!(stored, [("c_total".to_owned(), vec![metadata.clone()])]);
     assert_eq!(bench.store.store.exemplars(&TenantId::default())[0].1[0].value, 1.0);
 
     let mut encoder = EncoderV1::default();
     encoder.metadata("family", &metadata);
     assert_eq!(bench.push(V1, encoder.finish()).await, "204");
-    assert!(bench.store.store.metadata(&TenantId::default(), Some("family")).unwrap().len() == 1);
+    assert!(bench.store.store.metadata(&TenantId::default(), Some("family")).unwrap().values.len() == 1);
 }
 
 #[tokio::test]

@@ -875,7 +875,7 @@ async fn openmetrics_brings_exemplars_metadata_and_start_times() {
     let metadata = bench.manager.target_metadata(Some("c"));
     assert_eq!(metadata.len(), 1);
     assert_eq!(metadata[0].metadata.help, "Some help.");
-    let stored = bench.store.metadata(&TenantId::default(), Some("c")).expect("metadata");
+    let stored = bench.store.metadata(&TenantId::default(), Some("c")).expect("metadata").values;
     assert_eq!(stored.len(), 1);
 }
 

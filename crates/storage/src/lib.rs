@@ -20,6 +20,6 @@ pub use error::{QueryError, StoreError};
 pub use fan_out::{Branch, FanOut, Selection};
 pub use memory::MemoryStore;
 pub use query::{
-    Column, ListedLabels, Missing, Queryable, Request, Select, SeriesExemplars, SeriesSet,
-    exemplars_by_series,
+    Column, Listed, ListedExemplars, ListedLabels, ListedMetadata, Missing, Queryable, Request, Select,
+    SeriesExemplars, SeriesSet, exemplars_by_series,
 };

@@ -12,9 +12,9 @@ use model::{Exemplar, Histogram, Labels, Matcher, Metadata, SourceId, TenantId};
 use parking_lot::RwLock;
 
 use crate::{
-    Appended, Appender, Batch, BlockKey, Column, CommitPosition, Conflict, Late, ListedLabels, MetadataEntry,
-    Policy, QueryError, Queryable, RejectReason, Rejection, Row, Select, SeriesExemplars, SeriesRef,
-    SeriesSet, SourceDesc, SourceRef, StoreError, exemplars_by_series,
+    Appended, Appender, Batch, BlockKey, Column, CommitPosition, Conflict, Late, Listed, ListedExemplars,
+    ListedLabels, ListedMetadata, MetadataEntry, Policy, QueryError, Queryable, RejectReason, Rejection, Row,
+    Select, SeriesRef, SeriesSet, SourceDesc, SourceRef, StoreError, exemplars_by_series,
 };
 
 /// Most characters that an exemplar's labels may have together. Source: OpenMetrics 1.0, Exemplars.
@@ -417,15 +417,12 @@ impl Queryable for MemoryStore {
         Ok(listed(values))
     }
 
-    fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<ListedMetadata, QueryError> {
         let inner = self.inner.read();
-        let Some(tenant) = inner.tenants.get(tenant) else { return Ok(Vec::new()) };
+        let Some(tenant) = inner.tenants.get(tenant) else { return Ok(Listed::default()) };
         let wanted = tenant.metadata.iter().filter(|(name, _)| metric.is_none_or(|metric| metric == *name));
-        Ok(wanted.map(|(name, statements)| (name.clone(), distinct(statements))).collect())
+        let stated = wanted.map(|(name, statements)| (name.clone(), distinct(statements)));
+        Ok(stated.collect::<Vec<_>>().into())
     }
 
     fn exemplars_of(
@@ -434,7 +431,7 @@ impl Queryable for MemoryStore {
         start_ms: i64,
         end_ms: i64,
         matchers: &[Vec<Matcher>],
-    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+    ) -> Result<ListedExemplars, QueryError> {
         let inner = self.inner.read();
         let matching = matchers.iter().flat_map(|matchers| inner.matching(tenant, matchers));
         let of_series = |(labels, series): (&'_ Labels, &'_ Series)| {
@@ -442,7 +439,7 @@ impl Queryable for MemoryStore {
             let wanted = exemplars.filter(|e| (start_ms..=end_ms).contains(&e.timestamp_ms));
             wanted.map(|exemplar| (labels.clone(), exemplar.clone())).collect::<Vec<_>>()
         };
-        Ok(exemplars_by_series(matching.flat_map(of_series)))
+        Ok(exemplars_by_series(matching.flat_map(of_series)).into())
     }
 }
 

@@ -11,7 +11,7 @@ use model::{Exemplar, Histogram, Labels, Matcher, Metadata, TenantId};
 use crate::QueryError;
 
 /// What a selector needs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Select {
     /// Whose data.
     pub tenant: TenantId,
@@ -93,13 +93,35 @@ pub trait SeriesSet: Send + Sync + fmt::Debug {
     }
 }
 
-/// Names or values, with what the user should know about them.
-#[derive(Debug, Clone, Default)]
-pub struct ListedLabels {
+/// What a look-up has found, with what the user should know about it.
+#[derive(Debug, Clone)]
+pub struct Listed<T> {
     /// Sorted, unique.
-    pub values: Vec<String>,
+    pub values: Vec<T>,
     /// Warnings.
     pub warnings: Vec<String>,
+}
+
+/// Label names or values.
+pub type ListedLabels = Listed<String>;
+
+/// Metadata by metric name, sorted by it; each with every distinct statement.
+pub type ListedMetadata = Listed<(String, Vec<Metadata>)>;
+
+/// Exemplars by series, sorted by it.
+pub type ListedExemplars = Listed<SeriesExemplars>;
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Listed { values: Vec::new(), warnings: Vec::new() }
+    }
+}
+
+impl<T> From<Vec<T>> for Listed<T> {
+    /// Without warnings.
+    fn from(values: Vec<T>) -> Self {
+        Listed { values, warnings: Vec::new() }
+    }
 }
 
 /// The exemplars of one series.
@@ -151,6 +173,8 @@ pub struct Request {
     pub time_left: Option<Duration>,
     /// Tells that nobody waits for the answer any more.
     pub gone: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+    /// How many samples all of it may hold at once; as many as there is memory for where none is given.
+    pub samples_max: Option<u64>,
 }
 
 impl fmt::Debug for Request {
@@ -167,6 +191,11 @@ pub trait Queryable: Send + Sync {
     fn for_request(&self, _request: &Request) -> Option<Arc<dyn Queryable>> {
         None
     }
+
+    /// Tells what this request is going to select ([`select`](Self::select)), in about that order, a selection
+    /// as often as it will be made. A hint: a store that asks others asks for all of it now, and others need
+    /// not look.
+    fn expect(&self, _selections: &dyn Fn() -> Vec<Select>) {}
 
     /// The series that match, with samples in the selected time.
     ///
@@ -195,18 +224,14 @@ pub trait Queryable: Send + Sync {
     /// See [`QueryError`].
     fn label_values(&self, name: &str, select: &Select) -> Result<ListedLabels, QueryError>;
 
-    /// Metadata by metric name, sorted, of `metric` or of all; each with every distinct statement.
+    /// Metadata of `metric`, or of all.
     ///
     /// # Errors
     /// See [`QueryError`].
-    fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError>;
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<ListedMetadata, QueryError>;
 
     /// The exemplars from `start_ms` to `end_ms`, both included, of the series that satisfy all of one
-    /// of the lists of `matchers`; sorted by series. Stores keep the latest ones only, or, as here, none.
+    /// of the lists of `matchers`. Stores keep the latest ones only, or, as here, none.
     ///
     /// # Errors
     /// See [`QueryError`].
@@ -216,7 +241,7 @@ pub trait Queryable: Send + Sync {
         _start_ms: i64,
         _end_ms: i64,
         _matchers: &[Vec<Matcher>],
-    ) -> Result<Vec<SeriesExemplars>, QueryError> {
-        Ok(Vec::new())
+    ) -> Result<ListedExemplars, QueryError> {
+        Ok(Listed::default())
     }
 }

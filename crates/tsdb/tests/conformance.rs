@@ -67,7 +67,7 @@ impl storage::Queryable for TemporaryDb {
         &self,
         tenant: &model::TenantId,
         metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<model::Metadata>)>, storage::QueryError> {
+    ) -> Result<storage::ListedMetadata, storage::QueryError> {
         self.db.metadata(tenant, metric)
     }
     fn exemplars_of(
@@ -76,7 +76,7 @@ impl storage::Queryable for TemporaryDb {
         start_ms: i64,
         end_ms: i64,
         matchers: &[Vec<model::Matcher>],
-    ) -> Result<Vec<storage::SeriesExemplars>, storage::QueryError> {
+    ) -> Result<storage::ListedExemplars, storage::QueryError> {
         self.db.exemplars_of(tenant, start_ms, end_ms, matchers)
     }
 }

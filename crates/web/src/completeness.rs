@@ -4,8 +4,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
-use model::{Labels, Matcher, Metadata, TenantId};
-use storage::{ListedLabels, QueryError, Queryable, Select, SeriesExemplars, SeriesSet};
+use model::{Labels, Matcher, TenantId};
+use storage::{ListedExemplars, ListedLabels, ListedMetadata, QueryError, Queryable, Select, SeriesSet};
 
 /// Infos about gaps on one answer, at most; further ones are counted.
 const INFOS_MAX: usize = 5;
@@ -235,6 +235,10 @@ impl<'a> Noting<'a> {
 }
 
 impl Queryable for Noting<'_> {
+    fn expect(&self, selections: &dyn Fn() -> Vec<Select>) {
+        self.store.expect(selections);
+    }
+
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
         self.selected.lock().unwrap_or_else(PoisonError::into_inner).push(select.clone());
         self.store.select(select)
@@ -252,11 +256,7 @@ impl Queryable for Noting<'_> {
         self.store.label_values(name, select)
     }
 
-    fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<ListedMetadata, QueryError> {
         self.store.metadata(tenant, metric)
     }
 
@@ -266,7 +266,7 @@ impl Queryable for Noting<'_> {
         start_ms: i64,
         end_ms: i64,
         matchers: &[Vec<Matcher>],
-    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+    ) -> Result<ListedExemplars, QueryError> {
         self.store.exemplars_of(tenant, start_ms, end_ms, matchers)
     }
 }

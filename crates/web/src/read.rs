@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use blocks::chunk::Encoder;
+use blocks::chunk::{Encoder, Encoding};
 use http::header;
 use model::{Labels, LabelsBuilder, MatchOp, Matcher};
 use storage::{Column, Missing, Queryable, Select, SeriesSet};
@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use wire::remote_read::{
     CHUNKS_TYPE, ChunkRead, ReadQuery, ReadRequest, ResponseType, SAMPLES_TYPE, SamplesEncoder, SeriesRead,
-    labels_size, write_chunk_frame, write_warnings_frame,
+    labels_size, write_chunk_frame, write_starts, write_warnings_frame,
 };
 use wire::remote_write::{snappy_decode, snappy_encode};
 
@@ -242,10 +242,33 @@ fn logged(warnings: &[String]) {
     }
 }
 
+/// The start timestamps of a column's samples, for one chunk after the other.
+struct Starts<'a> {
+    floats: &'a [i64],
+    histograms: &'a [i64],
+}
+
+impl<'a> Starts<'a> {
+    fn of(column: &'a Column, wanted: bool) -> Starts<'a> {
+        let known = |starts: &'a Option<Arc<[i64]>>| starts.as_deref().filter(|_| wanted).unwrap_or_default();
+        Starts { floats: known(&column.start_times), histograms: known(&column.histogram_starts) }
+    }
+
+    /// Those of the next chunk, which has so many samples; empty when they are unknown.
+    fn next(&mut self, encoding: Encoding, samples: usize) -> Vec<u8> {
+        let left = if encoding == Encoding::Xor { &mut self.floats } else { &mut self.histograms };
+        let (of_chunk, rest) = left.split_at(samples.min(left.len()));
+        *left = rest;
+        let mut out = Vec::new();
+        write_starts(of_chunk, &mut out);
+        out
+    }
+}
+
 /// Writes the frames of all queries: one series in a frame, several frames for a large one.
 fn chunks(asked: &Asked, patience: &Patience, stream: &mut Stream) -> Result<(), ApiError> {
     let store = asked.store(patience);
-    let mut encoder = Encoder::default();
+    let (mut encoder, with_starts) = (Encoder::default(), asked.request.wants_start_times());
     let mut said = Vec::new();
     for (number, query) in asked.request.queries.iter().enumerate() {
         if query.wants_labels_only() {
@@ -257,10 +280,12 @@ fn chunks(asked: &Asked, patience: &Patience, stream: &mut Stream) -> Result<(),
             let labels = asked.shown(set.labels(at));
             let room = asked.limits.frame_bytes.saturating_sub(labels_size(&labels));
             let (mut frame, mut used) = (Vec::new(), 0);
+            let mut starts = Starts::of(column, with_starts);
             encoder.encode(&column.times, &column.values, &column.histograms, |chunk| {
                 let (min_ms, max_ms) = (chunk.min_ms, chunk.max_ms);
                 let (encoding, data) = (chunk.encoding as u8, chunk.data.to_vec());
-                frame.push(ChunkRead { min_ms, max_ms, encoding, data });
+                let starts = starts.next(chunk.encoding, chunk.samples);
+                frame.push(ChunkRead { min_ms, max_ms, encoding, data, starts });
                 used += frame.last().map_or(0, ChunkRead::size);
                 if used >= room {
                     write_chunk_frame(&mut stream.piece, number, &labels, &frame);

@@ -8,8 +8,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use model::{MatchOp, Matcher, Metadata, TenantId};
-use storage::{ListedLabels, QueryError, Queryable, Request, Select, SeriesExemplars, SeriesSet};
+use model::{MatchOp, Matcher, TenantId};
+use storage::{
+    ListedExemplars, ListedLabels, ListedMetadata, QueryError, Queryable, Request, Select, SeriesSet,
+};
 
 use crate::auth::Caller;
 use crate::reply::{ApiError, ErrorKind};
@@ -139,6 +141,10 @@ impl Queryable for View {
         Some(Arc::new(View { store, matcher: self.matcher.clone() }))
     }
 
+    fn expect(&self, selections: &dyn Fn() -> Vec<Select>) {
+        self.store.expect(&|| selections().iter().map(|select| self.narrowed(select)).collect());
+    }
+
     fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
         self.store.select(&self.narrowed(select))
     }
@@ -156,21 +162,21 @@ impl Queryable for View {
     }
 
     /// Of metrics that have series in sight; what is said of them may come from elsewhere in the tenant.
-    fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<ListedMetadata, QueryError> {
         let all = Select {
             tenant: tenant.clone(),
             start_ms: i64::MIN / 2,
             end_ms: i64::MAX / 2,
             matchers: Vec::new(),
         };
-        let names: BTreeSet<String> = self.label_values("__name__", &all)?.values.into_iter().collect();
+        let names = self.label_values("__name__", &all)?;
+        let mut warnings = names.warnings;
+        let names: BTreeSet<String> = names.values.into_iter().collect();
         let seen = |name: &str| SUFFIXES.iter().any(|suffix| names.contains(&format!("{name}{suffix}")));
         let mut found = self.store.metadata(tenant, metric)?;
-        found.retain(|(name, _)| seen(name));
+        found.values.retain(|(name, _)| seen(name));
+        warnings.retain(|warning| !found.warnings.contains(warning));
+        found.warnings.extend(warnings);
         Ok(found)
     }
 
@@ -180,7 +186,7 @@ impl Queryable for View {
         start_ms: i64,
         end_ms: i64,
         matchers: &[Vec<Matcher>],
-    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+    ) -> Result<ListedExemplars, QueryError> {
         let narrowed = |list: &Vec<Matcher>| list.iter().cloned().chain([self.matcher.clone()]).collect();
         let matchers: Vec<Vec<Matcher>> = matchers.iter().map(narrowed).collect();
         self.store.exemplars_of(tenant, start_ms, end_ms, &matchers)

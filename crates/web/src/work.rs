@@ -114,7 +114,7 @@ impl Patience {
     /// What a store that asks others is told.
     pub(crate) fn request(&self, missing: Missing) -> Request {
         let time_left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        Request { missing, time_left, gone: Some(gone(&self.cancel)) }
+        Request { missing, time_left, gone: Some(gone(&self.cancel)), samples_max: None }
     }
 
     /// Whether anybody still waits.

@@ -22,6 +22,9 @@ pub const CHUNKS_TYPE: &str = "application/x-streamed-protobuf; proto=prometheus
 /// Among the forms of an answer: the reader understands [`write_warnings_frame`]. Ours; others skip it.
 pub const WARNINGS: u64 = 1000;
 
+/// Among the forms of an answer: the reader understands [`ChunkRead::starts`]. Ours; others skip it.
+pub const START_TIMES: u64 = 1001;
+
 /// In place of a function: only the labels of the series are wanted.
 pub const LABELS_ONLY: &str = "series";
 
@@ -156,6 +159,11 @@ impl ReadRequest {
     /// Whether the reader wants to know what the answer lacks.
     pub fn wants_warnings(&self) -> bool {
         self.accepted.contains(&WARNINGS)
+    }
+
+    /// Whether the reader wants start timestamps.
+    pub fn wants_start_times(&self) -> bool {
+        self.accepted.contains(&START_TIMES)
     }
 
     /// Encodes the request, as a reader would, snappy not yet applied.
@@ -348,12 +356,14 @@ pub struct ChunkRead {
     pub encoding: u8,
     /// The chunk, without frame and checksum.
     pub data: Vec<u8>,
+    /// The start timestamps of its samples, as [`write_starts`] has them; empty when all are unknown.
+    pub starts: Vec<u8>,
 }
 
 impl ChunkRead {
     /// Bytes it takes in a frame, about.
     pub fn size(&self) -> usize {
-        self.data.len() + 24
+        self.data.len() + self.starts.len() + 24
     }
 }
 
@@ -374,6 +384,9 @@ pub fn write_chunk_frame(out: &mut Vec<u8>, query: usize, labels: &Labels, chunk
                 out.int(2, chunk.max_ms);
                 out.uint(3, u64::from(chunk.encoding));
                 out.bytes_always(4, &chunk.data);
+                if !chunk.starts.is_empty() {
+                    out.bytes_always(START_TIMES as u32, &chunk.starts);
+                }
             });
         }
     });
@@ -400,8 +413,10 @@ fn frame(out: &mut Vec<u8>, message: &[u8]) {
 }
 
 mod frames;
+mod starts;
 
 pub use frames::{ChunkFrame, FrameError, FrameReader};
+pub use starts::{read_starts, write_starts};
 
 #[cfg(test)]
 mod tests;

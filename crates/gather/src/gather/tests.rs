@@ -2,14 +2,14 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use blocks::chunk::Encoder;
+use blocks::chunk::{Encoder, Encoding};
 use model::{Histogram, Labels, Matcher, SourceId};
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use storage::{Appender, Batch, MemoryStore, Missing, Policy, Row, SourceDesc};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use wire::remote_read::{ChunkRead, ReadRequest, write_chunk_frame, write_warnings_frame};
+use wire::remote_read::{ChunkRead, ReadRequest, write_chunk_frame, write_starts, write_warnings_frame};
 use wire::remote_write::snappy_decode;
 
 use super::*;
@@ -27,6 +27,8 @@ enum Mood {
     BreaksOff,
     Garbage,
     Disconnected,
+    /// Answers once so many are waiting.
+    Together(usize),
 }
 
 /// Another store behind the bytes of remote read.
@@ -39,6 +41,26 @@ struct FarAway {
     name: String,
     /// How often it was asked.
     asked: AtomicUsize,
+    /// How many are being answered.
+    under_way: Arc<AtomicUsize>,
+    /// When all its series began; 0 where it does not know.
+    starts_ms: i64,
+}
+
+/// Counts one while it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Counted {
+        count.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl FarAway {
@@ -56,7 +78,11 @@ impl FarAway {
             let mut encode = Encoder::default();
             let emitted = encode.encode(&column.times, &column.values, &column.histograms, |chunk| {
                 let (min_ms, max_ms, encoding) = (chunk.min_ms, chunk.max_ms, chunk.encoding as u8);
-                let chunk = ChunkRead { min_ms, max_ms, encoding, data: chunk.data.to_vec() };
+                let mut starts = Vec::new();
+                if chunk.encoding == Encoding::Xor && self.starts_ms != 0 {
+                    write_starts(&vec![self.starts_ms; chunk.samples], &mut starts);
+                }
+                let chunk = ChunkRead { min_ms, max_ms, encoding, data: chunk.data.to_vec(), starts };
                 // A frame for each chunk: a series comes in several.
                 write_chunk_frame(&mut out, 0, set.labels(at), &[chunk]);
                 Ok::<_, Infallible>(())
@@ -91,8 +117,14 @@ impl Far for FarAway {
     fn read(&self, request: Vec<u8>) -> BoxFuture<'_, Result<Pieces, FarError>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::Relaxed);
+            let under_way = Counted::new(&self.under_way);
             if self.mood == Mood::Silent {
                 return std::future::pending().await;
+            }
+            while let Mood::Together(count) = self.mood
+                && self.asked.load(Ordering::Relaxed) < count
+            {
+                tokio::task::yield_now().await;
             }
             if self.mood == Mood::Disconnected {
                 return Err(FarError("the agent is not connected".into()));
@@ -100,8 +132,9 @@ impl Far for FarAway {
             let (sender, pieces) = mpsc::channel(1);
             let (answer, mood) = (self.answer(&request), self.mood);
             tokio::spawn(async move {
+                let _under_way = under_way;
                 match mood {
-                    Mood::Slow => return std::future::pending().await,
+                    Mood::Slow => return sender.closed().await,
                     Mood::Garbage => _ = sender.send(Ok(vec![0xff; 64])).await,
                     _ => {}
                 }
@@ -120,6 +153,21 @@ impl Far for FarAway {
         Box::pin(async move {
             if self.mood != Mood::Answers {
                 return Err(FarError("the agent is not connected".into()));
+            }
+            let said = |data: serde_json::Value| {
+                let warnings = ["page 7 is damaged"];
+                serde_json::json!({"status": "success", "data": data, "warnings": warnings})
+                    .to_string()
+                    .into_bytes()
+            };
+            if path_and_query.starts_with("/api/v1/metadata") {
+                return Ok(said(serde_json::json!({"m": [{"type": "counter", "unit": "", "help": "M."}]})));
+            }
+            if path_and_query.starts_with("/api/v1/query_exemplars") {
+                let exemplar = serde_json::json!({"labels": {"id": "7"}, "value": "1", "timestamp": 1.5});
+                let series = serde_json::json!({"__name__": "m", "cluster": self.cluster.clone()});
+                let of = serde_json::json!({"seriesLabels": series, "exemplars": [exemplar]});
+                return Ok(said(serde_json::json!([of])));
             }
             let everything = everything(&TenantId::default());
             let values = if path_and_query.starts_with("/api/v1/labels?") {
@@ -172,6 +220,8 @@ fn far(cluster: &str, mood: Mood) -> FarAway {
         reach: Reach::default(),
         name: format!("{cluster}/{}", NUMBERS.fetch_add(1, Ordering::Relaxed)),
         asked: AtomicUsize::new(0),
+        under_way: Arc::default(),
+        starts_ms: 0,
     }
 }
 
@@ -411,4 +461,142 @@ fn what_a_store_says_of_its_answer_comes_along() {
     let gather = gather(&runtime, Arc::default(), vec![store]);
     let set = gather.select(&select(0, 10, Vec::new())).expect("the rest");
     assert_eq!((set.len(), set.warnings()), (1, vec!["cluster \"own\": page 7 is damaged".to_owned()]));
+}
+
+/// A gather over one store that can be looked at.
+fn over(runtime: &Runtime, store: FarAway, bytes_max: usize) -> (Gather, Arc<FarAway>) {
+    let store = Arc::new(store);
+    let fleet = Clusters(vec![Arc::clone(&store) as Arc<dyn Far>]);
+    let options = Options { patience: Duration::from_millis(300), bytes_max };
+    let metrics = Metrics::register(&mut Registry::default());
+    let local = Arc::new(MemoryStore::new());
+    let gather = Gather::new(local, Arc::new(fleet), runtime.handle().clone(), options, metrics);
+    (gather, store)
+}
+
+/// Selections of instances, one each.
+fn of_instances(instances: &[u8]) -> Vec<Select> {
+    let of = |instance: &u8| Matcher::equal("instance", format!("i{instance:03}"));
+    instances.iter().map(|instance| select(0, 5_000, vec![of(instance)])).collect()
+}
+
+#[test]
+fn all_selections_of_a_request_go_out_at_once() {
+    let runtime = Runtime::new().expect("a runtime");
+    let store = far("own", Mood::Together(4));
+    for instance in 0..6 {
+        append(&store.store, &labels("own", instance), 7, f64::from(instance), false);
+    }
+    let (gather, store) = over(&runtime, store, 1 << 20);
+    let request = gather.for_request(&Request::default()).expect("it asks others");
+    let asked = of_instances(&[0, 1, 2, 3, 1, 4, 5]);
+    request.expect(&|| asked.clone());
+    for (select, instance) in asked.iter().zip([0, 1, 2, 3, 1, 4, 5]) {
+        let set = request.select(select).expect("a selection");
+        assert_eq!(set.warnings(), Vec::<String>::new(), "{instance}");
+        assert_eq!(shown(&*set, 10), [format!("{} [(7, \"{instance}\")]", labels("own", instance))]);
+    }
+    assert_eq!(store.asked.load(Ordering::Relaxed), 6, "what is selected twice is fetched once");
+    // Announced or not, the answer is the same.
+    let set = request.select(&asked[0]).expect("a selection");
+    assert_eq!((set.len(), store.asked.load(Ordering::Relaxed)), (1, 7));
+}
+
+#[test]
+fn what_is_fetched_ahead_ends_with_the_request_and_spares_the_silent() {
+    let runtime = Runtime::new().expect("a runtime");
+    let (gather, store) = over(&runtime, far("slow", Mood::Slow), 1 << 20);
+    let request = gather.for_request(&Request::default()).expect("it asks others");
+    let asked = of_instances(&[0, 1, 2, 3, 4, 5, 6, 7]);
+    request.expect(&|| asked.clone());
+    let under_way = |wanted: usize| {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while store.under_way.load(Ordering::Relaxed) != wanted && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        store.under_way.load(Ordering::Relaxed)
+    };
+    assert_eq!(under_way(4), 4, "so many share the line to a store");
+    drop(request);
+    assert_eq!(under_way(0), 0, "nobody waits for the answers any more");
+
+    let (gather, store) = over(&runtime, far("silent", Mood::Silent), 1 << 20);
+    let request = gather.for_request(&Request::default()).expect("it asks others");
+    request.expect(&|| asked.clone());
+    let begin = Instant::now();
+    for select in &asked {
+        let said = request.select(select).expect("the rest").warnings();
+        assert_eq!(said, ["cluster \"silent\" did not answer: no answer within 300ms"]);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert_eq!(store.asked.load(Ordering::Relaxed), 4, "those behind the first are not sent");
+}
+
+#[test]
+fn what_is_fetched_ahead_gives_way_to_what_is_needed_now() {
+    let runtime = Runtime::new().expect("a runtime");
+    let store = far("own", Mood::Answers);
+    for time in 0..1000 {
+        for instance in 0..4 {
+            append(&store.store, &labels("own", instance), time, 1.0, false);
+        }
+    }
+    let (gather, _) = over(&runtime, store, 40 << 10);
+    let check = |samples_max: Option<u64>, trouble: Option<&str>| {
+        let request = Request { samples_max, ..Request::default() };
+        let request = gather.for_request(&request).expect("it asks others");
+        let asked = of_instances(&[0, 1, 2, 3]);
+        request.expect(&|| asked.clone());
+        for select in &asked {
+            match (request.select(select), trouble) {
+                (Ok(set), None) => assert_eq!(set.len(), 1),
+                (got, Some(trouble)) => assert_eq!(got.expect_err("too many").to_string(), trouble),
+                (Err(error), None) => panic!("{samples_max:?}: {error}"),
+            }
+        }
+    };
+    // Two fit, four do not.
+    check(None, None);
+    check(Some(1_500), None);
+    let too_many = "the stores of the clusters answered with more than the 999 samples that a query may hold";
+    check(Some(999), Some(too_many));
+}
+
+#[test]
+fn start_timestamps_come_along() {
+    let runtime = Runtime::new().expect("a runtime");
+    let mut store = far("own", Mood::Answers);
+    store.starts_ms = 123;
+    for time in 0..300 {
+        append(&store.store, &labels("own", 1), time * 2, 1.0, false);
+        append(&store.store, &labels("own", 1), time * 2 + 1, 1.0, true);
+    }
+    let (gather, _) = over(&runtime, store, 1 << 20);
+    let set = gather.select(&select(100, 300, Vec::new())).expect("a selection");
+    let mut columns = Vec::new();
+    set.load(0..1, &mut columns).expect("columns");
+    assert_eq!(columns[0].times.len(), 101);
+    assert_eq!(columns[0].start_times.as_deref(), Some(&[123; 101][..]));
+    assert_eq!((columns[0].histograms.len(), &columns[0].histogram_starts), (100, &None));
+}
+
+#[test]
+fn metadata_and_exemplars_say_whose_part_is_missing() {
+    let runtime = Runtime::new().expect("a runtime");
+    let gather =
+        gather(&runtime, Arc::default(), vec![far("good", Mood::Answers), far("bad", Mood::Disconnected)]);
+    let tenant = TenantId::default();
+    let matchers = [vec![Matcher::equal("__name__", "m")]];
+    let said =
+        ["cluster \"bad\" did not answer: the agent is not connected", "cluster \"good\": page 7 is damaged"];
+    let metadata = gather.metadata(&tenant, None).expect("the rest");
+    assert_eq!((metadata.values.len(), metadata.warnings), (1, said.map(String::from).to_vec()));
+    let exemplars = gather.exemplars_of(&tenant, 0, 5_000, &matchers).expect("the rest");
+    assert_eq!((exemplars.values.len(), exemplars.warnings), (1, said.map(String::from).to_vec()));
+    let strict = Request { missing: Missing::Fail, ..Request::default() };
+    let strict = gather.for_request(&strict).expect("it asks others");
+    let refused = format!("the answer would be incomplete: {}", said[0]);
+    assert_eq!(strict.metadata(&tenant, None).expect_err("all or nothing").to_string(), refused);
+    let error = strict.exemplars_of(&tenant, 0, 5_000, &matchers).expect_err("all or nothing");
+    assert_eq!(error.to_string(), refused);
 }

@@ -1,7 +1,7 @@
 //! An agent without a store of its own.
 
-use model::{Matcher, Metadata, TenantId};
-use storage::{ListedLabels, QueryError, Queryable, Select, SeriesSet, StoreError};
+use model::{Matcher, TenantId};
+use storage::{ListedLabels, ListedMetadata, QueryError, Queryable, Select, SeriesSet, StoreError};
 use web::{BlockInfo, SeriesUsage, StoreAdmin, TsdbStatus};
 
 const WHY: &str =
@@ -31,11 +31,7 @@ impl Queryable for Nothing {
         refused()
     }
 
-    fn metadata(
-        &self,
-        _tenant: &TenantId,
-        _metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
+    fn metadata(&self, _tenant: &TenantId, _metric: Option<&str>) -> Result<ListedMetadata, QueryError> {
         refused()
     }
 }

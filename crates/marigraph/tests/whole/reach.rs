@@ -150,6 +150,11 @@ async fn hub_and_agents_answer_as_one_store_with_everything() -> Result<()> {
         coast.range("depth_total{cluster=\"beta\"} - on (place) depth_total{cluster=\"alpha\"}"),
         coast.at_end("max_over_time(deriv(depth_total[1m])[2m:10s])"),
         coast.at_end("depth_total offset 150s"),
+        // Several selections, which go out together, one of them twice.
+        coast.range(
+            "sum(rate(depth_total[70s])) / on () count(depth_total) + on () sum(rate(depth_total[70s])) \
+             - on () max(depth_total{cluster=\"beta\"}) * on () min(depth_total offset 30s)",
+        ),
         format!("/api/v1/series?match[]=depth_total&{bounds}"),
         format!("/api/v1/labels?match[]=depth_total&{bounds}"),
         format!("/api/v1/label/cluster/values?match[]=depth_total&{bounds}"),
@@ -356,6 +361,18 @@ async fn a_hub_that_has_just_started_knows_whose_part_it_lacks() -> Result<()> {
         }
     }
     assert!(begin.elapsed() < Duration::from_secs(3), "nobody is waited for");
+    // So do metadata and exemplars, which have no other place to say it.
+    for path in ["/api/v1/metadata?metric=depth_total", "/api/v1/query_exemplars?query=depth_total"] {
+        let said = warnings(&http::get(hub.addr(), path).await?)?.join("; ");
+        for cluster in ["alpha", "beta"] {
+            let why = format!("cluster \"{cluster}\" did not answer: its agent is not connected since 2");
+            assert!(said.contains(&why), "{path}: {said}");
+        }
+        let strict = http::get(hub.addr(), &format!("{path}&partial_response=false")).await?;
+        assert_eq!(strict.status, 503, "{path}: {}", strict.text());
+        let of_cluster = http::get(hub.addr(), &format!("/cluster/alpha{path}")).await?;
+        assert_eq!(of_cluster.status, 503, "{path}: {}", of_cluster.text());
+    }
     hub.stop().await
 }
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Labels, TenantId};
-use storage::{Column, ListedLabels, QueryError, Queryable, Select, SeriesSet};
+use parking_lot::Mutex;
+use storage::{Column, ListedLabels, ListedMetadata, QueryError, Queryable, Select, SeriesSet};
 
 use super::{CancelFlag, Engine, EngineOptions, QueryOptions};
 use crate::answer::{Answer, EvalError, Value};
+use crate::parser::ParseOptions;
 
 /// Many series with one column of times, every 15 s from 0.
 #[derive(Debug, Clone)]
@@ -88,12 +90,8 @@ impl Queryable for Grid {
         Ok(ListedLabels::default())
     }
 
-    fn metadata(
-        &self,
-        _: &TenantId,
-        _: Option<&str>,
-    ) -> Result<Vec<(String, Vec<model::Metadata>)>, QueryError> {
-        Ok(Vec::new())
+    fn metadata(&self, _: &TenantId, _: Option<&str>) -> Result<ListedMetadata, QueryError> {
+        Ok(ListedMetadata::default())
     }
 }
 
@@ -408,5 +406,78 @@ fn queries_that_would_make_too_much_are_told_so() {
             Err(error) => assert!(error.to_string().ends_with(&expected), "{shown}: {error}"),
             Ok(answer) => panic!("{shown}: {:?}", answer.stats),
         }
+    }
+}
+
+/// A store that notes what it is told to expect, and what is selected.
+struct Told {
+    store: Grid,
+    expected: Mutex<Vec<String>>,
+    selected: Mutex<Vec<String>>,
+}
+
+fn text(select: &Select) -> String {
+    let matchers: Vec<String> = select.matchers.iter().map(ToString::to_string).collect();
+    format!("{} {} {}", select.start_ms, select.end_ms, matchers.join(","))
+}
+
+impl Queryable for Told {
+    fn expect(&self, selections: &dyn Fn() -> Vec<Select>) {
+        self.expected.lock().extend(selections().iter().map(text));
+    }
+
+    fn select(&self, select: &Select) -> Result<Box<dyn SeriesSet>, QueryError> {
+        self.selected.lock().push(text(select));
+        self.store.select(select)
+    }
+
+    fn label_names(&self, select: &Select) -> Result<ListedLabels, QueryError> {
+        self.store.label_names(select)
+    }
+
+    fn label_values(&self, name: &str, select: &Select) -> Result<ListedLabels, QueryError> {
+        self.store.label_values(name, select)
+    }
+
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<ListedMetadata, QueryError> {
+        self.store.metadata(tenant, metric)
+    }
+}
+
+#[test]
+fn a_store_is_told_beforehand_what_will_be_selected() {
+    let engine = engine(|options| options.features = ParseOptions::all());
+    let check = |query: &str, count: usize| {
+        let store =
+            Told { store: Grid::new(2, 3, 250), expected: Mutex::default(), selected: Mutex::default() };
+        let tenant = TenantId::default();
+        engine
+            .range(&store, &tenant, query, 300_000, 3_000_000, 30_000, &QueryOptions::default())
+            .unwrap_or_else(|error| panic!("{query}: {error}"));
+        let (mut expected, mut selected) = (store.expected.into_inner(), store.selected.into_inner());
+        assert_eq!(selected.len(), count, "{query}: {selected:?}");
+        expected.sort();
+        selected.sort();
+        assert_eq!(expected, selected, "{query}");
+    };
+    for (query, count) in [
+        ("1 + 2", 0),
+        ("requests_total", 1),
+        ("-requests_total offset 1m", 1),
+        ("timestamp(requests_total) - start_timestamp(requests_total)", 1),
+        ("sum(rate(requests_total[5m])) / on () sum(requests_total @ 2000)", 2),
+        ("requests_total and requests_total offset 5m unless absent(other)", 3),
+        ("topk(scalar(count(requests_total)), increase(requests_total[1m]))", 2),
+        ("max_over_time(rate(requests_total[1m])[10m:1m])", 1),
+        ("max_over_time(rate(requests_total[1m])[10m:1m] @ start())", 1),
+        ("quantile_over_time(scalar(sum(other)), requests_total[5m])", 2),
+        ("rate(requests_total[5m] smoothed) + requests_total smoothed", 2),
+        ("increase(requests_total[5m] anchored)", 1),
+        ("histogram_quantile(0.9, sum by (le) (rate(requests_total[5m])))", 1),
+        ("absent_over_time(other[5m]) or vector(time())", 1),
+        ("label_replace(requests_total, 'a', '$1', 'job', '(.*)') * 2", 1),
+        ("clamp_max(requests_total, scalar(sum(requests_total)))", 2),
+    ] {
+        check(query, count);
     }
 }

@@ -65,16 +65,28 @@ impl Evaluator<'_> {
         before_ms: i64,
         after_ms: i64,
     ) -> Result<Box<dyn SeriesSet>, EvalError> {
-        let set = self.store.select(&Select {
-            tenant: self.tenant.clone(),
-            start_ms: when.reference(steps.start_ms).saturating_sub(before_ms).saturating_add(1),
-            end_ms: when.reference(steps.last()).saturating_add(after_ms),
-            matchers: matchers.to_vec(),
-        })?;
+        let set = self.store.select(&self.selection(matchers, when, steps, before_ms, after_ms))?;
         for warning in set.warnings() {
             self.notes.lock().add_store_warning(warning);
         }
         Ok(set)
+    }
+
+    /// What [`select`](Self::select) asks the store for.
+    pub(crate) fn selection(
+        &self,
+        matchers: &[Matcher],
+        when: When,
+        steps: Steps,
+        before_ms: i64,
+        after_ms: i64,
+    ) -> Select {
+        Select {
+            tenant: self.tenant.clone(),
+            start_ms: when.reference(steps.start_ms).saturating_sub(before_ms).saturating_add(1),
+            end_ms: when.reference(steps.last()).saturating_add(after_ms),
+            matchers: matchers.to_vec(),
+        }
     }
 
     /// Loads a batch and makes a row of each series; samples are held until the batch is done.
@@ -307,7 +319,7 @@ impl Evaluator<'_> {
     }
 
     /// How far before and after its reference a window needs samples.
-    fn reach(&self, window: &Window) -> (i64, i64) {
+    pub(super) fn reach(&self, window: &Window) -> (i64, i64) {
         match window.mode() {
             RangeMode::Plain => (window.range_ms, 0),
             RangeMode::Anchored => (window.range_ms + self.lookback_ms, 0),
@@ -386,7 +398,7 @@ impl Evaluator<'_> {
     }
 
     /// The steps of a subquery: multiples of its step inside the windows of all outer steps.
-    fn subquery_steps(&self, range_ms: i64, step_ms: i64, when: When, steps: Steps) -> Steps {
+    pub(super) fn subquery_steps(&self, range_ms: i64, step_ms: i64, when: When, steps: Steps) -> Steps {
         let first = when.reference(steps.start_ms).saturating_sub(range_ms);
         let mut start = step_ms * (first / step_ms);
         if start <= first {

@@ -496,7 +496,7 @@ fn exemplars_come_back(store: &dyn Store) {
     let check = |start_ms, end_ms, names: &[&str], expected: &[(&str, &[&str])]| {
         let matchers: Vec<Vec<Matcher>> =
             names.iter().map(|name| vec![matcher(MatchOp::Equal, "__name__", name)]).collect();
-        let found = store.exemplars_of(&bench.tenant, start_ms, end_ms, &matchers).expect("exemplars");
+        let found = store.exemplars_of(&bench.tenant, start_ms, end_ms, &matchers).expect("exemplars").values;
         let found: Vec<(String, Vec<String>)> = found
             .iter()
             .map(|of| {
@@ -661,17 +661,17 @@ fn metadata_is_kept(store: &dyn Store) {
     state(&two, "requests", &counter);
     state(&one, "alpha", &gauge);
     let tenant = TenantId::default();
-    let all = store.metadata(&tenant, None).expect("metadata");
+    let all = store.metadata(&tenant, None).expect("metadata").values;
     let want =
         vec![("alpha".to_owned(), vec![gauge.clone()]), ("requests".to_owned(), vec![counter.clone()])];
     assert_eq!(all, want, "sorted by name, each distinct statement once");
 
     state(&two, "requests", &gauge);
-    let found = store.metadata(&tenant, Some("requests")).expect("metadata");
+    let found = store.metadata(&tenant, Some("requests")).expect("metadata").values;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].1.len(), 2);
     assert!(found[0].1.contains(&counter) && found[0].1.contains(&gauge));
-    assert_eq!(store.metadata(&tenant, Some("nothing")).expect("metadata"), []);
+    assert_eq!(store.metadata(&tenant, Some("nothing")).expect("metadata").values, []);
 }
 
 fn tenants_are_apart(store: &dyn Store) {
@@ -691,7 +691,7 @@ fn tenants_are_apart(store: &dyn Store) {
     let metadata = Metadata { help: "Secret.".to_owned(), ..Metadata::default() };
     let entries = [MetadataEntry { source: two.source, metric: "secret", metadata: &metadata }];
     store.append(&Batch { metadata: &entries, ..Batch::rows(&[], Policy::SCRAPE) }).expect("append");
-    assert_eq!(store.metadata(&one.tenant, None).expect("metadata"), []);
+    assert_eq!(store.metadata(&one.tenant, None).expect("metadata").values, []);
 
     let nobody = Bench::of(store, "three", "job");
     assert_eq!(nobody.floats(i64::MIN, i64::MAX, &[]), []);

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use model::{Exemplar, Labels, Matcher, Metadata, TenantId};
+use model::{Exemplar, Labels, Matcher, TenantId};
 use parking_lot::Mutex;
 use storage::{
-    Column, ListedLabels, QueryError, Queryable, Select, SeriesExemplars, SeriesRef, SeriesSet,
-    exemplars_by_series,
+    Column, Listed, ListedExemplars, ListedLabels, ListedMetadata, QueryError, Queryable, Select, SeriesRef,
+    SeriesSet, exemplars_by_series,
 };
 
 use super::problems::Problems;
@@ -58,19 +58,16 @@ impl Queryable for Db {
         )
     }
 
-    fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: Option<&str>,
-    ) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
-        let Some(tenant) = self.inner.tenant_with_data(tenant)? else { return Ok(Vec::new()) };
+    fn metadata(&self, tenant: &TenantId, metric: Option<&str>) -> Result<ListedMetadata, QueryError> {
+        let Some(tenant) = self.inner.tenant_with_data(tenant)? else { return Ok(Listed::default()) };
+        let mut warnings = Vec::new();
         let mut known = tenant.lanes.read().metadata.clone();
         for entry in tenant.version.load().parts.iter().rev() {
             let metadata = match entry.part.metadata() {
                 Ok(metadata) => metadata,
                 Err(error) => {
-                    // There is no place for a warning: the log and the figures have it.
                     self.inner.problems.met(&error);
+                    warnings.push(error.to_string());
                     continue;
                 }
             };
@@ -84,7 +81,8 @@ impl Queryable for Db {
                 }
             }
         }
-        Ok(known.into_iter().filter(|(name, _)| metric.is_none_or(|metric| metric == name)).collect())
+        let wanted = known.into_iter().filter(|(name, _)| metric.is_none_or(|metric| metric == name));
+        Ok(Listed { values: wanted.collect(), warnings })
     }
 
     fn exemplars_of(
@@ -93,10 +91,10 @@ impl Queryable for Db {
         start_ms: i64,
         end_ms: i64,
         matchers: &[Vec<Matcher>],
-    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+    ) -> Result<ListedExemplars, QueryError> {
         self.inner.check_refused(tenant)?;
         let found = self.exemplars(tenant, matchers, start_ms, end_ms);
-        Ok(exemplars_by_series(found.into_iter().map(|stored| (stored.series, stored.exemplar))))
+        Ok(exemplars_by_series(found.into_iter().map(|stored| (stored.series, stored.exemplar))).into())
     }
 }
 

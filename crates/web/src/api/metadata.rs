@@ -24,7 +24,7 @@ pub(super) async fn by_metric(State(app): State<App>, caller: Caller, form: Form
         let found = store.metadata(&caller.tenant, metric.as_deref())?;
         Ok(Reply::new(|out| {
             let mut metrics = json::Object::new(out);
-            for (name, statements) in found.iter().take(limit) {
+            for (name, statements) in found.values.iter().take(limit) {
                 metrics.array(name, statements.iter().take(per_metric), |out, metadata| {
                     let mut entry = json::Object::new(out);
                     entry.text("type", metadata.metric_type.as_str());
@@ -34,7 +34,8 @@ pub(super) async fn by_metric(State(app): State<App>, caller: Caller, form: Form
                 });
             }
             metrics.end();
-        }))
+        })
+        .annotated(found.warnings, Vec::new()))
     };
     app.work.search(run).await
 }

@@ -144,7 +144,8 @@ impl Asked {
             };
             let active = state.active_queries.begin(&self.query, state.clock.now_ms());
             let gone = Some(work::gone(&options.cancel));
-            let request = Request { missing: self.missing, time_left: Some(left), gone };
+            let samples_max = Some(state.engine.options().max_samples);
+            let request = Request { missing: self.missing, time_left: Some(left), gone, samples_max };
             let view = caller.view_for(&state.store, &request);
             let evaluate = |store: &dyn Queryable| evaluate(store, &self.query, &options);
             let (outcome, touched) = noting(&state, &caller, &*view, evaluate);
@@ -307,7 +308,8 @@ pub(super) async fn exemplars(
         }
         let store = caller.view_for(&shared.state.store, &patience.request(missing));
         let found = store.exemplars_of(&caller.tenant, start_ms, end_ms, &selectors)?;
-        Ok(Some(Reply::new(|out| json::array(out, &found, write_exemplars))))
+        let reply = Reply::new(|out| json::array(out, &found.values, write_exemplars));
+        Ok(Some(reply.annotated(found.warnings, Vec::new())))
     };
     Ok(app.work.search(run).await?.map_or_else(no_content, Reply::into_response))
 }

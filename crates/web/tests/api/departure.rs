@@ -4,8 +4,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use model::{Metadata, TenantId};
-use storage::{ListedLabels, QueryError, Queryable, Select, SeriesSet};
+use model::TenantId;
+use storage::{ListedLabels, ListedMetadata, QueryError, Queryable, Select, SeriesSet};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -32,8 +32,8 @@ impl Queryable for SlowStore {
         Ok(ListedLabels::default())
     }
 
-    fn metadata(&self, _: &TenantId, _: Option<&str>) -> Result<Vec<(String, Vec<Metadata>)>, QueryError> {
-        Ok(Vec::new())
+    fn metadata(&self, _: &TenantId, _: Option<&str>) -> Result<ListedMetadata, QueryError> {
+        Ok(ListedMetadata::default())
     }
 }
 

@@ -8,7 +8,7 @@ use http::Request;
 use model::{Labels, MatchOp, Matcher, SourceId, TenantId};
 use prost::Message;
 use storage::{Appender, Batch, MemoryStore, Policy, Row, SourceDesc};
-use wire::remote_read::{ReadHints, ReadQuery, ReadRequest};
+use wire::remote_read::{FrameReader, ReadHints, ReadQuery, ReadRequest, START_TIMES, read_starts};
 use wire::remote_write::{snappy_decode, snappy_encode};
 
 use super::fixture::{Fixture, Setup};
@@ -259,4 +259,39 @@ async fn what_cannot_be_answered_is_told_in_text() {
     assert_eq!(status, 200, "a stream has no limit");
     let (status, _, body) = send(&fixture, vec![0; (32 << 20) + 1]).await;
     assert_eq!((status, body), (400, b"error reading the request: http: request body too large\n".to_vec()));
+}
+
+#[tokio::test]
+async fn start_timestamps_are_for_those_who_ask() {
+    let store = MemoryStore::new();
+    let desc = SourceDesc { tenant: TenantId::default(), id: SourceId(1), labels: Labels::empty() };
+    let source = store.open_source(&desc).expect("open");
+    let labels = Labels::from_pairs([("__name__", "waves_total")]);
+    let series = store.resolve(source, &[labels]).expect("resolve")[0].expect("a series");
+    for at in 1..=ROWS {
+        // It began again in the middle.
+        let starts = [(series, if at <= 150 { 500 } else { 149_500 })];
+        let (of_row, values) = ([series], [at as f64]);
+        let row = Row { start_timestamps: &starts, ..Row::floats(source, at * 1000, &of_row, &values) };
+        store.append(&Batch::rows(&[row], Policy::SCRAPE)).expect("append");
+    }
+    let fixture = Fixture::over(Arc::new(store), Setup::default());
+    for (accepted, told) in [(vec![1], false), (vec![1, START_TIMES], true)] {
+        let queries = vec![query(0, 1_000_000, &[("__name__", "waves_total")])];
+        let (status, _, body) = send(&fixture, packed(&ReadRequest { queries, accepted })).await;
+        assert_eq!(status, 200);
+        let (mut reader, mut frames) = (FrameReader::default(), Vec::new());
+        reader.push(&body);
+        while reader.next(&mut frames).expect("frames") {}
+        let chunks = frames.iter().flat_map(|frame| &frame.chunks);
+        let starts: Vec<Option<Vec<i64>>> = chunks
+            .map(|chunk| {
+                let samples = u16::from_be_bytes([chunk.data[0], chunk.data[1]]);
+                read_starts(&chunk.starts, samples.into())
+            })
+            .collect();
+        let expected: Vec<i64> = [[500; 150], [149_500; 150]].concat();
+        let got = starts.iter().flatten().flatten().copied().collect::<Vec<i64>>();
+        assert_eq!(got, if told { expected } else { Vec::new() }, "{starts:?}");
+    }
 }

@@ -4,7 +4,7 @@
 
 use model::Labels;
 
-use super::{ChunkRead, WARNINGS, push, utf8};
+use super::{ChunkRead, START_TIMES, WARNINGS, push, utf8};
 use crate::proto::{DecodeError, Fields};
 use crate::remote_read::ReadError;
 
@@ -14,6 +14,7 @@ const FRAME_BYTES_MAX: usize = 50_000_000;
 const LENGTH_BYTES_MAX: usize = 10;
 const CHECKSUM_BYTES: usize = 4;
 const WARNINGS_FIELD: u32 = WARNINGS as u32;
+const START_TIMES_FIELD: u32 = START_TIMES as u32;
 /// Most labels of a series, series of a frame and chunks of a series.
 const ITEMS_MAX: usize = 1 << 20;
 /// Most warnings that are kept, and the most characters of one.
@@ -168,7 +169,7 @@ fn decode_label(message: &[u8]) -> Result<(&str, &str), ReadError> {
 }
 
 fn decode_chunk(message: &[u8]) -> Result<ChunkRead, ReadError> {
-    let mut chunk = ChunkRead { min_ms: 0, max_ms: 0, encoding: 0, data: Vec::new() };
+    let mut chunk = ChunkRead { min_ms: 0, max_ms: 0, encoding: 0, data: Vec::new(), starts: Vec::new() };
     let mut fields = Fields::of(message, "Chunk");
     while let Some((field, value)) = fields.next()? {
         match field {
@@ -177,6 +178,7 @@ fn decode_chunk(message: &[u8]) -> Result<ChunkRead, ReadError> {
             // An encoding that no byte can name is none that is known.
             3 => chunk.encoding = u8::try_from(value.uint64(&fields)?).unwrap_or(0),
             4 => chunk.data = value.bytes(&fields)?.to_vec(),
+            START_TIMES_FIELD => chunk.starts = value.bytes(&fields)?.to_vec(),
             _ => {}
         }
     }
@@ -196,6 +198,7 @@ mod tests {
             max_ms: n as i64 * 1000,
             encoding: (n % 3) as u8 + 1,
             data: vec![n as u8; n as usize * 7],
+            starts: vec![7; n as usize % 3],
         };
         ChunkFrame {
             query: number % 2,

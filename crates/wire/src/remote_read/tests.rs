@@ -192,7 +192,7 @@ fn samples_are_what_the_schema_reads() {
 
 #[test]
 fn frames_have_length_checksum_and_message() {
-    let chunk = ChunkRead { min_ms: 5, max_ms: 9, encoding: 2, data: vec![7; 200] };
+    let chunk = ChunkRead { min_ms: 5, max_ms: 9, encoding: 2, data: vec![7; 200], starts: vec![] };
     let mut out = vec![0xaa];
     write_chunk_frame(&mut out, 3, &labels(), &[chunk.clone(), ChunkRead { encoding: 1, ..chunk }]);
     assert_eq!(out[0], 0xaa, "what was there stays");
