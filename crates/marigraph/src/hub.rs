@@ -65,6 +65,9 @@ use stores::Stores;
 
 /// Where the queries under way stand, in the data directory. Source: Prometheus.
 const ACTIVE_QUERIES: &str = "queries.active";
+/// What a backup takes of [`FLEET_DIRECTORY`]; all else there comes back by itself.
+pub(crate) const FLEET_FILES: [&str; 4] =
+    [tunnel::identity::AUTHORITY_FILE, tenancy::REGISTRY_FILE, limits::FILE, stores::FILE];
 
 /// A hub at work.
 pub struct Hub {

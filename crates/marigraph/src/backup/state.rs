@@ -12,11 +12,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use tenancy::REGISTRY_FILE;
-use tunnel::identity::AUTHORITY_FILE;
 
 use super::catalog::Entry;
-use crate::hub::{FLEET_DIRECTORY, LEDGER_DIRECTORY};
+use crate::hub::{FLEET_DIRECTORY, FLEET_FILES, LEDGER_DIRECTORY};
 
 /// More than this is not read, bytes.
 const STATE_BYTES_MAX: u64 = 4 << 30;
@@ -31,7 +29,7 @@ pub(super) struct StateFile {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The ledger and, with `fleet`, authority and registry of the data directory `data`.
+/// The ledger and, with `fleet`, the fleet's files of the data directory `data`.
 ///
 /// # Errors
 /// A file cannot be read.
@@ -45,7 +43,7 @@ pub(super) fn read(data: &Path, fleet: bool) -> Result<Vec<StateFile>> {
         ensure!(total <= STATE_BYTES_MAX, "the ledger in {} has more than 4 GiB", ledger.display());
         found.extend(files);
     }
-    let of_fleet = [AUTHORITY_FILE, REGISTRY_FILE].map(|name| data.join(FLEET_DIRECTORY).join(name));
+    let of_fleet = FLEET_FILES.map(|name| data.join(FLEET_DIRECTORY).join(name));
     for path in of_fleet.into_iter().filter(|_| fleet) {
         match fs::read(&path) {
             Ok(bytes) => found.push((path, bytes)),

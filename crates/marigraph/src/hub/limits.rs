@@ -30,7 +30,7 @@ use super::admin::{Administrator, Failure, administrator, changed, wrong};
 use crate::limits::{LIMITS_PATH, LimitSet, LimitsDocument};
 
 /// The file, in the fleet's directory.
-const FILE: &str = "limits.json";
+pub(super) const FILE: &str = "limits.json";
 /// Revisions of a cluster that can be gone back to.
 const HISTORY_MAX: usize = 50;
 /// Clusters that may have limits.

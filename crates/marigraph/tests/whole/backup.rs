@@ -106,7 +106,10 @@ async fn an_agent_goes_on_against_a_restored_hub() -> Result<()> {
     let (backups, url) = (directory.path().join("backups"), format!("http://{addr}"));
     let make = {
         let (backups, url) = (backups.clone(), url.clone());
-        move || succeeds(&["backup", text(&backups), "--url", &url])
+        move || {
+            succeeds(&["limits", "set", "alpha", "label_limit=60", "--reason", "drill", "--url", &url])?;
+            succeeds(&["backup", text(&backups), "--url", &url])
+        }
     };
     tokio::task::spawn_blocking(make).await??;
     succeeds(&["backup", "verify", text(&backups)])?;
@@ -114,7 +117,7 @@ async fn an_agent_goes_on_against_a_restored_hub() -> Result<()> {
 
     let restored = directory.path().join("restored");
     succeeds(&["restore", text(&backups), "--data", text(&restored)])?;
-    for name in ["authority.json", "registry.jsonl"] {
+    for name in ["authority.json", "registry.jsonl", "limits.json"] {
         let mode = std::fs::metadata(restored.join("fleet").join(name))?.permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
