@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use http::Method;
 use serde::Deserialize;
@@ -126,6 +126,9 @@ pub enum AgentsVerb {
 pub enum CaVerb {
     /// Show the fleet's roots
     Show {
+        /// Print their certificates: what people's tools need to trust a hub that has no certificate of another authority
+        #[arg(long = "pem", conflicts_with = "json")]
+        pem: bool,
         /// The hub.
         #[command(flatten)]
         hub: HubConnection,
@@ -326,8 +329,12 @@ pub fn agents(verb: &AgentsVerb) -> Result<()> {
 /// The hub cannot be reached or refuses; a file cannot be read or written.
 pub fn ca(verb: &CaVerb) -> Result<()> {
     match verb {
-        CaVerb::Show { hub } => {
+        CaVerb::Show { pem, hub } => {
             let known: Roots = ask(hub, Method::GET, "/api/v1/admin/ca", &[])?;
+            if *pem {
+                ensure!(!known.pem.is_empty(), "the hub at {} is too old to tell its certificates", hub.hub);
+                return print(&known.pem);
+            }
             show(hub, &known.roots, root_table)
         }
         CaVerb::Rotate { switch, retire, force, hub } => {
@@ -402,6 +409,8 @@ pub fn agent(verb: &AgentVerb) -> Result<()> {
 #[derive(Debug, Deserialize)]
 struct Roots {
     roots: Vec<RootInfo>,
+    #[serde(default)]
+    pem: String,
 }
 
 #[derive(Debug, Deserialize, serde::Serialize)]

@@ -161,6 +161,8 @@ async fn a_hub_joins_and_agents_are_at_home_at_both_while_the_root_changes() -> 
         Ok(roots.iter().map(|root| format!("{} {}", root["pin"], root["role"])).collect())
     };
     assert_eq!(pins(&one).await?, pins(&two).await?);
+    let pem = marigraph(&two, &["ca", "show", "--pem"]).await?;
+    assert_eq!(pem.matches("BEGIN CERTIFICATE").count(), 1, "{pem}");
     let error = marigraph(&two, &["ca", "rotate"]).await.expect_err("no key there").to_string();
     assert!(error.contains("the key of the fleet's root is not at this hub"), "{error}");
 

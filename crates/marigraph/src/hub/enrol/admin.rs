@@ -217,7 +217,9 @@ async fn revoke_agent(
 async fn roots(State(hub): State<Arc<Identity>>, caller: Caller) -> Result<Response, Failure> {
     owner(&caller)?;
     let authority = &hub.desk.authority;
-    Ok(Json(json!({ "hub": authority.hub_id(), "roots": authority.roots() })).into_response())
+    let pem = authority.bundle()?.to_pem();
+    let answer = json!({ "hub": authority.hub_id(), "roots": authority.roots(), "pem": pem });
+    Ok(Json(answer).into_response())
 }
 
 async fn list_hubs(State(hub): State<Arc<Identity>>, caller: Caller) -> Result<Response, Failure> {
