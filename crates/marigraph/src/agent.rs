@@ -38,8 +38,9 @@ use web::{ActiveQueries, Auth, Caller, Endpoint, Role, WebMetrics, WebState, Wor
 
 use crate::cli::AgentArgs;
 use crate::config::{Config, StorageConfig};
-use crate::hub::front::{Bound, Front};
-use crate::hub::{auth, doors, require_credential};
+use crate::credentials::{auth, require_credential};
+use crate::doors;
+use crate::front::{Bound, Front};
 use crate::program::{ConfigSource, Program, Reloads, build_info};
 use crate::pull::{Pull, PullParts};
 use enrolment::{Way, Who};
@@ -295,13 +296,7 @@ impl Stages {
             self.apply(&config, auth)
         };
         let outcome = read();
-        self.program.reloaded(outcome.is_ok());
-        match &outcome {
-            Ok(()) => tracing::info!("configuration reloaded"),
-            Err(error) => {
-                tracing::error!("reload failed, the last good configuration stays in force: {error:#}")
-            }
-        }
+        self.program.reloaded(&outcome);
         outcome
     }
 

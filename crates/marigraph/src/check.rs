@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use scrape::client::{HttpClient, TcpConnector, TlsConfigs};
 
 use crate::config::{Config, Discovery};
-use crate::hub;
+use crate::{credentials, hub};
 
 /// Reads a configuration as `hub --config` would, and the files without which that would not start,
 /// and tells what it holds.
@@ -44,5 +44,5 @@ fn needed_files(config: &Config) -> Result<()> {
             .map_err(|problem| anyhow!("remote_write {}: {problem}", remote.send.name))?;
     }
     hub::check_fleet_files(&config.fleet)?;
-    hub::auth(&config.web_auth).map(drop)
+    credentials::auth(&config.web_auth).map(drop)
 }

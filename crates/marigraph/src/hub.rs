@@ -4,12 +4,10 @@
 mod admin;
 pub(crate) mod central;
 mod cluster;
-pub(crate) mod doors;
 mod enrol;
 mod explain;
 mod fleet;
 mod fleet_api;
-pub(crate) mod front;
 mod incarnations;
 mod ledger;
 mod lifecycle;
@@ -20,14 +18,13 @@ mod presence;
 mod proxy;
 mod rows;
 mod settle;
-pub(crate) mod store;
 mod stores;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use axum::middleware;
 use model::{Labels, TenantId};
 use prometheus_client::registry::Registry;
@@ -38,16 +35,20 @@ use storage::Queryable;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tunnel::identity::PeerIdentity;
-use web::{ActiveQueries, Auth, Caller, Credential, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
+use web::{ActiveQueries, Auth, Caller, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
 
 use self::central::Central;
 use self::cluster::Clusters;
 use self::ledger::Accounts;
 pub(crate) use self::ledger::DIRECTORY as LEDGER_DIRECTORY;
 use crate::cli::{HubArgs, PlaintextFor};
-use crate::config::{Config, ProxyConfig, WebAuth};
+use crate::config::{Config, ProxyConfig};
+use crate::credentials::{auth, require_credential};
+use crate::doors;
+use crate::front::{Bound, Front, Plaintext};
 use crate::program::{ConfigSource, Program, Reloads, build_info};
 use crate::pull::{Pull, PullParts};
+use crate::store::Store;
 use ::proxy::{Proxy, ProxyMetrics};
 use enrol::Identity;
 pub(crate) use enrol::files::{check as check_fleet_files, read as read_certificates};
@@ -55,12 +56,9 @@ pub(crate) use enrol::{FLEET_DIRECTORY, FleetHub};
 use explain::Explain;
 use fleet::{Fleet, FleetParts};
 use fleet_api::FleetApi;
-use front::{Bound, Front, Plaintext};
 use limits::AgentLimits;
 use presence::Presence;
-pub(crate) use rows::Retention;
 use rows::Rows;
-use store::Store;
 use stores::Stores;
 
 /// Where the queries under way stand, in the data directory. Source: Prometheus.
@@ -330,13 +328,7 @@ impl Stages {
             Ok(())
         };
         let outcome = read();
-        self.program.reloaded(outcome.is_ok());
-        match &outcome {
-            Ok(()) => tracing::info!("configuration reloaded"),
-            Err(error) => {
-                tracing::error!("reload failed, the last good configuration stays in force: {error:#}")
-            }
-        }
+        self.program.reloaded(&outcome);
         outcome
     }
 }
@@ -447,36 +439,9 @@ fn active_queries(args: &HubArgs) -> ActiveQueries {
     }
 }
 
-/// The credentials of the configuration, files read.
-pub(crate) fn auth(written: &WebAuth) -> Result<Auth> {
-    let administrator = || Caller::new(TenantId::default(), Role::Admin);
-    let mut accepted = Vec::new();
-    for token in &written.bearer_tokens {
-        let secret = token.read().map_err(anyhow::Error::msg).context("web: auth: bearer token")?;
-        accepted.push((Credential::Bearer(secret.reveal().to_owned()), administrator()));
-    }
-    for (user, password) in &written.basic_auth_users {
-        let secret =
-            password.read().map_err(anyhow::Error::msg).with_context(|| format!("web: auth: user {user}"))?;
-        let credential = Credential::Basic { user: user.clone(), password: secret.reveal().to_owned() };
-        accepted.push((credential, administrator()));
-    }
-    Ok(Auth::new(accepted))
-}
-
 /// The doors for PushProx clients, secrets read.
 pub(crate) fn pushprox_doors(written: &ProxyConfig) -> Result<Vec<::proxy::Door>> {
     written.doors.iter().map(|door| door.open().map_err(anyhow::Error::msg)).collect()
-}
-
-pub(crate) fn require_credential(addr: SocketAddr, auth: &Auth) -> Result<()> {
-    if addr.ip().is_loopback() || auth.is_configured() {
-        return Ok(());
-    }
-    bail!(
-        "{addr} can be reached from elsewhere and nobody needs a credential; listen on 127.0.0.1, or add \
-         `web: {{auth: {{bearer_token_file: FILE}}}}` to the configuration"
-    );
 }
 
 fn web_options(args: &HubArgs, addr: SocketAddr) -> web::Options {

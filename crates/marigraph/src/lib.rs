@@ -9,8 +9,11 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod credentials;
+mod doors;
 pub mod fleet;
 pub mod fleet_verbs;
+mod front;
 pub mod hub;
 pub mod ledger_verbs;
 mod limits;
@@ -21,6 +24,7 @@ pub mod progress;
 mod pull;
 pub mod query;
 mod remote_writes;
+mod store;
 pub mod tsdb_verbs;
 
 /// An error and its causes on one line. Some errors of ours name their cause already; nothing is said

@@ -146,11 +146,21 @@ impl Program {
         let now = self.clock.now_ms();
         self.last_config_ms.store(now, Ordering::Relaxed);
         self.reload_time_gauge.set(now / 1000);
-        self.reloaded(true);
+        self.loaded(true);
     }
 
-    /// A load of the configuration came to this end.
-    pub(crate) fn reloaded(&self, success: bool) {
+    /// A reload of the configuration came to this end.
+    pub(crate) fn reloaded(&self, outcome: &anyhow::Result<()>) {
+        self.loaded(outcome.is_ok());
+        match outcome {
+            Ok(()) => tracing::info!("configuration reloaded"),
+            Err(error) => {
+                tracing::error!("reload failed, the last good configuration stays in force: {error:#}");
+            }
+        }
+    }
+
+    fn loaded(&self, success: bool) {
         self.reload_succeeded.store(success, Ordering::Relaxed);
         self.reload_gauge.set(i64::from(success));
         self.notifications.set(Notice::ReloadFailed, !success, self.clock.now_ms());

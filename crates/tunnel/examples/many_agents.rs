@@ -9,7 +9,7 @@
 //! has for shipping rows, both over TLS 1.3 with client certificates. "After use": each tunnel has carried an
 //! answer of 64 KiB, each other connection a request of 64 KiB.
 //!
-//! The hub process listens as the hub's front does (`crates/marigraph/src/hub/front.rs`), without its
+//! The hub process listens as the hub's front does (`crates/marigraph/src/front.rs`), without its
 //! limits. Each open connection takes a file descriptor at each end: `ulimit -n` above twice the agents.
 
 use std::convert::Infallible;

@@ -23,9 +23,9 @@ use super::nothing::Nothing;
 use super::ship::{self, Ship};
 use crate::cli::AgentArgs;
 use crate::config::Config;
-use crate::hub::store::Store;
 use crate::program::Keeper;
 use crate::remote_writes::RemoteWrites;
+use crate::store::Store;
 
 /// The queue for hubs, within the data directory.
 const QUEUE: &str = "queue";

@@ -12,7 +12,7 @@ use stdx::clock::Clock;
 use tsdb::Db;
 
 use crate::config::{LocalConfig, StorageConfig};
-use crate::hub::Retention;
+use crate::store::Retention;
 
 /// The store, within the data directory.
 const STORE: &str = "store";
@@ -45,10 +45,7 @@ impl Local {
         clock: &Arc<dyn Clock>,
         registry: &mut Registry,
     ) -> Result<Local> {
-        let retention = Retention {
-            time: Some(config.retention_time).filter(|time| !time.is_zero()),
-            bytes: Some(config.retention_bytes).filter(|bytes| *bytes > 0),
-        };
+        let retention = Retention::new(config.retention_time, config.retention_bytes);
         let mut store = tsdb::Config::new(data.join(STORE));
         store.retention = retention.time;
         store.retention_bytes = retention.bytes;

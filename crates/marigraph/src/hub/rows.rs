@@ -6,7 +6,6 @@ use std::time::Duration;
 use ::ledger::{Ledger, LedgerAppender};
 use anyhow::{Context, Result, anyhow};
 use prometheus_client::registry::Registry;
-use scrape::config::ConfigDuration;
 use stdx::clock::Clock;
 use storage::Appender;
 use tokio::task::JoinHandle;
@@ -16,6 +15,7 @@ use super::ledger;
 use crate::cli::HubArgs;
 use crate::config::{Config, StorageConfig};
 use crate::remote_writes::RemoteWrites;
+use crate::store::Retention;
 
 /// Takes rows and keeps them.
 pub(super) struct Rows {
@@ -44,7 +44,11 @@ impl Rows {
         clock: &Arc<dyn Clock>,
         registry: &mut Registry,
     ) -> Result<Rows> {
-        let retention = Retention::of(args, storage);
+        // The configuration wins over the flags.
+        let retention = Retention::new(
+            storage.retention_time.unwrap_or(args.retention_time),
+            storage.retention_bytes.unwrap_or(args.retention_size),
+        );
         let store = Arc::new(open_store(args, &retention, storage).await?);
         store.register_metrics(registry);
         let ledger = Arc::new(open_ledger(args, &retention, clock).await?);
@@ -91,30 +95,6 @@ impl Rows {
             self.store.close().context("close the store")
         };
         tokio::task::spawn_blocking(close).await?
-    }
-}
-
-/// What is kept; without a bound where there is none.
-pub(crate) struct Retention {
-    pub(crate) time: Option<Duration>,
-    pub(crate) bytes: Option<u64>,
-}
-
-impl Retention {
-    /// The configuration wins over the flags; zero is no bound.
-    fn of(args: &HubArgs, storage: &StorageConfig) -> Retention {
-        Retention {
-            time: storage.retention_time.or(Some(args.retention_time)).filter(|time| !time.is_zero()),
-            bytes: storage.retention_bytes.or(Some(args.retention_size)).filter(|bytes| *bytes > 0),
-        }
-    }
-
-    /// For people: `15d`, `15d or 10240MiB`, `for ever`.
-    pub(crate) fn shown(&self) -> String {
-        let time = self.time.map(|time| ConfigDuration(time).to_string());
-        let size = self.bytes.map(|bytes| format!("{}MiB", bytes >> 20));
-        let parts: Vec<String> = time.into_iter().chain(size).collect();
-        if parts.is_empty() { "for ever".to_owned() } else { parts.join(" or ") }
     }
 }
 

@@ -1,8 +1,10 @@
-//! The embedded store as the HTTP side and the program see it.
+//! The embedded store as the HTTP side and the program see it, at a hub and at an agent that keeps its data.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{Labels, Matcher, TenantId};
+use scrape::config::ConfigDuration;
 use storage::StoreError;
 use tsdb::{Db, SeriesLimits};
 use web::{BlockInfo, SeriesMaker, SeriesUsage, StoreAdmin, TsdbStatus};
@@ -11,6 +13,30 @@ use crate::program::Keeper;
 
 /// The embedded store.
 pub(crate) struct Store(pub(crate) Arc<Db>);
+
+/// What is kept; without a bound where there is none.
+pub(crate) struct Retention {
+    pub(crate) time: Option<Duration>,
+    pub(crate) bytes: Option<u64>,
+}
+
+impl Retention {
+    /// As it is written: zero is no bound.
+    pub(crate) fn new(time: Duration, bytes: u64) -> Retention {
+        Retention {
+            time: Some(time).filter(|time| !time.is_zero()),
+            bytes: Some(bytes).filter(|bytes| *bytes > 0),
+        }
+    }
+
+    /// For people: `15d`, `15d or 10240MiB`, `for ever`.
+    pub(crate) fn shown(&self) -> String {
+        let time = self.time.map(|time| ConfigDuration(time).to_string());
+        let size = self.bytes.map(|bytes| format!("{}MiB", bytes >> 20));
+        let parts: Vec<String> = time.into_iter().chain(size).collect();
+        if parts.is_empty() { "for ever".to_owned() } else { parts.join(" or ") }
+    }
+}
 
 impl StoreAdmin for Store {
     fn delete_series(
