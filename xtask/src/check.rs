@@ -100,6 +100,7 @@ fn tidy() -> Result<()> {
     let root = root()?;
     let mut problems = Vec::new();
     check_edges(&root, &mut problems)?;
+    check_map(&root, &mut problems)?;
     for file in rust_files(&root)? {
         check_file(&root, &file, &mut problems)?;
     }
@@ -140,6 +141,25 @@ fn check_edges(root: &Path, problems: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// Holds ARCHITECTURE.md to the tree: each crate has its line, and each source file it names is there.
+fn check_map(root: &Path, problems: &mut Vec<String>) -> Result<()> {
+    const MAP: &str = "ARCHITECTURE.md";
+    let text = fs::read_to_string(root.join(MAP)).with_context(|| format!("read {MAP}"))?;
+    for entry in fs::read_dir(root.join("crates"))? {
+        let name = entry?.file_name().display().to_string();
+        if !text.contains(&format!("\n| `{name}` |")) {
+            problems.push(format!("{MAP} has no line for crate {name}"));
+        }
+    }
+    let files = rust_files(root)?;
+    for word in text.split('`').skip(1).step_by(2).filter(|word| word.ends_with(".rs")) {
+        if !files.iter().any(|file| file.ends_with(word) || file.ends_with(word.replacen('/', "/src/", 1))) {
+            problems.push(format!("{MAP} names {word}, which is not there"));
+        }
+    }
+    Ok(())
+}
+
 fn check_file(root: &Path, path: &Path, problems: &mut Vec<String>) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let shown = path.strip_prefix(root).unwrap_or(path).display().to_string();
@@ -152,6 +172,9 @@ fn check_file(root: &Path, path: &Path, problems: &mut Vec<String>) -> Result<()
             if line.contains(word) && !shown.starts_with("xtask/") {
                 problems.push(format!("{shown}:{}: {word}", number + 1));
             }
+        }
+        if line.split("ecision ").skip(1).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
+            problems.push(format!("{shown}:{}: a decision has a page in docs/design, not a number", number + 1));
         }
         if line.trim() == "#[ignore]" {
             problems.push(format!("{shown}:{}: an ignored test says why (#[ignore = \"...\"])", number + 1));

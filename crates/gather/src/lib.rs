@@ -17,7 +17,7 @@
 //!
 //! [`OfCluster`] narrows such a store to one cluster, and takes off what enrolment stamped.
 //!
-//! Source: decision 24 of the design; Prometheus `storage/remote/read.go`, `storage/merge.go`.
+//! Source: Prometheus `storage/remote/read.go`, `storage/merge.go`.
 
 mod ahead;
 mod far;

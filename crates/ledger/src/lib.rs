@@ -21,7 +21,7 @@
 //! ledger takes only what it has marked as being in the store for good; the rest is told again by the
 //! agent, or is unknown. A damaged file costs its tenant's detail, which then is unknown.
 //!
-//! Source: decisions 18 to 20 and 28 of the design; the bytes are in `docs/formats/ledger.md`.
+//! Why it is as it is: `docs/design/ledger.md`; the bytes: `docs/formats/ledger.md`.
 
 mod appender;
 mod entry;

@@ -1,5 +1,5 @@
 //! Limits that a hub gives to agents: what a document of them is. They only ever narrow what the agent's own
-//! configuration says, and name no file and no target. Source: decision 22.
+//! configuration says, and name no file and no target.
 
 use std::collections::BTreeMap;
 

@@ -363,8 +363,7 @@ impl LabelsBuilder {
     /// Makes `stamped` hold, whatever stands here: another value of such a label goes on as
     /// `exported_<name>` (with as many prefixes as it takes to be free).
     ///
-    /// Source: Prometheus' rule for conflicting labels; decision 9 of the design (identity is not the
-    /// exporter's to state).
+    /// Identity is not the exporter's to state. Source: Prometheus' rule for conflicting labels.
     pub fn stamp(&mut self, stamped: &Labels) {
         for (name, value) in stamped {
             let exposed = self.get(name).filter(|exposed| *exposed != value).map(str::to_owned);

@@ -57,8 +57,6 @@ impl fmt::Display for TenantId {
 
 /// The logical identity of a source: a 128-bit hash of tenant, cluster, scrape pool, final target
 /// labels and URL (for pushes: tenant, door and the labels the series share).
-///
-/// Source: decision 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceId(pub u128);
 

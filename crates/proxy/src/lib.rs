@@ -10,7 +10,7 @@
 //! What this crate needs of the rest of the hub stands in two traits: [`Fleet`] (clusters, targets, one
 //! fetch) and [`Readers`] (who is calling).
 //!
-//! Source: decisions 17, 21, 26; RFC 9112 section 3.2.2 (absolute form); Prometheus `docs/http_sd.md`.
+//! Source: RFC 9112 section 3.2.2 (absolute form); Prometheus `docs/http_sd.md`.
 
 mod bodies;
 mod directory;

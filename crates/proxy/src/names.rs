@@ -7,7 +7,7 @@
 //! names share one, so two clusters cannot clash, nor can a name contain a dot that moves the border
 //! between target and cluster. Upper case, which host names do not tell from lower case, is escaped.
 //!
-//! Source: decision 21; RFC 1035 section 2.3.4 and RFC 5890 section 2.3.1 for labels (hyphens at
+//! Source: RFC 1035 section 2.3.4 and RFC 5890 section 2.3.1 for labels (hyphens at
 //! positions 3 and 4 are reserved, which is what keeps plain and escaped names apart).
 
 /// Longest label of a host name, bytes.

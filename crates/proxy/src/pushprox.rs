@@ -10,7 +10,7 @@
 //! whoever holds a poll however old, a name nobody has is refused at once, and polls that are held for
 //! long are ended so that dead ones are noticed.
 //!
-//! Source: PushProx `cmd/proxy/{main,coordinator}.go`, `cmd/client/main.go`; decision 26.
+//! Source: PushProx `cmd/proxy/{main,coordinator}.go`, `cmd/client/main.go`.
 
 pub(crate) mod message;
 mod registry;

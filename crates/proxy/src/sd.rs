@@ -9,7 +9,7 @@
 //! its last known targets, and shortly after our own start, while clusters are still dialling home, the
 //! answer is 503 instead of a list with holes.
 //!
-//! Source: Prometheus `docs/http_sd.md`; decision 21.
+//! Source: Prometheus `docs/http_sd.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;

@@ -6,7 +6,7 @@ use crate::bytes::{get_i64, get_u32, get_u64};
 pub(crate) const HEADER_LEN: usize = 80;
 const MAGIC: [u8; 4] = *b"MGqb";
 
-/// The exactly-once key of a block. Source: decision 2 of the design.
+/// The exactly-once key of a block (`docs/design/shipping.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockKey {
     /// Random, one for each queue directory (and its copies).
@@ -31,9 +31,9 @@ pub struct BlockMeta {
     pub rows: u32,
     /// How many samples they have.
     pub samples: u32,
-    /// Who took the rows in first; 0 is the owner of this queue. Source: decision 23.
+    /// Who took the rows in first; 0 is the owner of this queue.
     pub origin: u64,
-    /// Whose they are; 0 is the one tenant of the owner of this queue. Source: decision 9.
+    /// Whose they are; 0 is the one tenant of the owner of this queue.
     pub tenant: u64,
     /// For the encoder's use.
     pub flags: u32,

@@ -9,7 +9,7 @@ use crate::tally::Refusal;
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// Judges timestamps: none beyond the latest that is taken, and not too many different days, because
-/// each day of old samples ends in a file of its own (decision 12).
+/// each day of old samples ends in a file of its own.
 #[derive(Debug)]
 pub(crate) struct Admission {
     latest_ms: i64,

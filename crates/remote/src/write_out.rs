@@ -14,7 +14,7 @@
 //! - [`sender`]: which request is next, and what an answer means for it.
 //!
 //! Source: remote write 1.0 and 2.0; Prometheus `storage/remote/queue_manager.go` for what configuration
-//! keys mean; decision 25 of the design.
+//! keys mean.
 
 mod answer;
 mod catalog;

@@ -2,7 +2,7 @@
 //!
 //! A target's ticks are all times `t` with `t mod interval = offset`, the offset being a hash of the
 //! target's identity. So targets are spread over the interval, a restart goes on with the same grid,
-//! and two scrapers of one target meet in the same slots (decision 1).
+//! and two scrapers of one target meet in the same slots.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -20,7 +20,7 @@ const NATIVE: &str = "__scrape_native_histograms__";
 const KEEP_CLASSIC: &str = "__always_scrape_classic_histograms__";
 const CONVERT_CLASSIC: &str = "__convert_classic_histograms_to_nhcb__";
 const PARAM_PREFIX: &str = "__param_";
-/// What a job that names a cluster puts on its targets. Source: decision 9.
+/// What a job that names a cluster puts on its targets.
 const CLUSTER: &str = "cluster";
 const JOB: &str = "job";
 const INSTANCE: &str = "instance";

@@ -2,8 +2,6 @@
 //!
 //! Statements travel in the batch of the rows they speak of, so that both are stored or neither is.
 //! A store may ignore them; a ledger takes them in on the way.
-//!
-//! Source: decisions 18 and 19 of the design.
 
 use std::fmt;
 

@@ -80,7 +80,7 @@ pub enum Conflict {
     Replace,
 }
 
-/// How a batch treats the unusual. Source: decision 5.
+/// How a batch treats the unusual (`docs/design/rows.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// Late samples.
@@ -98,7 +98,7 @@ impl Policy {
     pub const LINE_PROTOCOL: Policy = Policy { late: Late::Accept, conflict: Conflict::Replace };
 }
 
-/// The exactly-once key of a batch that came through a queue. Source: decision 2.
+/// The exactly-once key of a batch that came through a queue (`docs/design/shipping.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockKey {
     /// Random, one for each queue directory.

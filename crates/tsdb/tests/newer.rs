@@ -1,4 +1,4 @@
-//! Decision 15: what a newer version has written is read, where it says that this can be done, or refused
+//! What a newer version has written is read, where it says that this can be done, or refused
 //! with the command that helps, and nothing is changed then.
 
 use std::path::{Path, PathBuf};

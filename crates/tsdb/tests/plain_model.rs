@@ -214,7 +214,7 @@ fn value(series: usize, timestamp_ms: i64, fill: i32) -> f64 {
     }
 }
 
-/// Decision 5: the later replacement wins over everything; otherwise a real value over the end of the
+/// The later replacement wins over everything; otherwise a real value over the end of the
 /// series, and then the larger bits.
 fn put(table: &mut Table, key: (usize, i64), value: f64, replace: bool) {
     let bits = value.to_bits();

@@ -11,8 +11,6 @@
 //!
 //! TLS sessions are never resumed: a resumed session shows no certificate again, and a revoked agent
 //! would come back by it.
-//!
-//! Source: decisions 9 and 16.
 
 mod agent;
 mod authority;

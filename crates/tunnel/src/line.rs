@@ -34,7 +34,6 @@ struct Patience {
     without_tunnel: Duration,
 }
 
-/// Source of the shorter one: decision 29.
 const PATIENCE: Patience =
     Patience { usual: Duration::from_secs(60), without_tunnel: Duration::from_secs(10) };
 /// How long it may take to get a connection: TLS included, as for a tunnel.

@@ -4,8 +4,6 @@
 //! allow list names; and for the agent's own API. Everything else is answered 403 with the reason, logged
 //! and counted. Redirects are never followed, and link-local addresses, where clouds hand out
 //! credentials, are never reached: not by name, not by an allow list.
-//!
-//! Source: decision 22.
 
 mod fetch;
 mod pattern;

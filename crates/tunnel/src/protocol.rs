@@ -40,7 +40,7 @@ pub(crate) const INCARNATION: HeaderName = HeaderName::from_static("marigraph-in
 /// When the agent's process started, milliseconds since the epoch.
 pub(crate) const STARTED_MS: HeaderName = HeaderName::from_static("marigraph-started-ms");
 
-/// Requests that wait for an agent's answer or read it, beside the hub's own: decision 29.
+/// Requests that wait for an agent's answer or read it, beside the hub's own.
 pub(crate) const SCRAPES_MAX: usize = 32;
 /// Requests whose target takes long to answer, beside those: they hold no window, only a stream.
 pub(crate) const SLOW_MAX: usize = 64;

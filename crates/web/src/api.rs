@@ -121,7 +121,7 @@ async fn when_ready(app: App, caller: &Caller, needed: Role, request: Request, n
         return error.into_response();
     }
     match app.state.lifecycle.readiness() {
-        // decision 14: a store that no longer writes still answers
+        // a store that no longer writes still answers
         Readiness::Ready | Readiness::ReadOnly(_) => next.run(request).await,
         not_ready => crate::health::unavailable(&not_ready),
     }

@@ -3,7 +3,7 @@
 //! Off loopback nothing answers without a credential: the program asks [`Auth::is_configured`] and
 //! refuses to start. Without credentials (on loopback) everybody is the administrator.
 //!
-//! Source: decision 17; RFC 7235, RFC 7617, RFC 6750.
+//! Source: RFC 7235, RFC 7617, RFC 6750.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -2,8 +2,6 @@
 //!
 //! Every endpoint is one of four kinds, and one that is not listed here is the narrowest. So a new endpoint is
 //! closed to readers of one tenant or of some clusters until somebody has thought about it.
-//!
-//! Source: decision 17.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

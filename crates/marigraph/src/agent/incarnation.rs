@@ -1,5 +1,5 @@
 //! Which building of its cluster an agent belongs to: what tells a cluster that was built anew from the one before, which
-//! had its name. Agents that share targets name the same one. Source: decision 28.
+//! had its name. Agents that share targets name the same one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};

@@ -1,5 +1,5 @@
 //! Incarnations of clusters: a cluster that is built anew keeps its name, and its agents name another incarnation. Two that
-//! live at once are an alarm: two clusters send under one name. Source: decision 28.
+//! live at once are an alarm: two clusters send under one name.
 
 use std::collections::{BTreeMap, BTreeSet};
 

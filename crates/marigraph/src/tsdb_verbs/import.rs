@@ -1,4 +1,4 @@
-//! `tsdb import`: each block becomes parts of at most a day, past log and head (decision 13).
+//! `tsdb import`: each block becomes parts of at most a day, past log and head.
 //!
 //! A part wants its series by metric, so a first pass over the index notes which series each metric has;
 //! then metric after metric is read, a batch of series at a time. What the store has already of a series

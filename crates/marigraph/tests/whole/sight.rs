@@ -1,5 +1,5 @@
-//! Decision 17, for what the hub has beside the query API (which `web`'s own test asks): every route, asked by others,
-//! shows nothing of a tenant's cluster. The table must name every route there is.
+//! What the hub has beside the query API (which `web`'s own test asks): every route, asked by others, shows nothing of
+//! a tenant's cluster. The table must name every route there is.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

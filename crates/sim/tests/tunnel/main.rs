@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use tunnel::connect::{Connector, HubUrl, Proxies};
 use tunnel::{DialConfig, DialMetrics, Hello, Timings, To, Tunnels};
 
-/// Decision 29: pings after 5 s of silence, 5 s for an answer; the rest is delay on the line.
+/// Pings after 5 s of silence, 5 s for an answer; the rest is delay on the line.
 const KNOWN_WITHIN: Duration = Duration::from_secs(12);
 /// Who is not heard and hears has to be told by the other end, and may be busy with what it cannot get rid of (5 s).
 const MUTE_KNOWS_WITHIN: Duration = Duration::from_secs(17);

@@ -113,7 +113,7 @@ impl Inner {
     fn compact(&self) -> Result<(), CompactError> {
         let _merging = self.merging.lock();
         // A directory without a lock may be somebody else's, and a disk that failed to sync once is
-        // not trusted with the only copy (decision 14).
+        // not trusted with the only copy.
         self.health.check()?;
         let mut first_failure = None;
         for tenant in self.all_tenants() {

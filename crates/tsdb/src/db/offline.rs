@@ -1,5 +1,5 @@
 //! What tools ask of a store that no hub has open: its parts, its times, and taking in samples that come
-//! sorted (decision 13): they go to a part of their own, past log and head.
+//! sorted: they go to a part of their own, past log and head.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -75,7 +75,7 @@ impl Db {
     /// # Errors
     /// See [`SnapshotError`]. There is then no `dir`.
     ///
-    /// Source: decision 15; Prometheus `tsdb/db.go`, `DB.Snapshot`.
+    /// Source: Prometheus `tsdb/db.go`, `DB.Snapshot`.
     pub fn snapshot(
         &self,
         dir: &Path,

@@ -1,4 +1,4 @@
-//! Which blocks of which queues have been taken: exactly once means not twice (decision 2).
+//! Which blocks of which queues have been taken: exactly once means not twice.
 //!
 //! Every start of an agent makes a new incarnation, and only the agent knows when its queue has let go of
 //! the last block of an old one. But a block that was taken longer ago than retention has nothing but

@@ -17,8 +17,6 @@ use storage::Column;
 use crate::part::histograms::encode_histogram;
 
 /// Where samples stand when another place has a sample of the same series and time.
-///
-/// Source: decision 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Rank {
     /// Whether the samples came under the policy `Replace`.

@@ -10,7 +10,7 @@
 //!
 //! **Failures.** A write that fails is taken back by cutting the file; then the store is sound and its
 //! batches are refused with the cause. If the cut fails too, or any sync fails, nothing more is written
-//! until restart (decision 14).
+//! until restart.
 
 use std::collections::VecDeque;
 use std::io;

@@ -35,7 +35,6 @@ use file::{RootRole, State};
 pub use rotation::{Admission, RootInfo};
 
 /// Certificates begin to be valid this long before they are made: clocks of clusters are late.
-/// Source: decision 16.
 const BACKDATED_MS: i64 = 24 * 3600 * 1000;
 const DAY_MS: i64 = 24 * 3600 * 1000;
 const ROOT_DAYS: i64 = 20 * 365;

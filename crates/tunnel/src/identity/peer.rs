@@ -18,7 +18,7 @@ use super::IdentityError;
 
 /// The scheme of our URIs.
 pub(super) const SCHEME: &str = "marigraph";
-/// How long after its expiry a certificate may still be used to get a new one. Source: decision 16.
+/// How long after its expiry a certificate may still be used to get a new one.
 const RENEWAL_GRACE_MS: i64 = 90 * 24 * 3600 * 1000;
 /// Most labels that enrolment may stamp.
 const LABELS_MAX: usize = 16;

@@ -1,4 +1,4 @@
-//! Decision 17: every endpoint, asked by another tenant and by a reader of some clusters, shows nothing of
+//! Every endpoint, asked by another tenant and by a reader of some clusters, shows nothing of
 //! the others.
 
 use std::sync::Arc;

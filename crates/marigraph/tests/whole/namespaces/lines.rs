@@ -13,7 +13,7 @@ use super::{Cluster, HubAt, PATIENCE, Plan, SECRET, now_s, sites, until};
 
 const TARGETS: u8 = 3;
 const INTERVAL_S: u64 = 2;
-/// Pings every 5 s, dead after another 5 s (decision 29), and what a busy machine adds.
+/// Pings every 5 s, dead after another 5 s, and what a busy machine adds.
 const KNOWN_IN: Duration = Duration::from_secs(13);
 /// One way, on the slow line.
 const DELAY: Duration = Duration::from_millis(150);
