@@ -1,11 +1,11 @@
 //! Files and settings.
 
 use discovery::document::{self, Format};
-use marigraph::backup::catalog::Catalog;
+use marigraph::verbs::backup::catalog::Catalog;
 use marigraph::config::Config;
-use marigraph::query::Format as Form;
-use marigraph::query::answer::Value;
-use marigraph::query::print::Printed;
+use marigraph::verbs::query::Format as Form;
+use marigraph::verbs::query::answer::Value;
+use marigraph::verbs::query::print::Printed;
 use model::LabelsBuilder;
 use model::relabel::{self, NameScheme, Rule, RuleSpec};
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::backup::{BackupArgs, RestoreArgs};
-use crate::fleet::FleetArgs;
-use crate::fleet::listing::ExplainVerb;
-use crate::fleet_verbs::{AgentVerb, AgentsVerb, CaVerb, HubVerb, TokenVerb};
-use crate::ledger_verbs::{DrillVerb, LedgerVerb};
-use crate::limits_verbs::LimitsVerb;
-use crate::query::QueryArgs;
-use crate::tsdb_verbs::TsdbVerb;
+use crate::verbs::backup::{BackupArgs, RestoreArgs};
+use crate::verbs::fleet::FleetArgs;
+use crate::verbs::fleet::listing::ExplainVerb;
+use crate::verbs::ledger::{DrillVerb, LedgerVerb};
+use crate::verbs::limits::LimitsVerb;
+use crate::verbs::membership::{AgentVerb, AgentsVerb, CaVerb, HubVerb, TokenVerb};
+use crate::verbs::query::QueryArgs;
+use crate::verbs::tsdb::TsdbVerb;
 
 /// The program's arguments.
 #[derive(Debug, Parser)]

@@ -4,28 +4,19 @@
 //! port 0.
 
 pub mod agent;
-pub mod backup;
-pub mod check;
 pub mod cli;
-pub mod client;
 pub mod config;
 mod credentials;
 mod doors;
-pub mod fleet;
-pub mod fleet_verbs;
 mod front;
 pub mod hub;
-pub mod ledger_verbs;
 mod limits;
-pub mod limits_verbs;
 pub mod logging;
 mod program;
-pub mod progress;
 mod pull;
-pub mod query;
 mod remote_writes;
 mod store;
-pub mod tsdb_verbs;
+pub mod verbs;
 
 /// An error and its causes on one line. Some errors of ours name their cause already; nothing is said
 /// twice.

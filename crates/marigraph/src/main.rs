@@ -12,25 +12,27 @@ fn main() -> ExitCode {
     stdx::memory::keep_little();
     let cli = Cli::parse();
     let outcome = match cli.command {
-        Command::Check { what: Check::Config { file } } => marigraph::check::config(&file),
-        Command::Tsdb { verb } => marigraph::tsdb_verbs::run(&verb),
-        Command::Query(args) => marigraph::query::run(&args),
-        Command::Fleet(args) => marigraph::fleet::run(&args),
-        Command::Ledger { verb } => marigraph::ledger_verbs::run(&verb),
-        Command::Drill { verb } => marigraph::ledger_verbs::drill(&verb),
-        Command::Backup(args) => marigraph::backup::run(&args),
-        Command::Restore(args) => marigraph::backup::restore(&args),
-        Command::Token { verb } => marigraph::fleet_verbs::token(&verb),
-        Command::Explain { verb } => marigraph::fleet::listing::explain(&verb, &mut std::io::stdout().lock()),
-        Command::Limits { verb } => marigraph::limits_verbs::run(&verb),
-        Command::Agents { verb } => marigraph::fleet_verbs::agents(&verb),
-        Command::Ca { verb } => marigraph::fleet_verbs::ca(&verb),
+        Command::Check { what: Check::Config { file } } => marigraph::verbs::check::config(&file),
+        Command::Tsdb { verb } => marigraph::verbs::tsdb::run(&verb),
+        Command::Query(args) => marigraph::verbs::query::run(&args),
+        Command::Fleet(args) => marigraph::verbs::fleet::run(&args),
+        Command::Ledger { verb } => marigraph::verbs::ledger::run(&verb),
+        Command::Drill { verb } => marigraph::verbs::ledger::drill(&verb),
+        Command::Backup(args) => marigraph::verbs::backup::run(&args),
+        Command::Restore(args) => marigraph::verbs::backup::restore(&args),
+        Command::Token { verb } => marigraph::verbs::membership::token(&verb),
+        Command::Explain { verb } => {
+            marigraph::verbs::fleet::listing::explain(&verb, &mut std::io::stdout().lock())
+        }
+        Command::Limits { verb } => marigraph::verbs::limits::run(&verb),
+        Command::Agents { verb } => marigraph::verbs::membership::agents(&verb),
+        Command::Ca { verb } => marigraph::verbs::membership::ca(&verb),
         Command::Hub(hub) => match hub.verb {
-            Some(verb) => marigraph::fleet_verbs::hub(&verb),
+            Some(verb) => marigraph::verbs::membership::hub(&verb),
             None => marigraph::logging::start(&cli.log).and_then(|()| run_hub(hub.run)),
         },
         Command::Agent(agent) => match agent.verb {
-            Some(verb) => marigraph::fleet_verbs::agent(&verb),
+            Some(verb) => marigraph::verbs::membership::agent(&verb),
             None => marigraph::logging::start(&cli.log).and_then(|()| run_agent(agent.run)),
         },
     };

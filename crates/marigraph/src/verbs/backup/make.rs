@@ -18,8 +18,8 @@ use tsdb::filenames;
 use super::catalog::{CATALOG, Catalog, Entry};
 use super::state::{self, StateFile};
 use super::{BackupArgs, backups, say};
-use crate::client::Server;
-use crate::progress::{Progress, bytes, count, duration};
+use crate::verbs::client::Server;
+use crate::verbs::terminal::{Progress, bytes, count, duration};
 
 /// Bytes read and written at once.
 const COPY_BYTES: usize = 1 << 20;
@@ -293,7 +293,7 @@ fn make(source: &Source, destination: &Path, made_ms: i64, copy: bool) -> Result
     let mut work = Work {
         source,
         before: Before::newest(destination),
-        progress: Progress::new("backing up", source.contents.bytes()),
+        progress: Progress::of_bytes("backing up", source.contents.bytes()),
         made: Made {
             missing: source.contents.missing.clone(),
             damaged: source.contents.damaged.clone(),

@@ -19,11 +19,10 @@ use stdx::disk::RealDisk;
 use storage::{Column, Queryable, Select};
 use tsdb::Db;
 
-use crate::client::{ClientArgs, Server};
 use crate::hub::LEDGER_DIRECTORY;
-use crate::tsdb_verbs::{
-    Selector, explain, parse_selector, parse_tenant, parse_time, print_table, shown_time,
-};
+use crate::verbs::client::{ClientArgs, Server};
+use crate::verbs::terminal::table;
+use crate::verbs::tsdb::{Selector, explain, parse_selector, parse_tenant, parse_time, shown_time};
 
 const HOUR_MS: i64 = 3_600_000;
 /// Hours that are named for one source, at most.
@@ -207,7 +206,7 @@ fn print(compared: &[Compared], all: bool, out: &mut dyn Write) -> Result<()> {
         ]);
     }
     if rows.len() > 1 {
-        print_table(&rows, out)?;
+        out.write_all(table(&rows).as_bytes())?;
     }
     let sum = |of: fn(&Compared) -> u64| compared.iter().map(of).sum::<u64>();
     let gone = sum(|one| one.ledger.saturating_sub(one.store));

@@ -30,7 +30,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use self::catalog::{CATALOG, Catalog};
-use crate::client::ClientArgs;
+use crate::verbs::client::ClientArgs;
 
 /// Flags of `marigraph backup`.
 #[derive(Debug, Args)]

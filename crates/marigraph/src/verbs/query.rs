@@ -10,7 +10,6 @@ pub mod answer;
 pub mod print;
 pub mod times;
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -21,7 +20,8 @@ use serde::de::DeserializeOwned;
 use self::answer::{Envelope, Value};
 use self::print::Printed;
 use self::times::Time;
-use crate::client::{ClientArgs, Server};
+use crate::verbs::client::{ClientArgs, Server};
+use crate::verbs::terminal::print;
 
 /// Flags of `marigraph query`.
 #[derive(Debug, Args)]
@@ -134,13 +134,7 @@ pub enum QueryVerb {
 /// # Errors
 /// The server cannot be reached or refuses; a flag makes no sense.
 pub fn run(args: &QueryArgs) -> Result<()> {
-    let text = answer(args)?;
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // `| head` has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write the answer"),
-    }
+    print(&answer(args)?)
 }
 
 fn answer(args: &QueryArgs) -> Result<String> {

@@ -13,9 +13,9 @@ use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::client::{ClientArgs, Server};
-use crate::query::times::Time;
-use crate::tsdb_verbs::print_table;
+use crate::verbs::client::{ClientArgs, Server};
+use crate::verbs::query::times::Time;
+use crate::verbs::terminal::table;
 use lifecycle::{PauseArgs, Which};
 use listing::{ListArgs, TargetsArgs};
 
@@ -314,7 +314,7 @@ fn clusters(report: &Report, by: By, now: Timestamp, out: &mut dyn Write) -> io:
         row.resize(titles.len(), "-".to_owned());
         rows.push(row);
     }
-    print_table(&rows, out)?;
+    out.write_all(table(&rows).as_bytes())?;
     let silent: Vec<&Agent> = report.agents.iter().filter(|agent| agent.silent).collect();
     if !silent.is_empty() {
         writeln!(out, "\nenrolled and silent:")?;
@@ -334,7 +334,7 @@ fn clusters(report: &Report, by: By, now: Timestamp, out: &mut dyn Write) -> io:
                 ago(now, pushed.silent_since),
             ]
         }));
-        print_table(&rows, out)?;
+        out.write_all(table(&rows).as_bytes())?;
     }
     lost_detail(report, out)
 }
@@ -417,7 +417,7 @@ fn gaps(report: &Report, each: bool, out: &mut dyn Write) -> io::Result<()> {
             gap.reason.clone(),
         ]);
     }
-    print_table(&rows, out)?;
+    out.write_all(table(&rows).as_bytes())?;
     if report.gaps_left_off > 0 {
         writeln!(out, "and {} more; narrow it down with --cluster, --start, --end", report.gaps_left_off)?;
     }

@@ -9,8 +9,8 @@ use http::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::client::{ClientArgs, Server};
-use crate::tsdb_verbs::print_table;
+use crate::verbs::client::{ClientArgs, Server};
+use crate::verbs::terminal::table;
 
 /// Which clusters, of which hub.
 #[derive(Debug, Clone, Args)]
@@ -212,7 +212,7 @@ pub(super) fn agents(args: &ListArgs, out: &mut dyn Write) -> Result<()> {
             None => break,
         }
     }
-    print_table(&rows, out)?;
+    out.write_all(table(&rows).as_bytes())?;
     Ok(())
 }
 
@@ -269,7 +269,7 @@ pub(super) fn targets(args: &TargetsArgs, out: &mut dyn Write) -> Result<()> {
             break;
         }
     }
-    print_table(&rows, out)?;
+    out.write_all(table(&rows).as_bytes())?;
     if let Some(next) = next {
         writeln!(out, "{left} more targets; --limit shows more, --page-token {next} the next ones")?;
     }
@@ -315,7 +315,7 @@ pub(super) fn alarms(
             .map(|alarm| vec![super::cluster_name(&alarm.cluster), to_the_second(alarm.since), alarm.what]),
     );
     writeln!(out)?;
-    print_table(&rows, out)?;
+    out.write_all(table(&rows).as_bytes())?;
     Ok(())
 }
 

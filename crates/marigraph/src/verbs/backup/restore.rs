@@ -12,7 +12,7 @@ use tsdb::filenames;
 use super::catalog::{Catalog, Entry};
 use super::make::{read_all, sync_dir};
 use super::{backups, say, shown_time, state, verify};
-use crate::progress::{Progress, bytes, count};
+use crate::verbs::terminal::{Progress, bytes, count};
 
 /// What `FORMAT` says meanwhile; the store's message shows it to whoever starts a hub on it.
 const INCOMPLETE: &str = "incomplete restore; remove this directory and restore again\n";
@@ -79,7 +79,7 @@ fn write(backup: &Path, catalog: &Catalog, data: &Path) -> Result<()> {
     put(&format, INCOMPLETE.as_bytes())?;
     sync_dir(data)?;
     let mut directories: Vec<PathBuf> = vec![data.to_owned()];
-    let mut progress = Progress::new("restoring", catalog.bytes());
+    let mut progress = Progress::of_bytes("restoring", catalog.bytes());
     let is_format = |entry: &&Entry| entry.path == Path::new(filenames::FORMAT);
     for entry in catalog.files.iter().filter(|entry| !is_format(entry)) {
         let to = data.join(&entry.path);

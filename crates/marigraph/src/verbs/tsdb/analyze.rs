@@ -10,16 +10,16 @@ use model::Labels;
 use tsdb::Db;
 use tsdb::part::Part;
 
-use super::progress::Progress;
 use super::source::{Source, is_selected, open};
-use super::{AnalyzeArgs, Damage, shown_bytes, shown_time};
+use super::{AnalyzeArgs, Damage, shown_time};
+use crate::verbs::terminal::{self, Progress};
 
 /// Series decoded at a time.
 const BATCH: u32 = 512;
 
 /// Analyses one part or block.
 pub(super) fn run(args: &AnalyzeArgs, out: &mut dyn Write) -> Result<()> {
-    let mut progress = Progress::new("analyze");
+    let mut progress = Progress::of_samples("analyze");
     let mut damage = Damage::default();
     match open(&args.dir, &mut damage, &mut progress)? {
         Source::Store(db) => of_store(&db, args, &mut damage, &mut progress, out)?,
@@ -63,7 +63,7 @@ fn of_store(
         out,
         "All parts: {}, {} in {samples} samples: {:.3} bytes a sample",
         parts.len(),
-        shown_bytes(bytes),
+        terminal::bytes(bytes),
         bytes as f64 / samples.max(1) as f64
     )?;
     let info = part.info();
@@ -74,7 +74,7 @@ fn of_store(
     writeln!(
         out,
         "Bytes: {}, {:.3} a sample",
-        shown_bytes(info.bytes),
+        terminal::bytes(info.bytes),
         info.bytes as f64 / samples.max(1) as f64
     )?;
     writeln!(out, "\nSections (bytes, bytes a sample, what):")?;
@@ -157,7 +157,7 @@ fn of_block(
     writeln!(
         out,
         "Bytes: {}, {:.3} a sample (index {:.3}, chunks {:.3})",
-        shown_bytes(index + chunks),
+        terminal::bytes(index + chunks),
         (index + chunks) as f64 / samples,
         index as f64 / samples,
         chunks as f64 / samples

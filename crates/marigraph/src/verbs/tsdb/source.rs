@@ -10,8 +10,8 @@ use stdx::disk::RealDisk;
 use storage::{Column, Queryable, Select, SeriesSet};
 use tsdb::{Config, Db};
 
-use super::progress::Progress;
 use super::{Damage, Selector, explain};
+use crate::verbs::terminal::Progress;
 
 /// What a directory is.
 #[derive(Debug)]

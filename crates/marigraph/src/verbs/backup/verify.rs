@@ -9,7 +9,7 @@ use tsdb::closed::{self, FileKind};
 use super::catalog::Catalog;
 use super::make::read_all;
 use super::{backups, say, shown_time};
-use crate::progress::{Progress, bytes, count};
+use crate::verbs::terminal::{Progress, bytes, count};
 
 /// Damages that are named for one backup.
 const NAMED_MAX: usize = 20;
@@ -76,7 +76,7 @@ fn check(dir: &Path, catalog: &Catalog) -> Vec<String> {
         }
     }
     let last = contents.files.iter().rposition(|file| file.kind == FileKind::Segment);
-    let mut progress = Progress::new("reading every page", contents.bytes());
+    let mut progress = Progress::of_bytes("reading every page", contents.bytes());
     for (at, file) in contents.files.iter().enumerate() {
         problems.extend(closed::verify(&RealDisk, dir, file, Some(at) == last));
         progress.add(file.bytes);
@@ -86,7 +86,7 @@ fn check(dir: &Path, catalog: &Catalog) -> Vec<String> {
 
 /// The files that are not as the catalog says.
 pub(super) fn checksums(dir: &Path, catalog: &Catalog) -> Vec<String> {
-    let mut progress = Progress::new("comparing checksums", catalog.bytes());
+    let mut progress = Progress::of_bytes("comparing checksums", catalog.bytes());
     let mut problems = Vec::new();
     for entry in &catalog.files {
         let read = read_all(&dir.join(&entry.path), &mut |bytes| {

@@ -13,12 +13,13 @@ use clap::{Args, Subcommand};
 use model::{Matcher, TenantId};
 use promql::parser;
 
+use crate::verbs::terminal::Progress;
+
 mod analyze;
 mod dump;
 mod export;
 mod import;
 mod list;
-mod progress;
 mod source;
 
 /// What can be done.
@@ -186,7 +187,7 @@ const MESSAGES_MAX: usize = 10_000;
 
 impl Damage {
     /// Tells what is damaged and what that costs.
-    pub(crate) fn tell(&mut self, progress: &mut progress::Progress, message: impl Display) {
+    pub(crate) fn tell(&mut self, progress: &mut Progress, message: impl Display) {
         let message = message.to_string();
         if self.told.len() < MESSAGES_MAX && !self.told.contains(&message) {
             progress.line(&format!("damaged: {message}"));
@@ -249,31 +250,6 @@ pub(crate) fn shown_time(ms: i64) -> String {
     }
 }
 
-/// Bytes for people: `1.5MiB`.
-pub(crate) fn shown_bytes(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 1024.0 && unit + 1 < units.len() {
-        (value, unit) = (value / 1024.0, unit + 1);
-    }
-    if unit == 0 { format!("{bytes}B") } else { format!("{value:.1}{}", units[unit]) }
-}
-
-/// Prints columns, each as wide as it has to be.
-pub(crate) fn print_table(rows: &[Vec<String>], out: &mut dyn Write) -> io::Result<()> {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:<w$}  ", w = *width));
-        }
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
-}
-
 /// An error of a hub that has the directory, with the way around it.
 pub(crate) fn explain(error: tsdb::OpenError, writing: bool) -> anyhow::Error {
     match error {
@@ -302,12 +278,5 @@ mod tests {
         check("2023-11-14T23:13:20+01:00", Some(1_700_000_000_000));
         check("yesterday", None);
         check("NaN", None);
-    }
-
-    #[test]
-    fn bytes_are_shown_in_units() {
-        for (bytes, want) in [(0, "0B"), (1023, "1023B"), (1536, "1.5KiB"), (5 << 30, "5.0GiB")] {
-            assert_eq!(shown_bytes(bytes), want);
-        }
     }
 }

@@ -6,7 +6,6 @@
 pub mod ca_files;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,8 +19,9 @@ use tunnel::identity::{Check, Outcome, RootInfo};
 use tunnel::{Connector, Proxies};
 
 use crate::cli::{OwnCertificateArgs, parse_duration};
-use crate::client::{ClientArgs, Server};
 use crate::hub::FleetHub;
+use crate::verbs::client::{ClientArgs, Server};
+use crate::verbs::terminal::{print, table};
 
 /// How an administrator reaches a hub.
 #[derive(Debug, Clone, Args)]
@@ -444,12 +444,12 @@ fn ask<T: DeserializeOwned>(
 fn show<T: serde::Serialize>(
     hub: &HubConnection,
     items: &[T],
-    table: impl Fn(&[T]) -> Vec<Vec<String>>,
+    columns: impl Fn(&[T]) -> Vec<Vec<String>>,
 ) -> Result<()> {
     if hub.json {
         return print(&format!("{}\n", serde_json::to_string_pretty(items)?));
     }
-    print(&aligned(&table(items)))
+    print(&table(&columns(items)))
 }
 
 fn token_table(tokens: &[TokenRecord]) -> Vec<Vec<String>> {
@@ -534,21 +534,6 @@ fn rows(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<Vec<Strin
     std::iter::once(head.iter().map(ToString::to_string).collect()).chain(rows).collect()
 }
 
-/// Columns as wide as their widest cell.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 fn time(ms: i64) -> String {
     let whole = jiff::Timestamp::from_second(ms.div_euclid(1000));
     whole.map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
@@ -557,13 +542,4 @@ fn time(ms: i64) -> String {
 fn now_ms() -> i64 {
     use stdx::clock::Clock;
     stdx::clock::SystemClock.now_ms()
-}
-
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // `| head` has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write the answer"),
-    }
 }

@@ -12,9 +12,9 @@ use stdx::disk::{Disk, RealDisk};
 use tsdb::Db;
 use ulid::Ulid;
 
-use super::progress::Progress;
 use super::source::{Selected, open_store};
 use super::{Damage, ExportArgs, shown_time};
+use crate::verbs::terminal::Progress;
 
 /// Samples decoded at a time, if there is one each five seconds.
 const BATCH_SAMPLES: i64 = 2 << 20;
@@ -24,7 +24,7 @@ const WINDOWS_MAX: i128 = 1_000_000;
 
 /// Exports; a line on `out` for each block.
 pub(super) fn run(args: &ExportArgs, out: &mut dyn Write) -> Result<()> {
-    let mut progress = Progress::new("export");
+    let mut progress = Progress::of_samples("export");
     let mut damage = Damage::default();
     let db = open_store(&args.data, &mut damage, &mut progress)?;
     ensure!(
@@ -133,7 +133,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
-    use crate::tsdb_verbs::TsdbVerb;
+    use crate::verbs::tsdb::TsdbVerb;
 
     fn check(ranges: &[(i64, i64)], flags: &[&str], want: Result<&[(i64, i64)], &str>) {
         let words = ["marigraph", "tsdb", "export", "--out", "x", "--block-duration", "1m"];

@@ -8,9 +8,9 @@ use clap::Args;
 use http::Method;
 use serde::Deserialize;
 
-use crate::client::{ClientArgs, Server};
-use crate::query::times::Time;
-use crate::tsdb_verbs::print_table;
+use crate::verbs::client::{ClientArgs, Server};
+use crate::verbs::query::times::Time;
+use crate::verbs::terminal::table;
 
 /// Which cluster, at which hub.
 #[derive(Debug, Clone, Args)]
@@ -115,7 +115,7 @@ pub(super) fn list(url: &str, client: &ClientArgs, out: &mut dyn Write) -> Resul
     let mut rows = vec![["PAUSED", "SINCE", "UNTIL"].map(str::to_owned).to_vec()];
     rows.extend(pauses.data.into_iter().map(|pause| vec![pause.cluster, pause.from, pause.until]));
     writeln!(out)?;
-    print_table(&rows, out)?;
+    out.write_all(table(&rows).as_bytes())?;
     Ok(())
 }
 

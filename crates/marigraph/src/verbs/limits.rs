@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::client::Server;
-use crate::fleet_verbs::HubConnection;
 use crate::limits::LimitsDocument;
-use crate::tsdb_verbs::print_table;
+use crate::verbs::client::Server;
+use crate::verbs::membership::HubConnection;
+use crate::verbs::terminal::table;
 
 const PATH: &str = "/api/v1/admin/limits";
 
@@ -210,7 +210,7 @@ fn show(clusters: &[OfCluster], out: &mut dyn Write) -> Result<()> {
         writeln!(out, "no limits are given to any cluster")?;
         return Ok(());
     }
-    print_table(&rows, out)?;
+    out.write_all(table(&rows).as_bytes())?;
     Ok(())
 }
 
@@ -226,7 +226,7 @@ fn history(clusters: &[OfCluster], out: &mut dyn Write) -> Result<()> {
             document.reason.clone(),
         ]);
     }
-    print_table(&rows, out)?;
+    out.write_all(table(&rows).as_bytes())?;
     Ok(())
 }
 

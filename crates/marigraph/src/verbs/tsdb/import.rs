@@ -18,9 +18,9 @@ use storage::Column;
 use tsdb::part::part_order;
 use tsdb::{Config, Db, Import};
 
-use super::progress::Progress;
 use super::source::{Selected, column_of, open_blocks};
 use super::{Damage, ExternalLabels, ImportArgs, Selector, explain};
+use crate::verbs::terminal::Progress;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 /// Series decoded at a time: a day of each is at most some megabytes.
@@ -30,7 +30,7 @@ const LABELS_MAX: usize = 4096;
 
 /// Imports; a line on `out` for each block.
 pub(super) fn run(args: &ImportArgs, out: &mut dyn Write) -> Result<()> {
-    let mut progress = Progress::new("import");
+    let mut progress = Progress::of_samples("import");
     let mut damage = Damage::default();
     let mut dirs = Vec::new();
     for dir in &args.blocks {

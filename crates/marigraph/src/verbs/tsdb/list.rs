@@ -6,20 +6,20 @@ use anyhow::Result;
 use blocks::{Block, BlockMeta, find_blocks};
 use stdx::disk::RealDisk;
 
-use super::progress::Progress;
 use super::source::{Source, open};
-use super::{Damage, ListArgs, print_table, shown_bytes, shown_time};
+use super::{Damage, ListArgs, shown_time};
+use crate::verbs::terminal::{self, Progress, table};
 
 /// Lists parts or blocks.
 pub(super) fn run(args: &ListArgs, out: &mut dyn Write) -> Result<()> {
-    let mut progress = Progress::new("list");
+    let mut progress = Progress::of_samples("list");
     let mut damage = Damage::default();
     let source = open(&args.dir, &mut damage, &mut progress)?;
     let rows = match &source {
         Source::Store(db) => parts(db, args.human),
         Source::Blocks(_) => blocks(args, &mut damage, &mut progress)?,
     };
-    print_table(&rows, out)?;
+    out.write_all(table(&rows).as_bytes())?;
     damage.outcome()
 }
 
@@ -32,7 +32,7 @@ fn time(ms: i64, human: bool) -> String {
 }
 
 fn bytes(bytes: u64, human: bool) -> String {
-    if human { shown_bytes(bytes) } else { bytes.to_string() }
+    if human { terminal::bytes(bytes) } else { bytes.to_string() }
 }
 
 fn duration(ms: i64) -> String {

@@ -11,9 +11,9 @@ use model::number::{append_general, format_general};
 use model::{Histogram, Labels};
 use storage::Column;
 
-use super::progress::Progress;
 use super::source::{Selected, Source, column_of, is_selected, open};
 use super::{Damage, DumpArgs};
+use crate::verbs::terminal::Progress;
 
 /// How a sample is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ const BATCH: usize = 256;
 
 /// Dumps to `out`.
 pub(super) fn run(args: &DumpArgs, form: Form, out: &mut dyn Write) -> Result<()> {
-    let mut progress = Progress::new("dump");
+    let mut progress = Progress::of_samples("dump");
     let mut damage = Damage::default();
     match open(&args.dir, &mut damage, &mut progress)? {
         Source::Store(db) => {
