@@ -46,7 +46,7 @@ use crate::pull::{Pull, PullParts};
 use enrolment::{Way, Who};
 use home::{Home, HomeMetrics};
 use keep::Keep;
-use limits::CentralLimits;
+use limits::{CentralLimits, Limited};
 use pair::{Sharer, Sharing};
 use reach::Scraped;
 use stamp::Stamping;
@@ -156,7 +156,10 @@ impl Agent {
             clock: Arc::clone(&clock),
         };
         let pull = Arc::new(Pull::new(scraping, &mut registry));
-        let limits = CentralLimits::open(&args.data, Arc::clone(&pull));
+        let policy = Policy::from(config.tunnel.clone());
+        let queue = keep.shipping().map(|encoder| encoder.queue().clone());
+        let limited = Limited { pull: Arc::clone(&pull), policy: policy.clone(), queue };
+        let limits = CentralLimits::open(&args.data, limited);
         let incarnation = incarnation::of(&args)?;
         let (program, reloads) =
             Program::new(source, keep.keeper(), keep.retention(), Arc::clone(&clock), &mut registry);
@@ -170,7 +173,6 @@ impl Agent {
         };
         let pages: Arc<OnceLock<Handler>> = Arc::default();
         let targets = Arc::new(Scraped(pull.scraper()));
-        let policy = Policy::from(config.tunnel.clone());
         let gate = Gate::handler(policy.clone(), targets, behind(&pages), &mut registry);
         let outward =
             OutwardMetrics { home: home::metrics(&mut registry), dial: DialMetrics::register(&mut registry) };

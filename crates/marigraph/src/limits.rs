@@ -2,6 +2,7 @@
 //! configuration says, and name no file and no target.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use scrape::config::Limits;
 use serde::{Deserialize, Serialize};
@@ -33,18 +34,32 @@ pub(crate) struct LimitsDocument {
     pub(crate) limits: LimitSet,
 }
 
-/// Where a limit is in [`Limits`].
-type Field = fn(&mut Limits) -> &mut u64;
+/// What a limit is of.
+#[derive(Clone, Copy)]
+enum Of {
+    /// Each job: where it is in [`Limits`].
+    Job(fn(&mut Limits) -> &mut u64),
+    /// The agent.
+    Agent {
+        /// A lower number would leave nothing to work with.
+        least: u64,
+    },
+}
 
 /// The limits there are.
-const NAMES: [(&str, Field); 6] = [
-    ("body_size_limit", |limits| &mut limits.body_bytes),
-    ("label_limit", |limits| &mut limits.labels),
-    ("label_name_length_limit", |limits| &mut limits.label_name_bytes),
-    ("label_value_length_limit", |limits| &mut limits.label_value_bytes),
-    ("sample_limit", |limits| &mut limits.samples),
-    ("target_limit", |limits| &mut limits.targets),
+const NAMES: [(&str, Of); 10] = [
+    ("body_size_limit", Of::Job(|limits| &mut limits.body_bytes)),
+    ("concurrent_scrapes_limit", Of::Agent { least: 1 }),
+    ("concurrent_tunnel_requests_limit", Of::Agent { least: 1 }),
+    ("label_limit", Of::Job(|limits| &mut limits.labels)),
+    ("label_name_length_limit", Of::Job(|limits| &mut limits.label_name_bytes)),
+    ("label_value_length_limit", Of::Job(|limits| &mut limits.label_value_bytes)),
+    (QUEUE_AGE, Of::Agent { least: 60 }),
+    ("queue_size_limit", Of::Agent { least: 32 << 20 }),
+    ("sample_limit", Of::Job(|limits| &mut limits.samples)),
+    ("target_limit", Of::Job(|limits| &mut limits.targets)),
 ];
+const QUEUE_AGE: &str = "queue_age_limit";
 
 impl LimitSet {
     /// Limits from `name=value` words.
@@ -55,8 +70,11 @@ impl LimitSet {
         let mut limits = BTreeMap::new();
         for word in words {
             let (name, value) = word.split_once('=').ok_or_else(|| format!("{word:?} is no name=value"))?;
-            let value: u64 =
-                value.parse().map_err(|_| format!("{name}: {value:?} is no number of bytes, labels, ..."))?;
+            let value = match value.parse::<u64>() {
+                Ok(value) => value,
+                Err(_) if name == QUEUE_AGE => seconds(value)?,
+                Err(_) => return Err(format!("{name}: {value:?} is no number of bytes, labels, ...")),
+            };
             if limits.insert(name.to_owned(), value).is_some() {
                 return Err(format!("{name} stands twice"));
             }
@@ -70,12 +88,17 @@ impl LimitSet {
     /// What is wrong with which limit.
     pub(crate) fn checked(self) -> Result<LimitSet, String> {
         for (name, value) in &self.0 {
-            if !NAMES.iter().any(|(known, _)| known == name) {
+            let Some((_, of)) = NAMES.iter().find(|(known, _)| known == name) else {
                 let known: Vec<&str> = NAMES.iter().map(|(known, _)| *known).collect();
                 return Err(format!("there is no limit {name:?}; there are {}", known.join(", ")));
-            }
+            };
             if *value == 0 {
                 return Err(format!("{name}: 0 would be no limit; leave it out instead"));
+            }
+            if let Of::Agent { least } = of
+                && value < least
+            {
+                return Err(format!("{name}: {value} is too little to work with; at least {least}"));
             }
         }
         Ok(self)
@@ -83,7 +106,8 @@ impl LimitSet {
 
     /// A job's own limits, and these where they are narrower.
     pub(crate) fn narrow(&self, mut own: Limits) -> Limits {
-        for (name, field) in NAMES {
+        for (name, of) in NAMES {
+            let Of::Job(field) = of else { continue };
             let own = field(&mut own);
             if let Some(central) = self.0.get(name)
                 && (*own == 0 || central < own)
@@ -94,10 +118,40 @@ impl LimitSet {
         own
     }
 
+    /// How many scrapes may be under way at once.
+    pub(crate) fn scrapes_at_once(&self) -> Option<usize> {
+        self.count("concurrent_scrapes_limit")
+    }
+
+    /// How many requests of hubs may be under way at once.
+    pub(crate) fn tunnel_requests_at_once(&self) -> Option<usize> {
+        self.count("concurrent_tunnel_requests_limit")
+    }
+
+    /// Bytes of the queue on disk.
+    pub(crate) fn queue_bytes(&self) -> Option<u64> {
+        self.0.get("queue_size_limit").copied()
+    }
+
+    /// Age of rows in the queue.
+    pub(crate) fn queue_age(&self) -> Option<Duration> {
+        self.0.get(QUEUE_AGE).copied().map(Duration::from_secs)
+    }
+
+    fn count(&self, name: &str) -> Option<usize> {
+        self.0.get(name).map(|value| usize::try_from(*value).unwrap_or(usize::MAX))
+    }
+
     /// `name=value` words, by name.
     pub(crate) fn words(&self) -> Vec<String> {
         self.0.iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
+}
+
+/// A number of seconds as people write it: `2h`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let millis = model::duration::parse(text);
+    millis.map(|ms| ms.unsigned_abs() / 1000).map_err(|error| format!("{QUEUE_AGE}: {text:?}: {error}"))
 }
 
 #[cfg(test)]
@@ -115,6 +169,17 @@ mod tests {
         check(&["sample_limit=5"], (10, 7), (5, 7));
         check(&["sample_limit=50"], (10, 7), (10, 7));
         check(&["sample_limit=50", "label_limit=3"], (0, 0), (50, 3));
+        check(&["concurrent_scrapes_limit=1"], (10, 7), (10, 7));
+    }
+
+    #[test]
+    fn what_is_of_the_agent() {
+        let words = ["queue_age_limit=2h", "queue_size_limit=1000000000", "concurrent_scrapes_limit=20"];
+        let limits = LimitSet::parse(words.into_iter()).expect("good words");
+        assert_eq!(limits.queue_age(), Some(Duration::from_secs(7200)));
+        assert_eq!(limits.queue_bytes(), Some(1_000_000_000));
+        assert_eq!((limits.scrapes_at_once(), limits.tunnel_requests_at_once()), (Some(20), None));
+        assert!(limits.words().contains(&"queue_age_limit=7200".to_owned()), "{:?}", limits.words());
     }
 
     #[test]
@@ -127,6 +192,10 @@ mod tests {
         check(&["sample_limit=-1"], "sample_limit: \"-1\" is no number");
         check(&["sample_limit=0"], "0 would be no limit");
         check(&["sample_limit=1", "sample_limit=2"], "sample_limit stands twice");
+        check(&["queue_age_limit=2x"], "queue_age_limit: \"2x\"");
+        check(&["queue_age_limit=59s"], "queue_age_limit: 59 is too little to work with; at least 60");
+        check(&["queue_size_limit=1"], "queue_size_limit: 1 is too little");
+        check(&["concurrent_scrapes_limit=0"], "0 would be no limit");
         check(
             &["bearer_token_file=1"],
             "there is no limit \"bearer_token_file\"; there are body_size_limit, ",

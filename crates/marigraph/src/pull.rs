@@ -161,6 +161,7 @@ impl Pull {
         let mut jobs = self.jobs.lock();
         let next = Jobs { configured: jobs.configured.clone(), limits };
         self.scraper.apply(&next.narrowed())?;
+        self.scraper.limit_at_once(next.limits.scrapes_at_once());
         *jobs = next;
         Ok(())
     }

@@ -425,7 +425,8 @@ impl World {
             4 => {
                 self.say(time_ms, &format!("the place is slow for {lasts_ms} ms"));
                 self.place.latency_ms = self.random.random_range(200..4_000);
-                self.excuse(time_ms, back + BOUND_MS);
+                // What was asked when it was slow is answered late.
+                self.excuse(time_ms, back + BOUND_MS + 2 * self.place.latency_ms);
                 vec![(back, End::Quick)]
             }
             5 => {

@@ -37,7 +37,7 @@
 //! the context from [`BlockMeta::floor`] on.
 //!
 //! # Bounds and losses
-//! Past [`Options::bytes_max`] or [`Options::age_max`] the oldest segments are dropped. Each reader gets a durable
+//! Past [`Options::bytes_max`] or [`Options::age_max`], or narrower bounds given since, the oldest segments are dropped. Each reader gets a durable
 //! record ([`Lost`]) of the blocks that it had not acknowledged, with their rows, samples and times, until it
 //! is told that they have been booked ([`Reader::booked`]). A damaged block costs itself, and a record as well.
 //!

@@ -120,6 +120,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
+    /// The bounds in force: those of the options, or narrower ones.
+    bounds: Mutex<(u64, Duration)>,
     pub(crate) id: u128,
     pub(crate) incarnation: u128,
     state: Mutex<State>,
@@ -176,10 +178,12 @@ impl Shared {
         (id, incarnation): (u128, u128),
         state: State,
     ) -> Shared {
+        let bounds = Mutex::new((options.bytes_max, options.age_max));
         Shared {
             disk,
             clock,
             dir,
+            bounds,
             options,
             id,
             incarnation,
@@ -193,6 +197,11 @@ impl Shared {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// Bytes of all segments together, and the age of a segment.
+    pub(crate) fn bounds(&self) -> (u64, Duration) {
+        *self.bounds.lock()
     }
 
     pub(crate) fn check_writable(&self) -> Result<(), QueueError> {
@@ -247,6 +256,15 @@ impl Queue {
     /// The number that the next segment gets: all that exist have lower ones. For [`Reader::split_at`].
     pub fn next_segment(&self) -> u64 {
         self.0.state().next_segment
+    }
+
+    /// From now on the narrower of these and of the options bound the queue; what is past them goes with the next upkeep.
+    /// `None` leaves the options'.
+    pub fn narrow(&self, bytes_max: Option<u64>, age_max: Option<Duration>) {
+        let options = &self.0.options;
+        let bytes = bytes_max.map_or(options.bytes_max, |max| max.min(options.bytes_max));
+        let age = age_max.map_or(options.age_max, |max| max.min(options.age_max));
+        *self.0.bounds.lock() = (bytes, age);
     }
 
     /// Asks the encoder to rotate before its next block.

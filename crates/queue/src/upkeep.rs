@@ -138,14 +138,15 @@ impl Shared {
     /// Ended segments that are too old, or too many, oldest first.
     fn past_bounds(&self) -> Vec<(LostReason, u64, u64)> {
         let now_ms = self.clock.now_ms();
-        let age_max_ms = i64::try_from(self.options.age_max.as_millis()).unwrap_or(i64::MAX);
+        let (bytes_max, age_max) = self.bounds();
+        let age_max_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
         let state = self.state();
         let mut bytes = state.bytes();
         let mut past = Vec::new();
         for segment in state.segments.values().filter(|segment| segment.ended) {
             let reason = if now_ms.saturating_sub(segment.written_ms) > age_max_ms {
                 LostReason::Age
-            } else if bytes > self.options.bytes_max {
+            } else if bytes > bytes_max {
                 LostReason::Bytes
             } else {
                 continue;
@@ -158,10 +159,11 @@ impl Shared {
 
     /// Drops the oldest segments until a block of `bytes` fits.
     pub(crate) fn make_room(&self, bytes: u64) {
+        let (bytes_max, _) = self.bounds();
         loop {
             let oldest = {
                 let state = self.state();
-                if state.bytes() + bytes <= self.options.bytes_max {
+                if state.bytes() + bytes <= bytes_max {
                     return;
                 }
                 state.segments.values().find(|segment| segment.ended).map(|segment| segment.number)

@@ -48,7 +48,7 @@ impl Writer {
         let options = &shared.options;
         let age_ms = shared.clock.now_ms().saturating_sub(open.created_ms);
         // A clock that was set back makes it due as well: its age is unknown then.
-        open.end >= options.segment_bytes_max.min(options.bytes_max / 4)
+        open.end >= options.segment_bytes_max.min(shared.bounds().0 / 4)
             || u128::from(age_ms.unsigned_abs()) >= options.segment_age_max.as_millis()
             || shared.state().rotation_wanted
     }

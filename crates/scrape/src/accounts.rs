@@ -86,7 +86,7 @@ pub(crate) fn failure(reason: &str) -> Failure {
         "status" => Failure::Status,
         "parse" | "content_type" => Failure::Malformed,
         "sample_limit" => Failure::SampleLimit,
-        "body_size_limit" | "bucket_limit" | "target_limit" | "labels" => Failure::Limit,
+        "body_size_limit" | "bucket_limit" | "target_limit" | "labels" | "concurrency" => Failure::Limit,
         _ => Failure::Other,
     }
 }

@@ -12,6 +12,7 @@ use model::status::{ActiveTarget, DroppedTarget, TargetMetadata};
 use model::{Labels, SourceId, TargetGroup, TenantId};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use stdx::at_once::AtOnce;
 use stdx::clock::Clock;
 use stdx::intern::Interned;
 use storage::Appender;
@@ -103,6 +104,7 @@ impl Manager {
                 clock: Arc::new(SteadyClock::new(parts.clock)),
                 turns: parts.turns,
                 under_way: AtomicUsize::new(0),
+                at_once: AtOnce::default(),
                 metrics: Metrics::new(registry),
                 failures: FailureLogs::default(),
                 bodies: Spares::default(),
@@ -182,6 +184,12 @@ impl Manager {
             (Some(cluster), Some(clusters)) => Ok(clusters.connector(cluster)),
             (Some(_), None) => Err("`cluster` is for hubs, which ask through agents' tunnels".to_owned()),
         }
+    }
+
+    /// At most so many scrapes are under way at once; others wait for up to half of their timeout, and then have failed.
+    /// `None` is no bound.
+    pub fn limit_at_once(&self, max: Option<usize>) {
+        self.shared.at_once.set(max);
     }
 
     /// The names of all pools, sorted.

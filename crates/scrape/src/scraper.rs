@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Labels, Metadata, stale_nan};
+use stdx::at_once::Place;
 use storage::{
     Account, Appended, Batch, EndReason, Late, MetadataEntry, Outcome, Policy, RejectReason, Rejection, Row,
     SeriesRef, SourceDesc, SourceRef, StoreError,
@@ -128,7 +129,11 @@ impl Scraper {
         let started = Instant::now();
         self.shared.metrics.scrapes.inc();
         let mut body = self.shared.bodies.take();
-        let fetched = self.fetch(&mut body).await;
+        let place = self.place().await;
+        let fetched = match &place {
+            Ok(_) => self.fetch(&mut body, self.target.timeout.saturating_sub(started.elapsed())).await,
+            Err(failed) => Err(failed.clone()),
+        };
         let mut scratch = self.shared.scratches.take();
         let mut counts = Counts { body_bytes: body.len() as i64, ..Counts::default() };
         let outcome = match fetched {
@@ -208,7 +213,24 @@ impl Scraper {
         }
     }
 
-    async fn fetch(&mut self, body: &mut Vec<u8>) -> Result<Protocol, (&'static str, String)> {
+    /// A place among the scrapes that may be under way, as long as there is enough time left to make use of it: who
+    /// gets one and has no time for an answer only takes it from others.
+    async fn place(&self) -> Result<Place, (&'static str, String)> {
+        let at_once = &self.shared.at_once;
+        let patience = self.target.timeout / 2;
+        tokio::time::timeout(patience, at_once.place()).await.map_err(|_| {
+            let max = at_once.max().unwrap_or_default();
+            let what =
+                format!("not asked: {max} scrapes at once are allowed, and none ended within {patience:?}");
+            ("concurrency", what)
+        })
+    }
+
+    async fn fetch(
+        &mut self,
+        body: &mut Vec<u8>,
+        timeout: Duration,
+    ) -> Result<Protocol, (&'static str, String)> {
         if let Some(error) = &self.forced_error {
             return Err(("target_limit", error.clone()));
         }
@@ -216,7 +238,7 @@ impl Scraper {
             url: &self.target.url,
             accept: &self.accept,
             gzip: self.config.enable_compression,
-            timeout: self.target.timeout,
+            timeout,
             announce_timeout: true,
             headers: &[],
             body_bytes_max: self.config.limits.body_bytes,

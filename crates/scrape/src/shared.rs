@@ -7,6 +7,7 @@ use std::time::Duration;
 use model::Metadata;
 use model::status::TargetHealth;
 use parking_lot::Mutex;
+use stdx::at_once::AtOnce;
 use stdx::intern::Interned;
 use storage::{Appender, RejectReason};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) turns: Arc<dyn Turns>,
     /// Scrapes that have begun and not ended.
     pub(crate) under_way: AtomicUsize,
+    /// How many may be.
+    pub(crate) at_once: AtOnce,
     pub(crate) metrics: Metrics,
     pub(crate) failures: FailureLogs,
     pub(crate) bodies: Spares<Vec<u8>>,

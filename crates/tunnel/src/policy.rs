@@ -19,10 +19,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use stdx::at_once::{AtOnce, Place};
 use url::{Host, Url, form_urlencoded};
 
 pub use pattern::{BadPattern, UrlPattern};
@@ -37,6 +39,11 @@ use fetch::Fetcher;
 pub const SCRAPE_PATH: &str = "/tunnel/v1/scrape/";
 /// Where a hub asks for a URL of the allow list: `?url=…`.
 pub const FETCH_PATH: &str = "/tunnel/v1/fetch";
+
+/// The agent's own pages that never wait.
+const STATUS_PATH: &str = "/tunnel/v1/status";
+const LIMITS_PATH: &str = "/tunnel/v1/limits";
+const TARGETS_PATH: &str = "/tunnel/v1/targets";
 
 /// The longest target id.
 const ID_BYTES_MAX: usize = 128;
@@ -116,18 +123,27 @@ impl Default for PolicyConfig {
 
 /// The policy in force; clones are one.
 #[derive(Debug, Clone)]
-pub struct Policy(Arc<ArcSwap<PolicyConfig>>);
+pub struct Policy {
+    config: Arc<ArcSwap<PolicyConfig>>,
+    at_once: Arc<AtOnce>,
+}
 
 impl From<PolicyConfig> for Policy {
     fn from(config: PolicyConfig) -> Policy {
-        Policy(Arc::new(ArcSwap::from_pointee(config)))
+        Policy { config: Arc::new(ArcSwap::from_pointee(config)), at_once: Arc::default() }
     }
 }
 
 impl Policy {
     /// Puts `config` in force for requests that come from now on.
     pub fn replace(&self, config: PolicyConfig) {
-        self.0.store(Arc::new(config));
+        self.config.store(Arc::new(config));
+    }
+
+    /// At most so many requests of hubs are under way at once, those for the agent's state and limits aside; others wait,
+    /// and are answered 503 when their time is over. `None` is no bound.
+    pub fn limit_at_once(&self, max: Option<usize>) {
+        self.at_once.set(max);
     }
 }
 
@@ -214,8 +230,23 @@ impl Gate {
         let hub = request.extensions().get::<FromHub>().map(|from| from.0.to_string()).unwrap_or_default();
         let shown: String =
             format!("{} {}", request.method(), request.uri()).chars().take(SHOWN_CHARS_MAX).collect();
+        let Some(place) = self.place(&request).await else {
+            self.metrics.refused.get_or_create(&Reason { reason: "busy" }).inc();
+            let max = self.policy.at_once.max().unwrap_or_default();
+            let why = format!("the agent answers {max} requests of hubs at once, and others take long\n");
+            return text(StatusCode::SERVICE_UNAVAILABLE, why);
+        };
         let refusal = match self.allowed(request).await {
-            Ok(response) => return response,
+            // Until all of it is sent.
+            Ok(response) => {
+                return response.map(|body| {
+                    body.map_frame(move |frame| {
+                        let _ = &place;
+                        frame
+                    })
+                    .boxed_unsync()
+                });
+            }
             Err(refusal) => refusal,
         };
         self.metrics.refused.get_or_create(&Reason { reason: refusal.reason }).inc();
@@ -223,8 +254,17 @@ impl Gate {
         text(StatusCode::FORBIDDEN, format!("the agent's policy: {}\n", refusal.why))
     }
 
+    /// A place among the requests that may be under way; none when its time is over.
+    async fn place(&self, request: &Request<Whole>) -> Option<Place> {
+        let own = [STATUS_PATH, LIMITS_PATH, TARGETS_PATH];
+        if own.contains(&request.uri().path()) {
+            return Some(Place::beside());
+        }
+        tokio::time::timeout(timeout(request.headers()), self.policy.at_once.place()).await.ok()
+    }
+
     async fn allowed(&self, request: Request<Whole>) -> Result<Response<Body>, Refusal> {
-        let policy = self.policy.0.load_full();
+        let policy = self.policy.config.load_full();
         let path = request.uri().path();
         if let Some(id) = path.strip_prefix(SCRAPE_PATH) {
             get_only(request.method())?;

@@ -12,8 +12,10 @@ use axum::routing::put;
 use axum::{Json, Router};
 use http::StatusCode;
 use parking_lot::Mutex;
+use queue::Queue;
 use serde_json::{Value, json};
 use stdx::disk::{RealDisk, replace_private};
+use tunnel::policy::Policy;
 
 use crate::limits::{DOCUMENT_BYTES_MAX, LIMITS_PATH, LimitSet, LimitsDocument};
 use crate::pull::Pull;
@@ -21,10 +23,31 @@ use crate::pull::Pull;
 /// The document, within the data directory.
 const FILE: &str = "limits.json";
 
+/// What of an agent is limited.
+pub(super) struct Limited {
+    pub(super) pull: Arc<Pull>,
+    /// What hubs may ask for.
+    pub(super) policy: Policy,
+    /// Of rows for hubs, where there is one.
+    pub(super) queue: Option<Queue>,
+}
+
+impl Limited {
+    /// Puts `limits` in force; what is not among them is as configured.
+    fn apply(&self, limits: &LimitSet) -> Result<()> {
+        self.pull.limit(limits.clone())?;
+        self.policy.limit_at_once(limits.tunnel_requests_at_once());
+        if let Some(queue) = &self.queue {
+            queue.narrow(limits.queue_bytes(), limits.queue_age());
+        }
+        Ok(())
+    }
+}
+
 /// The limits in force.
 pub(super) struct CentralLimits {
     path: PathBuf,
-    pull: Arc<Pull>,
+    limited: Limited,
     held: Mutex<Option<LimitsDocument>>,
     /// Why the last document was not taken; empty when it was.
     refused: Mutex<String>,
@@ -34,11 +57,11 @@ impl CentralLimits {
     /// Opens what was in force when the agent last ran, and puts it in force again. A file that cannot be
     /// used is passed over: scraping without a hub's limits is better than not scraping, and hubs bring them
     /// again.
-    pub(super) fn open(data: &Path, pull: Arc<Pull>) -> Arc<CentralLimits> {
+    pub(super) fn open(data: &Path, limited: Limited) -> Arc<CentralLimits> {
         let path = data.join(FILE);
         let mut refused = String::new();
         let held = read(&path).and_then(|held| {
-            pull.limit(held.as_ref().map(|held| held.limits.clone()).unwrap_or_default())?;
+            limited.apply(&held.as_ref().map(|held| held.limits.clone()).unwrap_or_default())?;
             Ok(held)
         });
         let held = held.unwrap_or_else(|error| {
@@ -49,7 +72,7 @@ impl CentralLimits {
         if let Some(held) = &held {
             in_force(held);
         }
-        Arc::new(CentralLimits { path, pull, held: Mutex::new(held), refused: Mutex::new(refused) })
+        Arc::new(CentralLimits { path, limited, held: Mutex::new(held), refused: Mutex::new(refused) })
     }
 
     /// Where hubs bring them.
@@ -86,11 +109,11 @@ impl CentralLimits {
         }
         let failed = |what: String| (StatusCode::SERVICE_UNAVAILABLE, what);
         let bytes = serde_json::to_vec(&document).map_err(|error| failed(error.to_string()))?;
-        self.pull.limit(limits).map_err(|error| failed(format!("{error:#}")))?;
+        self.limited.apply(&limits).map_err(|error| failed(format!("{error:#}")))?;
         if let Err(error) = replace_private(&RealDisk, &self.path, &bytes) {
             // What would not outlive a restart is not taken.
             let before = held.as_ref().map(|held| held.limits.clone()).unwrap_or_default();
-            self.pull.limit(before).map_err(|error| failed(format!("{error:#}")))?;
+            self.limited.apply(&before).map_err(|error| failed(format!("{error:#}")))?;
             return Err(failed(format!("write {}: {error}", self.path.display())));
         }
         in_force(&document);

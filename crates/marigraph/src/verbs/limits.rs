@@ -26,7 +26,8 @@ pub enum LimitsVerb {
         marigraph limits set eu1 --file limits.yml             as they stand in a file\n  \
         marigraph limits set eu1                               none any more\n\n\
         Names are those of a scrape configuration: body_size_limit (bytes), label_limit, label_name_length_limit,\n\
-        label_value_length_limit, sample_limit, target_limit. They count where they are narrower than what the\n\
+        label_value_length_limit, sample_limit, target_limit; and of the agent: queue_size_limit (bytes), queue_age_limit\n\
+        (2h), concurrent_scrapes_limit, concurrent_tunnel_requests_limit. They count where they are narrower than what the\n\
         agent's own configuration says, never where they are wider.")]
     Set {
         /// The cluster

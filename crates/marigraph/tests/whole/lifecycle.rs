@@ -1,6 +1,8 @@
 //! Clusters of which nothing is expected, rows that are taken away on purpose, limits that a hub gives.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -236,6 +238,113 @@ async fn limits_of_a_hub_narrow_and_go_back() -> Result<()> {
     std::fs::write(directory.path().join("agent/limits.json"), "{")?;
     let agent = Agent::start(AgentArgs::parse(words)?).await?;
     target(&agent, |health, _| health == "up").await?;
+    agent.stop().await?;
+    hub.stop().await
+}
+
+/// A target that takes its time, and counts how many are at it.
+async fn slow_target() -> Result<(std::net::SocketAddr, Arc<AtomicUsize>, Arc<AtomicUsize>)> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let addr = listener.local_addr()?;
+    let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let counts = (Arc::clone(&now), Arc::clone(&most));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (now, most) = counts.clone();
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 2048]).await;
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // Who gives up is not at it any more.
+                let gone = tokio::time::timeout(Duration::from_millis(600), stream.read(&mut [0; 1])).await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                if gone.is_ok() {
+                    return;
+                }
+                let _ = stream
+                    .write_all(
+                        b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\ntide 1\n",
+                    )
+                    .await;
+            });
+        }
+    });
+    Ok((addr, now, most))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn limits_of_the_agent_itself_hold_at_once() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let hub = start_hub_at(directory.path(), Some("global: {}\n"), "127.0.0.1:0").await?;
+    let (addr, _, most) = slow_target().await?;
+    let group = |n: usize| format!("  - {{targets: ['{addr}'], labels: {{buoy: '{n}'}}}}\n");
+    let groups: String = (0..8).map(group).collect();
+    let global = "global: {scrape_interval: 1s, scrape_timeout: 1s}";
+    let file = directory.path().join("agent.yml");
+    std::fs::write(
+        &file,
+        format!("{global}\nscrape_configs:\n- job_name: buoys\n  static_configs:\n{groups}"),
+    )?;
+    let words = [
+        format!("--data={}", directory.path().join("agent").display()),
+        "--listen=127.0.0.1:0".to_owned(),
+        format!("--config={}", file.display()),
+        format!("--hub=https://{}", hub.addr()),
+        format!("--token={}", token(&hub, "alpha").await?),
+    ];
+    let agent = Agent::start(AgentArgs::parse(words)?).await?;
+    let set = async |limits: &str| {
+        let form = format!("cluster=alpha&limits={}", http::escape(limits));
+        http::post(hub.addr(), "/api/v1/admin/limits", FORM, form).await
+    };
+    let taken = async |revisions: usize| -> Result<()> {
+        let begin = std::time::Instant::now();
+        loop {
+            let shown = http::get(hub.addr(), "/api/v1/admin/limits").await?.json()?;
+            let newest = &shown[0]["revisions"][revisions - 1]["revision"];
+            let answer = &shown[0]["agents"][0];
+            if newest.is_u64() && answer["revision"] == *newest && answer["refused"] == "" {
+                return Ok(());
+            }
+            anyhow::ensure!(begin.elapsed() < Duration::from_secs(30), "{shown}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    for (limits, told) in [
+        ("queue_size_limit=1000", "too little to work with"),
+        ("queue_age_limit=soon", "queue_age_limit"),
+        ("concurrent_scrapes_limit=0", "leave it out"),
+    ] {
+        let answer = set(limits).await?;
+        assert!(answer.status == 400 && answer.text().contains(told), "{limits}: {}", answer.text());
+    }
+    let all = "count(up{cluster=\"alpha\"} == 1) == 8";
+    eventually(hub.addr(), all, |found| found.len() == 1).await?;
+    let before = std::time::Instant::now();
+    while most.load(Ordering::SeqCst) < 4 {
+        anyhow::ensure!(
+            before.elapsed() < Duration::from_secs(30),
+            "eight targets of one job are scraped one by one"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    // One at a time: one or two of eight can have their turn in a second.
+    let form = "concurrent_scrapes_limit=1 queue_age_limit=2h queue_size_limit=100000000";
+    assert_eq!(set(form).await?.status, 200);
+    taken(1).await?;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    most.store(0, Ordering::SeqCst);
+    eventually(hub.addr(), "count(up{cluster=\"alpha\"} == 0) >= 2", |found| found.len() == 1).await?;
+    // One that is given up may not have been seen to go when the next one comes.
+    assert!(most.load(Ordering::SeqCst) <= 2, "{most:?}");
+    let targets = http::get(agent.addr(), "/api/v1/targets").await?.text();
+    assert!(targets.contains("not asked: 1 scrapes at once are allowed"), "{targets}");
+
+    // And as many as are due again.
+    assert_eq!(set("concurrent_tunnel_requests_limit=3").await?.status, 200);
+    taken(2).await?;
+    eventually(hub.addr(), all, |found| found.len() == 1).await?;
     agent.stop().await?;
     hub.stop().await
 }

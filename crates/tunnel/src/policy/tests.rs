@@ -89,6 +89,7 @@ impl Targets for OneTarget {
                 }
                 "linked" => Err(ReachError::Forbidden("169.254.1.1 is link-local and never reached".into())),
                 "slow" => Err(ReachError::Late(timeout)),
+                "stuck" => std::future::pending().await,
                 "down" => Err(ReachError::Failed("connection refused".into())),
                 _ => Err(ReachError::Unknown),
             }
@@ -198,4 +199,48 @@ async fn what_a_hub_may_ask_for() {
     let counted = text.lines().filter_map(|line| line.strip_prefix("marigraph_tunnel_policy_refused_total"));
     let counted: usize = counted.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum();
     assert_eq!(counted, forbidden, "{text}");
+}
+
+#[tokio::test]
+async fn no_more_requests_at_once_than_allowed() {
+    let policy = Policy::from(PolicyConfig::default());
+    let targets = Arc::new(OneTarget(Mutex::default()));
+    let mut registry = Registry::default();
+    let own = handler(|path| (200, format!("own {path}")));
+    let gate = Gate::handler(policy.clone(), targets as Arc<dyn Targets>, own, &mut registry);
+    let ca = Ca::new();
+    let hub = TestHub::new(&ca, Timings::default());
+    let url = hub.listen().await;
+    let (_tunnels, _) = dial(vec![url], ca.agent("t/c/a"), Arc::new(Tcp), Timings::default(), &gate);
+    hub.until_connected(1).await;
+    let ask = async |path: &str, patience_ms: u64| {
+        let seconds = format!("{}", patience_ms as f64 / 1000.0);
+        let request = Request::builder().uri(path).header(SCRAPE_TIMEOUT, seconds);
+        let request = request.body(Bytes::new()).expect("a request");
+        let ask = Ask::scrape(Duration::from_millis(patience_ms + 500));
+        whole(hub.agents.request(&agent("t/c/a"), request, ask).await).await
+    };
+    let scrape = "/tunnel/v1/scrape/t1";
+    policy.limit_at_once(Some(1));
+    let stuck = ask("/tunnel/v1/scrape/stuck", 2_000);
+    let others = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let refused = ask(scrape, 100).await;
+        assert!(refused.starts_with("503 the agent answers 1 requests of hubs at once"), "{refused}");
+        let refused = ask("/api/v1/query", 100).await;
+        assert!(refused.starts_with("503"), "{refused}");
+        // Of itself it tells at any time.
+        assert_eq!(ask("/tunnel/v1/status", 100).await, "200 own /tunnel/v1/status");
+        policy.limit_at_once(Some(2));
+        let (first, second) = tokio::join!(ask(scrape, 1_000), ask(scrape, 1_000));
+        assert_eq!((first.as_str(), second.as_str()), ("200 up 1\n", "200 up 1\n"));
+    };
+    tokio::select! {
+        said = stuck => panic!("{said}"),
+        () = others => {}
+    }
+    // What is given up makes room.
+    policy.limit_at_once(Some(1));
+    assert_eq!(ask(scrape, 1_000).await, "200 up 1\n");
+    assert_eq!(ask(scrape, 1_000).await, "200 up 1\n");
 }
