@@ -83,11 +83,11 @@ impl Agents {
     }
 
     /// Every cluster with an agent, and whether one of its agents is there.
-    pub(crate) fn clusters(&self, now_ms: i64) -> BTreeMap<String, bool> {
+    pub(crate) fn clusters(&self, now_ms: i64) -> BTreeMap<(TenantId, String), bool> {
         let mut clusters = BTreeMap::new();
         for ((tenant, cluster, _), (_, seen_ms)) in &*self.times.lock() {
             let is_there = !self.is_silent(tenant, cluster, *seen_ms, now_ms);
-            *clusters.entry(cluster.clone()).or_insert(false) |= is_there;
+            *clusters.entry((tenant.clone(), cluster.clone())).or_insert(false) |= is_there;
         }
         clusters
     }
@@ -111,6 +111,6 @@ fn key(tenant: &TenantId, cluster: &str, agent: &str) -> Key {
 }
 
 /// Clusters that were there before and are not any more.
-pub(crate) fn vanished<T>(before: &BTreeSet<String>, now: &BTreeMap<String, T>) -> Vec<String> {
+pub(crate) fn vanished<K: Ord + Clone, T>(before: &BTreeSet<K>, now: &BTreeMap<K, T>) -> Vec<K> {
     before.iter().filter(|cluster| !now.contains_key(*cluster)).cloned().collect()
 }

@@ -1,6 +1,6 @@
 //! All tenants' accounts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -268,6 +268,14 @@ impl Ledger {
         clusters
     }
 
+    /// The clusters of which nothing is expected any more, by name.
+    pub fn retired(&self, tenant: &TenantId) -> Vec<String> {
+        let accounts = self.known(tenant);
+        accounts.map_or_else(Vec::new, |accounts| {
+            present::retired(&accounts.inner.lock(), &self.config.cluster_label)
+        })
+    }
+
     /// Nothing is expected of `cluster` from `at_ms` on, until its sources begin anew.
     ///
     /// # Errors
@@ -461,18 +469,22 @@ impl Ledger {
         let tenants: Vec<_> =
             self.tenants.read().iter().map(|(id, accounts)| (id.clone(), Arc::clone(accounts))).collect();
         let mut intervals: BTreeMap<(TenantId, String), i64> = BTreeMap::new();
-        let mut silent: BTreeMap<String, u64> = BTreeMap::new();
+        let mut silent: BTreeMap<(TenantId, String), u64> = BTreeMap::new();
+        let mut retired: BTreeSet<(TenantId, String)> = BTreeSet::new();
         for (id, tenant) in tenants {
             let mut shortest: BTreeMap<String, i64> = BTreeMap::new();
+            let mut silent_here: BTreeMap<String, u64> = BTreeMap::new();
             let inner = &mut *tenant.inner.lock();
+            let gone = present::retired(inner, &self.config.cluster_label).into_iter();
+            retired.extend(gone.map(|cluster| (id.clone(), cluster)));
             let (sources, overlays, lost) = (&mut inner.sources, &inner.overlays, &inner.lost);
             for source in sources.iter_mut().flatten() {
                 let (cluster, _) = report::place(source, &self.config.cluster_label);
                 let of_cluster = overlays.get(cluster).map_or(&[][..], Vec::as_slice);
                 let is_silent = source.silent_since(now_ms, of_cluster, self.opened_ms).is_some();
-                match silent.get_mut(cluster) {
+                match silent_here.get_mut(cluster) {
                     Some(count) => *count += u64::from(is_silent),
-                    None => _ = silent.insert(cluster.to_owned(), u64::from(is_silent)),
+                    None => _ = silent_here.insert(cluster.to_owned(), u64::from(is_silent)),
                 }
                 if let Some(schedule) = source.schedule_at(now_ms).filter(|_| source.is_expected(now_ms)) {
                     match shortest.get_mut(cluster) {
@@ -495,11 +507,15 @@ impl Ledger {
                 source.judge(&window, |piece| counters.count(piece.verdict, piece.count, piece.cells_lost));
                 source.counted_ms = end;
             }
+            silent.extend(silent_here.into_iter().map(|(cluster, count)| ((id.clone(), cluster), count)));
             intervals
                 .extend(shortest.into_iter().map(|(cluster, interval)| ((id.clone(), cluster), interval)));
         }
         self.agents.set_intervals(intervals);
-        self.metrics.clusters(self.agents.clusters(now_ms));
+        let mut clusters = self.agents.clusters(now_ms);
+        // Nobody waits for their agents.
+        clusters.retain(|cluster, up| *up || !retired.contains(cluster));
+        self.metrics.clusters(clusters);
         self.metrics.silent(silent);
     }
 

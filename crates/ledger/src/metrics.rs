@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::TenantId;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -25,9 +26,12 @@ struct Cause {
     reason: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cluster {
-    cluster: String,
+/// `cluster`, and `tenant` where that is not the default one.
+type OfCluster = Vec<(&'static str, String)>;
+
+fn of_cluster((tenant, cluster): &(TenantId, String)) -> OfCluster {
+    let tenant = (*tenant != TenantId::default()).then(|| ("tenant", tenant.to_string()));
+    [("cluster", cluster.clone())].into_iter().chain(tenant).collect()
 }
 
 #[derive(Debug, Default)]
@@ -38,10 +42,10 @@ pub(crate) struct Metrics {
     unknown: Family<Place, Counter>,
     late: Family<Place, Counter>,
     cells_lost: Family<Place, Counter>,
-    cluster_up: Family<Cluster, Gauge>,
-    silent_targets: Family<Cluster, Gauge>,
-    clusters: Mutex<BTreeSet<String>>,
-    with_targets: Mutex<BTreeSet<String>>,
+    cluster_up: Family<OfCluster, Gauge>,
+    silent_targets: Family<OfCluster, Gauge>,
+    clusters: Mutex<BTreeSet<(TenantId, String)>>,
+    with_targets: Mutex<BTreeSet<(TenantId, String)>>,
 }
 
 /// The counters of one job.
@@ -87,27 +91,27 @@ impl Metrics {
     }
 
     /// Which clusters have an agent that is there.
-    pub(crate) fn clusters(&self, now: BTreeMap<String, bool>) {
+    pub(crate) fn clusters(&self, now: BTreeMap<(TenantId, String), bool>) {
         let mut before = self.clusters.lock();
         for cluster in vanished(&before, &now) {
-            self.cluster_up.remove(&Cluster { cluster });
+            self.cluster_up.remove(&of_cluster(&cluster));
         }
         *before = now.keys().cloned().collect();
         for (cluster, up) in now {
-            self.cluster_up.get_or_create(&Cluster { cluster }).set(i64::from(up));
+            self.cluster_up.get_or_create(&of_cluster(&cluster)).set(i64::from(up));
         }
     }
 
     /// How many sources of each cluster are silent.
-    pub(crate) fn silent(&self, now: BTreeMap<String, u64>) {
+    pub(crate) fn silent(&self, now: BTreeMap<(TenantId, String), u64>) {
         let mut before = self.with_targets.lock();
         for cluster in vanished(&before, &now) {
-            self.silent_targets.remove(&Cluster { cluster });
+            self.silent_targets.remove(&of_cluster(&cluster));
         }
         *before = now.keys().cloned().collect();
         for (cluster, sources) in now {
             let sources = i64::try_from(sources).unwrap_or(i64::MAX);
-            self.silent_targets.get_or_create(&Cluster { cluster }).set(sources);
+            self.silent_targets.get_or_create(&of_cluster(&cluster)).set(sources);
         }
     }
 }

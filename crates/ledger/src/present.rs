@@ -1,5 +1,7 @@
 //! What is so now: sources of which nothing is heard though rows are due, and the last word about a source.
 
+use std::collections::BTreeMap;
+
 use model::Labels;
 
 use crate::fact::{Fact, Verdict};
@@ -68,13 +70,18 @@ impl Source {
 
     /// Whether its cluster is paused or retired.
     fn is_excused(&self, now_ms: i64, overlays: &[Overlay]) -> bool {
-        let begun = self.events.iter().rev().find(|(_, said)| matches!(said, Said::Begin(..)));
-        let begun = begun.map_or_else(|| self.oldest_ms(), |(at, _)| *at);
+        let begun = self.begun_ms();
         overlays.iter().any(|overlay| match overlay {
             Overlay::Pause { from_ms, until_ms, .. } => (*from_ms..*until_ms).contains(&now_ms),
             Overlay::Retire { at_ms, .. } => (begun..=now_ms).contains(at_ms),
             Overlay::Loss(_) => false,
         })
+    }
+
+    /// When it last began.
+    fn begun_ms(&self) -> i64 {
+        let begun = self.events.iter().rev().find(|(_, said)| matches!(said, Said::Begin(..)));
+        begun.map_or_else(|| self.oldest_ms(), |(at, _)| *at)
     }
 
     /// The last word about it.
@@ -93,6 +100,29 @@ impl Source {
             excused: self.is_excused(now_ms, overlays),
         }
     }
+}
+
+/// Clusters that were retired, and of whose sources none has begun anew since.
+pub(crate) fn retired(inner: &Inner, cluster_label: &str) -> Vec<String> {
+    let retired_ms = |overlay: &Overlay| match overlay {
+        Overlay::Retire { at_ms, .. } => Some(*at_ms),
+        _ => None,
+    };
+    let mut clusters: BTreeMap<&str, i64> = BTreeMap::new();
+    for (cluster, overlays) in &inner.overlays {
+        if let Some(at_ms) = overlays.iter().filter_map(retired_ms).max() {
+            clusters.insert(cluster, at_ms);
+        }
+    }
+    if !clusters.is_empty() {
+        for source in inner.live() {
+            let (cluster, _) = place(source, cluster_label);
+            if clusters.get(cluster).is_some_and(|at_ms| source.begun_ms() > *at_ms) {
+                clusters.remove(cluster);
+            }
+        }
+    }
+    clusters.into_keys().map(str::to_owned).collect()
 }
 
 /// The silent sources of clusters that `is_asked`; the `max` longest silent of them, and how many more there are.

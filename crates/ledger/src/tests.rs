@@ -530,6 +530,18 @@ fn counters_go_on_once_and_agents_are_watched() {
     );
     assert_eq!(line("marigraph_cluster_up{cluster=\"a\"}"), "marigraph_cluster_up{cluster=\"a\"} 1");
     assert_eq!(line("marigraph_cluster_up{cluster=\"b\"}"), "marigraph_cluster_up{cluster=\"b\"} 0");
+    // Another tenant's cluster of that name is another one; of a retired one nothing is told.
+    let other = TenantId::new("acme").unwrap();
+    bench.ledger.agent_enrolled(&other, "a", "agent-9", tick(0));
+    bench.ledger.retire(&tenant, "b", tick(9)).unwrap();
+    assert_eq!(bench.ledger.retired(&tenant), ["b"]);
+    bench.appender.maintain().unwrap();
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let up: Vec<&str> = text.lines().filter(|line| line.starts_with("marigraph_cluster_up{")).collect();
+    assert!(up.contains(&"marigraph_cluster_up{cluster=\"a\"} 1"), "{up:?}");
+    assert!(up.contains(&"marigraph_cluster_up{cluster=\"a\",tenant=\"acme\"} 0"), "{up:?}");
+    assert_eq!(up.len(), 2, "{up:?}");
     let agents = bench.ledger.agents(&tenant);
     assert_eq!(
         agents.iter().map(|a| (a.silent, a.agent.as_str())).collect::<Vec<_>>(),

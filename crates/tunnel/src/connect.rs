@@ -5,15 +5,22 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Uri;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use rustix::net::sockopt;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::Url;
+
+/// Silence after which the system asks for a sign of life, and between two such questions.
+const PROBE_EVERY: Duration = Duration::from_secs(3);
+/// For how long a sent byte, or such a question, may be unacknowledged.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 
 /// The longest answer of a proxy to CONNECT.
 const PROXY_ANSWER_BYTES_MAX: usize = 16 << 10;
@@ -48,6 +55,19 @@ pub trait Connect: Send + Sync + 'static {
     }
 }
 
+/// Has the system end a connection on which nothing is acknowledged any more: bytes that were sent, and while there are
+/// none, its own questions. Tunnels have pings beside that; a connection for rows that dies by itself has only this.
+///
+/// Source: decision 29 for the times; RFC 5482 and `tcp(7)`, `TCP_USER_TIMEOUT`.
+fn watch(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, PROBE_EVERY)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_EVERY)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(UNACKNOWLEDGED_MAX.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
+}
+
 /// Connects over TCP; names are resolved by the system.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tcp;
@@ -57,6 +77,7 @@ impl Connect for Tcp {
         Box::pin(async move {
             let stream = TcpStream::connect((host, port)).await?;
             stream.set_nodelay(true)?;
+            watch(&stream)?;
             Ok(Box::new(stream) as BoxedStream)
         })
     }
@@ -309,6 +330,18 @@ async fn read_head(stream: &mut BoxedStream) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_system_watches_connections() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let stream = TcpStream::connect(addr).await.expect("a connection");
+        watch(&stream).expect("a socket that can be watched");
+        assert!(sockopt::socket_keepalive(&stream).expect("an option"));
+        assert_eq!(sockopt::tcp_keepidle(&stream).expect("an option"), PROBE_EVERY);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).expect("an option"), PROBE_EVERY);
+        assert_eq!(sockopt::tcp_user_timeout(&stream).expect("an option"), 10_000);
+    }
 
     #[test]
     fn hub_urls() {

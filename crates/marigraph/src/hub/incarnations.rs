@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::TenantId;
 use parking_lot::Mutex;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -17,9 +17,12 @@ const OVERLAP_MS: i64 = 5_000;
 /// Tenant and cluster.
 type Name = (String, String);
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfCluster {
-    cluster: String,
+/// `cluster`, and `tenant` where that is not the default one.
+type OfCluster = Vec<(&'static str, String)>;
+
+fn of_cluster((tenant, cluster): &Name) -> OfCluster {
+    let tenant = (tenant != TenantId::default().as_str()).then(|| ("tenant", tenant.clone()));
+    [("cluster", cluster.clone())].into_iter().chain(tenant).collect()
 }
 
 /// Which incarnations are there.
@@ -27,7 +30,7 @@ struct OfCluster {
 pub(super) struct Incarnations {
     /// Clusters with several.
     several: Mutex<BTreeMap<Name, Several>>,
-    shown: Mutex<BTreeSet<String>>,
+    shown: Mutex<BTreeSet<Name>>,
     count: Family<OfCluster, Gauge>,
 }
 
@@ -72,12 +75,12 @@ impl Incarnations {
                 .or_default()
                 .push(agent.key.agent.to_string());
         }
-        let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+        let mut counts: BTreeMap<Name, i64> = BTreeMap::new();
         let mut before = self.several.lock();
         let mut several = BTreeMap::new();
         for (name, agents) in clusters {
             let known = before.remove(&name);
-            let count = counts.entry(name.1.clone()).or_insert(1);
+            let count = counts.entry(name.clone()).or_insert(1);
             if agents.len() < 2 {
                 known.filter(|known| known.is_alarm).into_iter().for_each(|_| over(&name));
                 continue;
@@ -105,11 +108,11 @@ impl Incarnations {
         drop(before);
         let mut told = self.shown.lock();
         for cluster in told.iter().filter(|cluster| !counts.contains_key(*cluster)) {
-            self.count.remove(&OfCluster { cluster: cluster.clone() });
+            self.count.remove(&of_cluster(cluster));
         }
         *told = counts.keys().cloned().collect();
         for (cluster, count) in counts {
-            self.count.get_or_create(&OfCluster { cluster }).set(count);
+            self.count.get_or_create(&of_cluster(&cluster)).set(count);
         }
     }
 }
@@ -161,7 +164,7 @@ mod tests {
             let alarms: Vec<String> =
                 incarnations.alarms("default").iter().map(|(_, s)| shown(&s.agents)).collect();
             assert_eq!(alarms.join(" | "), alarm, "{at_s} s: {agents:?}");
-            let gauge = incarnations.count.get_or_create(&OfCluster { cluster: "a".to_owned() }).get();
+            let gauge = incarnations.count.get_or_create(&vec![("cluster", "a".to_owned())]).get();
             assert_eq!(gauge, count, "{at_s} s: {agents:?}");
             assert!(incarnations.alarms("other").is_empty());
         };

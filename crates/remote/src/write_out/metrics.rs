@@ -71,6 +71,8 @@ pub struct WriteOutMetrics {
     newest: Family<Remote, Gauge<f64, AtomicU64>>,
     lag: Family<Remote, Gauge<f64, AtomicU64>>,
     queue_bytes: Family<Remote, Gauge>,
+    working: Family<Remote, Gauge>,
+    restarts: Family<Remote, Counter>,
 }
 
 impl WriteOutMetrics {
@@ -92,6 +94,8 @@ impl WriteOutMetrics {
             newest: Family::default(),
             lag: Family::default(),
             queue_bytes: Family::default(),
+            working: Family::default(),
+            restarts: Family::default(),
         };
         let m = metrics.clone();
         let registry = registry.sub_registry_with_prefix("marigraph_remote_write");
@@ -121,6 +125,11 @@ impl WriteOutMetrics {
         registry.register_with_unit("lag", text, Unit::Seconds, m.lag);
         let text = "What waits in the queue";
         registry.register_with_unit("queue", text, Unit::Bytes, m.queue_bytes);
+        let text =
+            "Whether rows are read and sent; 0 while that waits to begin anew, after a fault of our own";
+        registry.register("working", text, m.working);
+        let text = "Times that reading and sending began anew after a fault of our own; the log has it";
+        registry.register("restarts", text, m.restarts);
         metrics
     }
 
@@ -209,6 +218,21 @@ impl RemoteMetrics {
     pub(super) fn queue(&self, lag_seconds: f64, bytes: u64) {
         self.all.lag.get_or_create(&self.remote).set(lag_seconds);
         self.all.queue_bytes.get_or_create(&self.remote).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Reading and sending go on.
+    pub(super) fn working(&self, is_working: bool) {
+        self.all.working.get_or_create(&self.remote).set(i64::from(is_working));
+    }
+
+    /// They begin anew.
+    pub(super) fn restarted(&self) {
+        self.all.restarts.get_or_create(&self.remote).inc();
+    }
+
+    #[cfg(test)]
+    pub(super) fn restarts_so_far(&self) -> u64 {
+        self.all.restarts.get_or_create(&self.remote).get()
     }
 
     #[cfg(test)]

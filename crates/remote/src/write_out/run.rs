@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +29,8 @@ use super::sender::{Now, Outgoing, Sender, Step, Ticket};
 const LOOK_ROUND: Duration = Duration::from_secs(1);
 /// How long requests under way may take when the program stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// First and longest wait before everything begins anew after a fault of our own.
+const BEGIN_ANEW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The wait after the queue could not be read.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -41,6 +45,7 @@ pub trait Post: Send + Sync + 'static {
 }
 
 /// Writes the rows of a queue to one receiver.
+#[derive(Clone)]
 pub struct WriteOut {
     config: WriteOutConfig,
     reader: Arc<Reader>,
@@ -78,8 +83,39 @@ impl WriteOut {
 
     /// Sends until `stop` is ready. What was under way then has a little time to be answered; the cursor is
     /// made durable. Dropping the future loses no more than a `kill` does.
+    ///
+    /// A panic in it, or in a request, is logged and counted, and after a while everything that has not been acknowledged
+    /// is read and sent again.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        self.at_work().run(stop).await;
+        let mut stop = std::pin::pin!(stop);
+        let mut wait = BEGIN_ANEW.0;
+        loop {
+            let begun = Instant::now();
+            let mut at_work = self.clone().at_work();
+            self.metrics.working(true);
+            let ended = unless_it_panics(at_work.run(stop.as_mut())).await;
+            if matches!(ended, Some(Ended::Stopped)) {
+                return;
+            }
+            // Nobody reads any more when the next one begins.
+            if let Some(reading) = at_work.reading.take() {
+                let _ = reading.await;
+            }
+            drop(at_work);
+            self.reader.rewind();
+            self.metrics.working(false);
+            self.metrics.restarted();
+            if begun.elapsed() > BEGIN_ANEW.1 {
+                wait = BEGIN_ANEW.0;
+            }
+            let remote = self.config.name.as_str();
+            tracing::error!(remote, after = ?wait, "remote write failed by a fault of its own and begins anew");
+            tokio::select! {
+                () = stop.as_mut() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = (wait * 2).min(BEGIN_ANEW.1);
+        }
     }
 
     fn at_work(self) -> AtWork {
@@ -111,13 +147,23 @@ impl WriteOut {
             persisting: None,
             is_dirty: false,
             start: Instant::now(),
+            is_broken: false,
             out: self,
         }
     }
 }
 
+/// How sending ended.
+enum Ended {
+    /// As it was asked to.
+    Stopped,
+    /// A task of it panicked.
+    Broken,
+}
+
 struct AtWork {
     out: WriteOut,
+    is_broken: bool,
     sender: Sender,
     /// Absent while it is reading.
     intake: Option<Intake>,
@@ -136,17 +182,19 @@ struct AtWork {
 }
 
 impl AtWork {
-    async fn run(&mut self, stop: impl Future<Output = ()>) {
+    async fn run(&mut self, mut stop: impl Future<Output = ()> + Unpin) -> Ended {
         let written = Arc::clone(&self.out.written);
-        let mut stop = std::pin::pin!(stop);
         let mut look_round = tokio::time::interval(LOOK_ROUND);
         self.read();
-        loop {
+        while !self.is_broken {
             let wake = self.send();
             self.persist();
             let wake = self.read_again_at.into_iter().chain(wake).min();
             tokio::select! {
-                () = &mut stop => break,
+                () = &mut stop => {
+                    self.stop().await;
+                    return Ended::Stopped;
+                }
                 Some(done) = self.under_way.join_next() => self.answered(done),
                 read = join(&mut self.reading) => self.has_read(read),
                 persisted = join(&mut self.persisting) => self.persisted(persisted),
@@ -159,7 +207,7 @@ impl AtWork {
                 _ = look_round.tick() => self.look_round(),
             }
         }
-        self.stop().await;
+        Ended::Broken
     }
 
     fn now(&self) -> Now {
@@ -190,6 +238,7 @@ impl AtWork {
         let Some((mut intake, read)) = read else {
             // It panicked: what it had read is handed out again to another one.
             tracing::error!(remote = self.out.config.name, "reading the queue for remote write failed");
+            self.is_broken = true;
             return;
         };
         for (family, metadata) in intake.take_metadata() {
@@ -248,6 +297,7 @@ impl AtWork {
         // A request that panicked is never answered; its batch would wait for ever.
         let Ok((ticket, took, answer)) = done else {
             tracing::error!(remote = self.out.config.name, "a request of remote write failed");
+            self.is_broken = true;
             return;
         };
         self.out.metrics.took(took.as_secs_f64());
@@ -329,6 +379,16 @@ impl AtWork {
         self.persisted(outcome.ok());
         self.out.metrics.none_pending();
     }
+}
+
+/// What `job` gives; `None` when it panics, which has been told where panics are.
+async fn unless_it_panics<T>(job: impl Future<Output = T>) -> Option<T> {
+    let mut job = std::pin::pin!(job);
+    std::future::poll_fn(|context| {
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| job.as_mut().poll(context)));
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
 }
 
 /// The result of a task that may be there; `None` when it panicked. Never ready without a task.

@@ -33,7 +33,10 @@ pub(super) async fn alarms(State(api): State<FleetApi>, caller: Caller, asked: F
     };
     let now_ms = api.clock.now_ms();
     let pauses = api.ledger.pauses(&caller.tenant, now_ms);
-    let is_paused = |cluster: &str| pauses.iter().any(|pause| pause.cluster == cluster);
+    let retired = api.ledger.retired(&caller.tenant);
+    let is_excused = |cluster: &str| {
+        pauses.iter().any(|pause| pause.cluster == cluster) || retired.iter().any(|name| name == cluster)
+    };
     let mut alarms: Vec<Value> = Vec::new();
     for (cluster, several) in api.fleet.incarnations().alarms(caller.tenant.as_str()) {
         if is_asked(&cluster) {
@@ -48,7 +51,7 @@ pub(super) async fn alarms(State(api): State<FleetApi>, caller: Caller, asked: F
     let mut away: BTreeMap<String, bool> = BTreeMap::new();
     for agent in api.ledger.agents(&caller.tenant).into_iter().filter(|agent| is_asked(&agent.cluster)) {
         *away.entry(agent.cluster.clone()).or_insert(true) &= agent.silent;
-        if agent.silent && !is_paused(&agent.cluster) {
+        if agent.silent && !is_excused(&agent.cluster) {
             let what = match agent.seen_ms {
                 Some(_) => format!("agent {} gives no sign of life", agent.agent),
                 None => format!("agent {} has not come since this hub started", agent.agent),

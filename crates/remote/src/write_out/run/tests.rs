@@ -318,3 +318,46 @@ async fn what_is_written_behind_a_read_is_read_after_it() {
     let found = join(&mut at_work.reading).await;
     assert!(!matches!(found, Some((_, Ok(Read::Nothing(None))))), "the row is there");
 }
+
+/// A receiver's client with a fault.
+struct Faulty(Arc<Receiver>, Mutex<u32>);
+
+impl Post for Faulty {
+    fn post(&self, headers: Vec<(&'static str, String)>, body: Bytes) -> Posting<'_> {
+        let panics = {
+            let mut left = self.1.lock();
+            let panics = *left > 0;
+            *left = left.saturating_sub(1);
+            panics
+        };
+        Box::pin(async move {
+            assert!(!panics, "a fault");
+            self.0.post(headers, body).await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_our_own_ends_nothing_for_good() {
+    let receiver = Receiver::new(1, u64::MAX);
+    let clock = FakeClock::at(EPOCH_MS);
+    let disk = FakeDisk::new(Path::new("/data"));
+    let mut said = BTreeSet::new();
+    let (life, mut out) = Life::prepare(&disk, &clock, &receiver);
+    out.post = Arc::new(Faulty(Arc::clone(&receiver), Mutex::new(3)));
+    let metrics = out.metrics.clone();
+    let stopped = Arc::clone(&life.stop);
+    let life = Life { sending: tokio::spawn(out.run(async move { stopped.notified().await })), ..life };
+    for _ in 0..60 {
+        life.scrape(2, clock.now_ms(), &mut said);
+        clock.advance_ms(500);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    clock.advance_ms(10_000);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(life.pending(), 0);
+    assert_eq!(receiver.stored(), said);
+    let restarts = metrics.restarts_so_far();
+    assert!((1..=3).contains(&restarts), "{restarts}");
+    life.stop().await;
+}
