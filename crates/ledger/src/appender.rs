@@ -1,11 +1,12 @@
 //! The ledger on the way to the store: every batch passes through, and what it states is written down
 //! once the store has taken it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use model::{Labels, is_stale};
+use model::{Labels, SourceId, is_stale};
 use parking_lot::RwLock;
 use storage::{
     Account, Appended, Appender, Batch, CommitPosition, Outcome, RejectReason, SeriesRef, SourceDesc,
@@ -14,6 +15,7 @@ use storage::{
 
 use crate::fact::{Fact, Loss};
 use crate::ledger::Ledger;
+use crate::opened::{OpenSources, Pushing};
 use crate::pushed::Sums;
 use crate::source::Said;
 use crate::tenant::{Telling, Tenant};
@@ -27,16 +29,7 @@ const LATE_MS_MAX: i64 = 3_600_000;
 pub struct LedgerAppender {
     store: Arc<dyn Appender>,
     ledger: Arc<Ledger>,
-    sources: RwLock<HashMap<SourceRef, Arc<Opened>>>,
-}
-
-/// A source as the store knows it.
-#[derive(Debug)]
-struct Opened {
-    desc: SourceDesc,
-    /// Set once it has a schedule or ticks: it is not one that pushes.
-    accounts: OnceLock<Arc<Tenant>>,
-    pushed: OnceLock<Arc<Sums>>,
+    sources: RwLock<OpenSources>,
 }
 
 impl fmt::Debug for LedgerAppender {
@@ -68,49 +61,39 @@ impl LedgerAppender {
         self.ledger.commit(&*self.store)
     }
 
-    fn opened(&self, source: SourceRef) -> Option<Arc<Opened>> {
-        self.sources.read().get(&source).cloned()
-    }
-
-    /// The accounts that `source` belongs to.
-    fn accounts(&self, opened: &Opened) -> Option<Arc<Tenant>> {
-        if let Some(accounts) = opened.accounts.get() {
-            return Some(Arc::clone(accounts));
-        }
-        match self.ledger.tenant(&opened.desc.tenant) {
-            Ok(accounts) => Some(Arc::clone(opened.accounts.get_or_init(|| accounts))),
-            Err(error) => {
-                tracing::error!(tenant = %opened.desc.tenant, "open the tenant's ledger: {error}");
-                None
-            }
-        }
+    /// The accounts that a source's rows belong to.
+    fn accounts(&self, source: SourceRef) -> Option<Arc<Tenant>> {
+        let tenant = self.sources.read().tenant(source)?.clone();
+        self.ledger
+            .tenant(&tenant)
+            .inspect_err(|error| tracing::error!(%tenant, "open the tenant's ledger: {error}"))
+            .ok()
     }
 
     /// Writes down what a batch states; the store has taken it.
     fn keep(&self, batch: &Batch<'_>, appended: &Appended) {
         let Some(first) = batch.accounts.first() else { return };
-        let mut sources: HashMap<SourceRef, Arc<Opened>> = HashMap::new();
-        for account in batch.accounts {
-            if let std::collections::hash_map::Entry::Vacant(free) = sources.entry(account.source())
-                && let Some(opened) = self.opened(account.source())
-            {
-                // Marks it as one with accounts.
-                drop(self.accounts(&opened));
-                free.insert(opened);
+        // All sources of a batch belong to one tenant.
+        let Some(accounts) = self.accounts(first.source()) else { return };
+        let mut sources: HashMap<SourceRef, (SourceId, Labels)> = HashMap::new();
+        {
+            let open = self.sources.read();
+            for account in batch.accounts {
+                if let Entry::Vacant(free) = sources.entry(account.source())
+                    && let Some(source) = open.with_accounts(account.source())
+                {
+                    free.insert(source);
+                }
             }
         }
-        // All sources of a batch belong to one tenant.
-        let Some(accounts) = sources.get(&first.source()).and_then(|opened| self.accounts(opened)) else {
-            return;
-        };
         let lost = cells_lost(batch, appended);
         let now_ms = self.ledger.clock.now_ms();
         let mut late = Vec::new();
         accounts.tell(appended.position.0, now_ms, |telling| {
             let mut rows = Rows { batch, next: 0 };
             for account in batch.accounts {
-                let Some(opened) = sources.get(&account.source()) else { continue };
-                let (id, labels) = (opened.desc.id, &opened.desc.labels);
+                let Some((id, labels)) = sources.get(&account.source()) else { continue };
+                let id = *id;
                 match *account {
                     Account::Begin { at_ms, schedule, .. } => {
                         let interval = schedule.interval_ms.clamp(1, 1 << 40);
@@ -141,16 +124,14 @@ impl LedgerAppender {
     /// Counts rows that nobody has a schedule for.
     fn count_pushed(&self, batch: &Batch<'_>, appended: &Appended) {
         let now_ms = self.ledger.clock.now_ms();
-        let mut last: Option<(SourceRef, Arc<Opened>)> = None;
-        for row in batch.rows {
-            if last.as_ref().is_none_or(|(source, _)| *source != row.source) {
-                last = self.opened(row.source).map(|opened| (row.source, opened));
-            }
-            if let Some((_, opened)) = &last
-                && opened.accounts.get().is_none()
-            {
-                self.sums(opened).received(1, now_ms, appended.position.0);
-            }
+        let rows = batch.rows;
+        let mut at = 0;
+        while at < rows.len() {
+            // Rows of one source mostly stand together.
+            let source = rows[at].source;
+            let same = rows[at..].iter().take_while(|row| row.source == source).count();
+            self.with_sums(source, |sums| sums.received(same as u64, now_ms, appended.position.0));
+            at += same;
         }
         let mut refused: BTreeMap<usize, u64> = BTreeMap::new();
         for rejection in &appended.rejected {
@@ -158,29 +139,37 @@ impl LedgerAppender {
         }
         for (row, cells) in refused {
             let Some(row) = batch.rows.get(row) else { continue };
-            if let Some(opened) = self.opened(row.source).filter(|opened| opened.accounts.get().is_none()) {
-                let all = (row.series.len() + row.histograms.len()) as u64;
-                self.sums(&opened).refused(cells, cells >= all);
-            }
+            let all = (row.series.len() + row.histograms.len()) as u64;
+            self.with_sums(row.source, |sums| sums.refused(cells, cells >= all));
         }
     }
 
-    fn sums<'a>(&self, opened: &'a Opened) -> &'a Sums {
-        let desc = &opened.desc;
-        opened.pushed.get_or_init(|| {
-            let label = |name: &str| desc.labels.get(name).unwrap_or_default();
-            self.ledger.pushed.of(&desc.tenant, label(self.ledger.cluster_label()), label("job"))
-        })
+    /// Counts in the sums of a source, unless it is one with accounts.
+    fn with_sums(&self, source: SourceRef, count: impl Fn(&Sums)) {
+        let is_new = match self.sources.read().pushing(source) {
+            Pushing::Counted(sums) => return count(sums),
+            Pushing::New => true,
+            Pushing::No => false,
+        };
+        if !is_new {
+            return;
+        }
+        self.sources.write().count_in(source, |tenant, labels| {
+            let label = |name: &str| labels.get(name).unwrap_or_default();
+            self.ledger.pushed.of(tenant, label(self.ledger.cluster_label()), label("job"))
+        });
+        if let Pushing::Counted(sums) = self.sources.read().pushing(source) {
+            count(sums);
+        }
     }
 }
 
 impl Appender for LedgerAppender {
     fn open_source(&self, source: &SourceDesc) -> Result<SourceRef, StoreError> {
         let reference = self.store.open_source(source)?;
-        let known = self.sources.read().contains_key(&reference);
+        let known = self.sources.read().contains(reference);
         if !known {
-            let opened = Opened { desc: source.clone(), accounts: OnceLock::new(), pushed: OnceLock::new() };
-            self.sources.write().entry(reference).or_insert_with(|| Arc::new(opened));
+            self.sources.write().insert(reference, source);
         }
         Ok(reference)
     }
@@ -272,7 +261,7 @@ impl Rows<'_> {
 
 impl Telling<'_> {
     /// Whether the counters have gone on over the tick without knowing of it.
-    fn is_counted(&self, id: model::SourceId, tick_ms: i64) -> bool {
+    fn is_counted(&self, id: SourceId, tick_ms: i64) -> bool {
         let source = self.inner().by_id(id);
         source.is_some_and(|source| tick_ms < source.counted_ms && !source.runs.contains(tick_ms))
     }

@@ -30,6 +30,7 @@ mod fleet;
 mod ledger;
 mod log;
 mod metrics;
+mod opened;
 mod present;
 mod pushed;
 mod report;
