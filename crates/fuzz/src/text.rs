@@ -1,8 +1,8 @@
 //! Files and settings.
 
 use discovery::document::{self, Format};
-use marigraph::verbs::backup::catalog::Catalog;
 use marigraph::config::Config;
+use marigraph::verbs::backup::catalog::Catalog;
 use marigraph::verbs::query::Format as Form;
 use marigraph::verbs::query::answer::Value;
 use marigraph::verbs::query::print::Printed;

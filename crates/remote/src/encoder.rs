@@ -170,13 +170,7 @@ impl Encoder {
             self.close_block(&mut inner);
         }
         let Inner { sources, common, .. } = &mut *inner;
-        let rested: usize = sources.iter_mut().map(|source| usize::from(source.rest(common, now_ms))).sum();
-        let is_quiet = rested > 0 && !inner.sources.iter().any(Source::is_learning);
-        drop(inner);
-        if is_quiet {
-            // What scraping for the first time took, everywhere in the process.
-            stdx::memory::give_back();
-        }
+        sources.iter_mut().for_each(|source| source.rest(common, now_ms));
     }
 
     /// Writes the open block and makes all blocks durable: the last thing before a shutdown.

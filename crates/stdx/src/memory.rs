@@ -2,10 +2,10 @@
 //!
 //! Left alone, glibc raises the size from which it maps memory by itself to that of the largest piece ever
 //! freed, and keeps what lies below it for later: after one large piece of work a process stays as large as
-//! it was then. These three calls are all that the standard library lacks against it; elsewhere than on glibc
+//! it was then. These calls are all that the standard library lacks against it; elsewhere than on glibc
 //! they do nothing.
 
-#![allow(unsafe_code)] // two calls into the C library, without pointers
+#![allow(unsafe_code)] // calls into the C library, without pointers
 
 /// Fixes what the allocator adjusts by itself: pieces from 256 KiB on are mapped each by itself and go back
 /// to the system when freed; of smaller ones at most 1 MiB stays free at the end of each arena. For the
@@ -16,9 +16,23 @@ pub fn keep_little() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `mallopt` takes two numbers, and is made for being called at any time.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
     }
+    map_alone(256 << 10);
+}
+
+/// Pieces from `bytes` on are mapped each by itself, and go back to the system when freed: fewer holes between pieces
+/// that stay, for a mapping more for each that goes. For the beginning of a program.
+///
+/// Source: glibc manual, "Malloc Tunable Parameters".
+pub fn map_alone(bytes: usize) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: as above.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX));
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    let _ = bytes;
 }
 
 /// Has all threads share `heaps` of the allocator's heaps, where it would give each a heap of its own, with free

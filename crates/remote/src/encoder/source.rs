@@ -176,25 +176,17 @@ impl Source {
         Some(self.reference(column))
     }
 
-    /// Lets go of what only resolving needs, when nothing has been resolved for a while; whether there was
-    /// anything.
-    pub(super) fn rest(&mut self, common: &Common, now_ms: i64) -> bool {
-        if self.index.is_none() || now_ms.saturating_sub(self.resolved_ms) <= INDEX_IDLE_MS {
-            return false;
+    /// Lets go of what only resolving needs, when nothing has been resolved for a while.
+    pub(super) fn rest(&mut self, common: &Common, now_ms: i64) {
+        if self.index.is_some() && now_ms.saturating_sub(self.resolved_ms) > INDEX_IDLE_MS {
+            self.settle(common);
         }
-        self.settle(common);
-        true
     }
 
     fn settle(&mut self, common: &Common) {
         self.index = None;
         self.writer.rest(&common.columns);
         self.generations.rest(&common.generations);
-    }
-
-    /// Whether series have been resolved a moment ago.
-    pub(super) fn is_learning(&self) -> bool {
-        self.index.is_some()
     }
 
     /// Forgets series without a row since the last time; how many. Only between segments.

@@ -390,6 +390,20 @@ fn labels_behind_a_blank_are_those_of_another_series() {
 }
 
 #[test]
+fn a_series_becomes_part_of_a_histogram_when_its_type_is_told() {
+    let options = RowOptions { convert_classic: true, ..RowOptions::default() };
+    let mut memory = RowMemory::with_options(options);
+    let mut row = ScrapedRow::default();
+    let series = "h_bucket{le=\"+Inf\"} 2\nh_sum 3\nh_count 2\n";
+    for (body, histograms) in
+        [(series.to_owned(), 0), (format!("# TYPE h histogram\n{series}"), 1), (series.to_owned(), 0)]
+    {
+        memory.read(body.as_bytes(), Protocol::PrometheusText0_0_4, &mut row).unwrap();
+        assert_eq!(row.histograms.len(), histograms, "{body}");
+    }
+}
+
+#[test]
 fn a_type_that_changes_makes_new_columns_of_its_bounds() {
     check_scrapes(
         Protocol::PrometheusText0_0_4,

@@ -586,11 +586,18 @@ impl TextMemory {
             (name == BUCKET_LABEL.as_bytes() || name == QUANTILE_LABEL.as_bytes())
                 && normalised(&scan.body[value.clone()]).is_some()
         };
-        if self.is_part(scan) || self.raw.labels.iter().any(hangs_on_type) {
+        if self.may_be_part(scan) || self.raw.labels.iter().any(hangs_on_type) {
             EntryKind::TypedSample
         } else {
             EntryKind::Sample
         }
+    }
+
+    /// Whether the series in `raw` is named like a part of a classic histogram, where those are converted:
+    /// the type in force says whether it is one.
+    fn may_be_part(&self, scan: &Scan<'_>) -> bool {
+        self.options.convert_classic
+            && std::str::from_utf8(&scan.body[self.raw.name.clone()]).ok().and_then(classic_part).is_some()
     }
 
     /// Whether the series in `raw` becomes part of a histogram with custom buckets.
