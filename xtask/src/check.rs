@@ -174,7 +174,8 @@ fn check_file(root: &Path, path: &Path, problems: &mut Vec<String>) -> Result<()
             }
         }
         if line.split("ecision ").skip(1).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
-            problems.push(format!("{shown}:{}: a decision has a page in docs/design, not a number", number + 1));
+            problems
+                .push(format!("{shown}:{}: a decision has a page in docs/design, not a number", number + 1));
         }
         if line.trim() == "#[ignore]" {
             problems.push(format!("{shown}:{}: an ignored test says why (#[ignore = \"...\"])", number + 1));
