@@ -66,7 +66,8 @@ impl Catalog {
     /// # Errors
     /// As [`Catalog::read`].
     pub fn parse(text: &str) -> Result<Catalog> {
-        let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
+        // Not `lines`: a name may end with a carriage return.
+        let mut lines = text.split_terminator('\n').enumerate().map(|(at, line)| (at + 1, line));
         let mut next = |word: &str| -> Result<&str> {
             let (at, line) = lines.next().ok_or_else(|| anyhow!("the catalog ends before `{word}`"))?;
             let rest = line.strip_prefix(word).and_then(|rest| rest.strip_prefix(' '));
