@@ -185,7 +185,7 @@ impl Hub {
         });
         // Before the first row comes in.
         stages.rows.apply(&config)?;
-        stages.identity.read_own(&config.fleet)?;
+        stages.identity.apply_own(stages.identity.read_own(&config.fleet)?);
         stages.apply(&config, auth)?;
         let plaintext = match args.plaintext {
             PlaintextFor::Loopback => Plaintext::Loopback,
@@ -320,9 +320,10 @@ impl Stages {
             if config.proxy.options != self.proxy_options {
                 tracing::warn!("proxy: what has changed beside `doors` takes effect with the next start");
             }
-            let doubted = self.identity.read_own(&config.fleet)?;
+            // With everything else or not at all.
+            let own = self.identity.read_own(&config.fleet)?;
             self.apply(&config, auth)?;
-            if doubted {
+            if self.identity.apply_own(own) {
                 self.close_brought();
             }
             Ok(())

@@ -143,7 +143,16 @@ impl Net {
     /// # Errors
     /// The system refuses.
     pub fn forget_connections(&self, site: &Site) -> Result<usize> {
-        let ports = site.connected_ports()?;
+        self.forget_connections_but(site, &[])
+    }
+
+    /// As [`Net::forget_connections`], but for those from these ports of the site.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn forget_connections_but(&self, site: &Site, kept: &[u16]) -> Result<usize> {
+        let mut ports = site.connected_ports()?;
+        ports.retain(|port| !kept.contains(port));
         let router = self.router.name();
         for port in &ports {
             let port = port.to_string();

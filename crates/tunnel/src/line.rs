@@ -5,7 +5,9 @@
 //! a while.
 //!
 //! HTTP/1.1 has no pings. The tunnel to the same hub has: when that is lost, requests that should have been
-//! answered by now are given up, and the next ones go over new connections.
+//! answered by now are given up, and the next ones go over new connections. A connection that dies by itself, while the
+//! tunnel lives, is ended by the system ten seconds after it stopped acknowledging ([`crate::connect`]); through a proxy, which
+//! acknowledges for a hub it may have lost, a request is given up after a minute.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -90,12 +90,18 @@ impl Identity {
         Ok(Arc::new(identity))
     }
 
-    /// Reads the files of the user's own authorities. Gives whether some who were believed are not any more.
+    /// Reads the user's files that `config` names: the hub's own certificate, and the authorities of agents' ones. Nothing has
+    /// changed yet.
     ///
     /// # Errors
-    /// A file cannot be read or used; what was in force stays.
-    pub(crate) fn read_own(&self, config: &FleetConfig) -> Result<bool> {
-        self.own.apply(config, &self.tls)
+    /// A file cannot be read or used.
+    pub(crate) fn read_own(&self, config: &FleetConfig) -> Result<files::ReadFiles> {
+        self.own.read(config)
+    }
+
+    /// Puts in force what was read. Gives whether some who were believed are not any more.
+    pub(crate) fn apply_own(&self, read: files::ReadFiles) -> bool {
+        self.own.apply(read, &self.tls)
     }
 
     /// Reads those files again when they change, until dropped; calls `close` when some are not believed any more.

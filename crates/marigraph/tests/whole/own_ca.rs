@@ -7,7 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+};
 use serde_json::Value;
 use testkit::http;
 use testkit::peers::free_addr;
@@ -28,6 +31,7 @@ impl UserCa {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let pem = params.self_signed(&key)?.pem();
         Ok(UserCa { params, key, pem })
     }
@@ -40,12 +44,14 @@ impl UserCa {
         usage: ExtendedKeyUsagePurpose,
         expires_in: i64,
         common: &str,
-    ) -> Result<()> {
+    ) -> Result<SerialNumber> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, common);
         params.extended_key_usages = vec![usage];
+        let serial = SerialNumber::from(rand::random::<u64>() >> 1);
+        params.serial_number = Some(serial.clone());
         let now = SystemTime::now();
         params.not_before = (now - Duration::from_secs(48 * 3600)).into();
         let span = Duration::from_secs(expires_in.unsigned_abs());
@@ -53,11 +59,33 @@ impl UserCa {
         let certificate = params.signed_by(&key, &Issuer::from_params(&self.params, &self.key))?;
         std::fs::write(root.join(format!("{name}.key")), key.serialize_pem())?;
         std::fs::write(root.join(format!("{name}.crt")), certificate.pem())?;
-        Ok(())
+        Ok(serial)
+    }
+
+    /// A list of what this authority has revoked.
+    fn revokes(&self, serials: &[SerialNumber]) -> Result<String> {
+        let now = SystemTime::now();
+        let one = |serial: &SerialNumber| RevokedCertParams {
+            serial_number: serial.clone(),
+            revocation_time: now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: (now - Duration::from_secs(60)).into(),
+            next_update: (now + Duration::from_secs(3600)).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(one).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(list.signed_by(&Issuer::from_params(&self.params, &self.key))?.pem()?)
     }
 }
 
 const HOUR: i64 = 3600;
+/// Files are looked at every two seconds; a busy machine adds some.
+const CUT_IN: Duration = Duration::from_secs(8);
 
 /// A running process; killed when dropped.
 struct Running {
@@ -283,4 +311,105 @@ async fn the_check_says_what_is_wrong_with_certificates_of_the_users_own() -> Re
     ensure!(!good && said.contains("neither the fleet's nor of an authority in --hub.ca-file"), "{said}");
     ensure!(!root.join("nowhere").exists(), "a check makes no directory");
     Ok(())
+}
+
+/// Waits until no row of `cluster` comes any more.
+async fn cut(hub: &Running, cluster: &str, patience: Duration) -> Result<()> {
+    let newest = format!("max(timestamp(up{{cluster=\"{cluster}\"}}))");
+    let begin = Instant::now();
+    let mut before = (0.0, Instant::now());
+    loop {
+        let found = crate::query(hub.listen, &newest).await?;
+        let now = found.first().map(value).transpose()?.unwrap_or(0.0);
+        if now > before.0 {
+            before = (now, Instant::now());
+        } else if before.1.elapsed() > Duration::from_secs(2) {
+            return Ok(());
+        }
+        ensure!(
+            begin.elapsed() < patience + Duration::from_secs(2),
+            "{cluster} still sends:\n{}",
+            hub.said()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn sends(hub: &Running, cluster: &str) -> Result<()> {
+    let fresh = format!("time() - max(timestamp(up{{cluster=\"{cluster}\"}})) < 1.5");
+    eventually(hub.listen, &fresh, |found| !found.is_empty()).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_authority_revokes_and_authorities_taken_out_are_cut_off() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let root = root.path();
+    let target = FakeTarget::start("tide_metres 3.5\n").await?;
+    agent_config(root, &target)?;
+    let (hubs, agents) = (UserCa::new("Corp servers")?, UserCa::new("Corp agents")?);
+    let hub = hub(root, &hubs, &agents).await?;
+    let config = std::fs::read_to_string(root.join("hub.yml"))?;
+    let reload = || async {
+        let status = Command::new("kill").args(["-HUP", &hub.child.id().to_string()]).status()?;
+        ensure!(status.success(), "kill -HUP: {status}");
+        Ok(())
+    };
+    std::fs::write(root.join("agents.crl"), agents.revokes(&[])?)?;
+    let with_list = config
+        .replace("  - ca_file: agents-ca.crt\n", "  - ca_file: agents-ca.crt\n    crl_file: agents.crl\n");
+    std::fs::write(root.join("hub.yml"), &with_list)?;
+    reload().await?;
+    hub.says("configuration reloaded").await?;
+    let client = || ExtendedKeyUsagePurpose::ClientAuth;
+    let alpha_serial = agents.write(root, "alpha", client(), HOUR, "a1.alpha.corp")?;
+    agents.write(root, "beta", client(), HOUR, "b1.beta.corp")?;
+    let _alpha = agent(root, &hub, "alpha", own(root, "alpha")).await?;
+    let _beta = agent(root, &hub, "beta", own(root, "beta")).await?;
+    // A second one with the same certificate, and one of the fleet's that believes the hub by the user's authority.
+    let _again = agent(root, &hub, "again", own(root, "beta")).await?;
+    let (made, token) = marigraph(
+        ["token", "create", "--cluster", "gamma", "--json", &format!("--hub=http://{}", hub.listen)]
+            .map(str::to_owned)
+            .to_vec(),
+    )
+    .await?;
+    ensure!(made, "{token}");
+    let token: Value = serde_json::from_str(&token)?;
+    let words = vec![
+        format!("--token={}", token["token"].as_str().context("a token")?),
+        format!("--hub.ca-file={}", root.join("hubs-ca.crt").display()),
+    ];
+    let _gamma = agent(root, &hub, "gamma", words).await?;
+    for cluster in ["alpha", "beta", "gamma"] {
+        sends(&hub, cluster).await?;
+    }
+    // Two of one name are one agent to the hub; it takes the rows of both.
+    let listed = shown(&hub).await?;
+    ensure!(listed.as_array().map(Vec::len) == Some(3), "{listed}");
+
+    // By the list of its authority one is cut off, within seconds, and no other.
+    std::fs::write(root.join("agents.crl"), agents.revokes(&[alpha_serial])?)?;
+    cut(&hub, "alpha", CUT_IN).await?;
+    sends(&hub, "beta").await?;
+    sends(&hub, "gamma").await?;
+
+    // A configuration without the authority that cannot be put in force as a whole changes nothing.
+    let none = "global: {scrape_interval: 1s}\n";
+    let broken = "scrape_configs:\n- job_name: x\n  scheme: https\n  tls_config: {ca_file: nowhere.crt}\n  static_configs: \
+                  [{targets: ['127.0.0.1:1']}]\n";
+    std::fs::write(root.join("hub.yml"), format!("{none}{broken}"))?;
+    reload().await?;
+    hub.says("reload failed").await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    sends(&hub, "beta").await?;
+    // Without it, those that it has signed are gone, and the fleet's own is not.
+    std::fs::write(root.join("hub.yml"), none)?;
+    reload().await?;
+    cut(&hub, "beta", CUT_IN).await?;
+    sends(&hub, "gamma").await?;
+    // And back.
+    std::fs::write(root.join("hub.yml"), config)?;
+    reload().await?;
+    sends(&hub, "beta").await?;
+    sends(&hub, "alpha").await
 }

@@ -36,6 +36,14 @@ pub(super) struct OwnFiles {
     state: Mutex<State>,
 }
 
+/// All files as a configuration names them, read and usable.
+pub(crate) struct ReadFiles {
+    config: FleetConfig,
+    shown: Option<(OwnCertificate, (String, String))>,
+    authorities: Arc<ClientAuthorities>,
+    texts: Vec<(String, String)>,
+}
+
 #[derive(Default)]
 struct State {
     config: FleetConfig,
@@ -51,23 +59,27 @@ impl OwnFiles {
         OwnFiles { shown, state: Mutex::default() }
     }
 
-    /// Reads all of them; nothing has changed after an error. Gives whether some who were believed are not any more.
+    /// Reads all of them; nothing has changed yet.
     ///
     /// # Errors
     /// A file cannot be read or used.
-    pub(super) fn apply(&self, config: &FleetConfig, tls: &HubTls) -> Result<bool> {
-        let mut state = self.state.lock();
-        let shown = self.shown()?;
+    pub(super) fn read(&self, config: &FleetConfig) -> Result<ReadFiles> {
         let texts = texts(config)?;
         let authorities = authorities(config, &texts)?;
-        if let Some((certificate, texts)) = shown {
+        Ok(ReadFiles { config: config.clone(), shown: self.shown()?, authorities, texts })
+    }
+
+    /// Puts in force what was read. Gives whether some who were believed are not any more.
+    pub(super) fn apply(&self, read: ReadFiles, tls: &HubTls) -> bool {
+        let mut state = self.state.lock();
+        if let Some((certificate, texts)) = read.shown {
             tls.set_own_certificate(Some(certificate));
             state.shown = Some(texts);
         }
-        let before = tls.replace_client_authorities(Arc::clone(&authorities));
-        state.authorities = Some(texts);
-        state.config = config.clone();
-        Ok(!authorities.takes_all_of(&before))
+        let before = tls.replace_client_authorities(Arc::clone(&read.authorities));
+        state.authorities = Some(read.texts);
+        state.config = read.config;
+        !read.authorities.takes_all_of(&before)
     }
 
     fn shown(&self) -> Result<Option<(OwnCertificate, (String, String))>> {

@@ -127,6 +127,42 @@ fn lines_that_fail_are_known_to_fail_and_cost_no_row() -> Result<()> {
     })
 }
 
+/// The connection for rows dies by itself, and the tunnel beside it lives.
+#[test]
+fn rows_do_not_wait_for_a_dead_connection_of_their_own() -> Result<()> {
+    let Some(mut net) = Net::new()? else { return Ok(()) };
+    let mut all = sites(&mut net, 2)?;
+    let site = all.pop().context("two sites")?;
+    let hub_site = all.pop().context("two sites")?;
+    let at_hub = hub_site.clone();
+    hub_site.block_on(|| async {
+        let directory = tempfile::tempdir()?;
+        let hub = HubAt::start(directory.path(), &at_hub, &[]).await?;
+        let plan = Plan { name: "forgotten", targets: TARGETS, interval: "1s", job: "", body, hub: hub.addr };
+        let token = hub.token("forgotten").await?;
+        let cluster = Cluster::start(directory.path(), &plan, site, &token).await?;
+        let up = "count(up == 1) == 3";
+        until("rows come", PATIENCE, async || Ok(!hub.query(up, None).await?.is_empty())).await?;
+        until("the tunnel is there", PATIENCE, async || Ok(tunnels(&hub).await? == 1)).await?;
+        let agents = hub.json("/api/v1/fleet/agents").await?;
+        let tunnel = agents["data"]["agents"][0]["remote"].as_str().or(agents["data"][0]["remote"].as_str());
+        let tunnel: SocketAddr = tunnel.with_context(|| agents.to_string())?.parse()?;
+        let forgotten = net.forget_connections_but(&cluster.site, &[tunnel.port()])?;
+        ensure!(forgotten >= 1, "an agent has a connection for rows");
+        let newest = async || -> Result<f64> {
+            let found = hub.query("max(timestamp(up))", None).await?;
+            let at = found.first().and_then(|one| one["value"][1].as_str()).context("rows")?;
+            Ok(at.parse()?)
+        };
+        let before = newest().await?;
+        let known = until("rows come again", KNOWN_IN, async || Ok(newest().await? > before + 2.0)).await?;
+        eprintln!("rows came {known:?} after their connection had died");
+        ensure!(cluster.own("marigraph_tunnel_lost_total").await? == 0.0, "the tunnel was lost, too");
+        cluster.agent.terminate()?;
+        Ok(())
+    })
+}
+
 async fn tunnels(hub: &HubAt) -> Result<usize> {
     Ok(hub.own("marigraph_tunnel_connections{kind=\"control\"").await? as usize)
 }
