@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tunnel::HubUrl;
 
 use crate::verbs::backup::{BackupArgs, RestoreArgs};
 use crate::verbs::fleet::FleetArgs;
@@ -196,10 +197,23 @@ pub struct HubArgs {
     )]
     pub tls_key_file: Option<PathBuf>,
     /// Where agents reach this hub (https://host:port); goes into their tokens
-    #[arg(long = "advertise", value_name = "URL", default_value = "", env = "MARIGRAPH_ADVERTISE")]
+    #[arg(
+        long = "advertise",
+        value_name = "URL",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = parse_advertised,
+        env = "MARIGRAPH_ADVERTISE"
+    )]
     pub advertise: String,
     /// Another hub of the fleet (https://host:port), if neither joined the other; may be given several times
-    #[arg(long = "peer", value_name = "URL", env = "MARIGRAPH_PEERS", value_delimiter = ',')]
+    #[arg(
+        long = "peer",
+        value_name = "URL",
+        value_parser = parse_hub_url,
+        env = "MARIGRAPH_PEERS",
+        value_delimiter = ','
+    )]
     pub peers: Vec<String>,
     /// How long samples are kept (30d, 1y, ...); 0 keeps them for ever
     #[arg(
@@ -278,7 +292,8 @@ pub struct HubArgs {
     #[arg(
         long = "query.agent-max-bytes",
         value_name = "BYTES",
-        default_value_t = 512 << 20,
+        default_value = "512MB",
+        value_parser = parse_size_in_memory,
         env = "MARIGRAPH_QUERY_AGENT_MAX_BYTES"
     )]
     pub query_agent_bytes_max: usize,
@@ -458,6 +473,7 @@ pub struct OwnCertificateArgs {
 
 /// Logging flags.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logging")]
 pub struct LogArgs {
     /// Least severity that is logged, or a filter such as `info,tsdb=debug`
     #[arg(
@@ -521,6 +537,7 @@ impl AgentArgs {
             ("hub.ca-file", file(&self.own.ca_file)),
             ("hub.cert-file", file(&self.own.cert_file)),
             ("hub.key-file", file(&self.own.key_file)),
+            ("incarnation", self.incarnation.clone().unwrap_or_default()),
             ("listen", self.listen.clone()),
             ("pair.keep-share", duration(self.pair_keep)),
             ("pair.lease-duration", duration(self.pair_duration)),
@@ -567,6 +584,7 @@ impl HubArgs {
             ("config", config),
             ("data", self.data.display().to_string()),
             ("listen", self.listen.clone()),
+            ("peer", self.peers.join(",")),
             ("query.agent-max-bytes", self.query_agent_bytes_max.to_string()),
             ("query.agent-timeout", duration(self.query_agent_timeout)),
             ("query.lookback-delta", duration(self.query_lookback)),
@@ -597,6 +615,16 @@ fn parse_listen(text: &str) -> Result<String, String> {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
         _ => Err("write HOST:PORT, such as 127.0.0.1:9190, or 0.0.0.0:9190 for all addresses".to_owned()),
     }
+}
+
+/// Where a hub is reached: `https://host:port`.
+fn parse_hub_url(text: &str) -> Result<String, String> {
+    HubUrl::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// The same, or nothing.
+fn parse_advertised(text: &str) -> Result<String, String> {
+    if text.is_empty() { Ok(String::new()) } else { parse_hub_url(text) }
 }
 
 /// Shorter leases run out by themselves on a busy machine; of longer ones nobody would notice the end.
@@ -632,6 +660,11 @@ fn parse_size(text: &str) -> Result<u64, String> {
         return Err("out of range".to_owned());
     }
     Ok((number * factor as f64) as u64)
+}
+
+/// A size of something that has to be in memory.
+fn parse_size_in_memory(text: &str) -> Result<usize, String> {
+    usize::try_from(parse_size(text)?).map_err(|_| "out of range".to_owned())
 }
 
 #[cfg(test)]

@@ -231,11 +231,14 @@ fn reachable(listen: &str) -> String {
 
 fn read_file(path: &Path) -> Result<String, ConfigError> {
     let name = path.display().to_string();
-    let size = std::fs::metadata(path).map_err(|e| ConfigError::of_file(&name, format!("read: {e}")))?.len();
+    let size = std::fs::metadata(path)
+        .map_err(|e| ConfigError::of_file(&name, format!("cannot be read: {e}")))?
+        .len();
     if size > FILE_BYTES_MAX {
         return Err(ConfigError::of_file(&name, format!("{size} bytes is too large for a configuration")));
     }
-    let bytes = std::fs::read(path).map_err(|e| ConfigError::of_file(&name, format!("read: {e}")))?;
+    let bytes =
+        std::fs::read(path).map_err(|e| ConfigError::of_file(&name, format!("cannot be read: {e}")))?;
     String::from_utf8(bytes).map_err(|e| {
         let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
         ConfigError::of_file(&name, format!("line {line} is not UTF-8"))

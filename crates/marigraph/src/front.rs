@@ -22,12 +22,13 @@ mod tests;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use axum::body::Body;
@@ -134,7 +135,12 @@ pub(crate) struct Bound {
 impl Bound {
     /// Binds `listen`, `host:port`; port 0 takes a free one.
     pub(crate) async fn to(listen: &str) -> Result<Bound> {
-        let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+        let listener = TcpListener::bind(listen).await.map_err(|error| match error.kind() {
+            ErrorKind::AddrInUse => {
+                anyhow!("listen on {listen}: another process has this address: end it, or give --listen another port")
+            }
+            _ => anyhow!("listen on {listen}: {error}"),
+        })?;
         let addr = listener.local_addr()?;
         Ok(Bound { listener, addr })
     }

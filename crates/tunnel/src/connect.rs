@@ -200,7 +200,7 @@ pub enum ConnectError {
         what: String,
     },
     /// TLS did not come about: another CA, interception, a clock that is wrong, a certificate refused.
-    #[error("TLS with {hub}: {source}")]
+    #[error("TLS with {hub}: {source}{}", stranger(source))]
     Tls {
         /// The hub, `host:port`.
         hub: String,
@@ -217,6 +217,18 @@ pub enum ConnectError {
         /// What was waited for.
         phase: &'static str,
     },
+}
+
+/// What an unknown issuer means here.
+fn stranger(error: &io::Error) -> &'static str {
+    use rustls::CertificateError;
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            " (a hub of another fleet, or something between that ends TLS)"
+        }
+        _ => "",
+    }
 }
 
 /// Opens TLS streams to hubs.

@@ -54,10 +54,10 @@ impl Who {
             let (identity, peer) = identity(args, way, clock).await?;
             let further = peer.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
             let stamped = Labels::from_pairs(further.chain([("cluster", peer.cluster.as_str())]));
-            tracing::info!(agent = peer.agent_id, "this agent's certificate");
             Who { cluster: peer.cluster, stamped, identity: Some(identity) }
         };
-        tracing::info!(cluster = who.cluster, labels = %who.stamped, "this agent");
+        let agent = who.identity.as_ref().and_then(|identity| identity.current()).map(|peer| peer.agent_id);
+        tracing::info!(agent, cluster = who.cluster, labels = %who.stamped, "this agent");
         Ok(who)
     }
 }
@@ -116,7 +116,7 @@ async fn enrol(identity: &AgentIdentity, way: &Way, hubs: &[String], token: &str
                     return Ok(());
                 }
                 Err(error @ ExchangeError::Unreachable { .. }) => {
-                    tracing::warn!(%error, "no hub to enrol at yet; trying again");
+                    tracing::warn!(%error, "no hub to enrol at yet; trying again (`marigraph agent check` tells what is wrong)");
                 }
                 Err(error) => return Err(error).context("enrol"),
             }

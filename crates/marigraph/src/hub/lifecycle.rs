@@ -131,7 +131,8 @@ impl Lifecycle {
         if known.contains(&asked.cluster) {
             return Ok(());
         }
-        let shown = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        known.retain(|cluster| !cluster.is_empty());
+        let shown = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
         Err(Failure(
             StatusCode::NOT_FOUND,
             format!("there is no cluster {:?}; there is {shown}", asked.cluster),

@@ -16,12 +16,16 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use scrape::client::{BoxedStream, TlsConfigs};
 use scrape::config::{Auth, HttpClientConfig, Secret, Source};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
 /// The largest answer that is read, bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
+/// Of a refusal in words that are no JSON, this much is told.
+const REFUSAL_CHARS_MAX: usize = 200;
 const USER_AGENT: &str = concat!("marigraph/", env!("CARGO_PKG_VERSION"));
 
 /// How to reach a server: credentials, TLS, headers.
@@ -29,7 +33,7 @@ const USER_AGENT: &str = concat!("marigraph/", env!("CARGO_PKG_VERSION"));
 #[command(next_help_heading = "Connection")]
 pub struct ClientArgs {
     /// Further header of every request; may be given several times
-    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    #[arg(hide_short_help = true, long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// User of basic authentication; http://user:password@host works too
     #[arg(long = "basic-auth.user", value_name = "NAME")]
@@ -44,20 +48,21 @@ pub struct ClientArgs {
     #[arg(long = "tls.ca-file", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// Our certificate, PEM
-    #[arg(long = "tls.cert-file", value_name = "FILE", requires = "key_file")]
+    #[arg(hide_short_help = true, long = "tls.cert-file", value_name = "FILE", requires = "key_file")]
     pub cert_file: Option<PathBuf>,
     /// The key of our certificate, PEM
-    #[arg(long = "tls.key-file", value_name = "FILE", requires = "cert_file")]
+    #[arg(hide_short_help = true, long = "tls.key-file", value_name = "FILE", requires = "cert_file")]
     pub key_file: Option<PathBuf>,
     /// The name that the server's certificate has to have, where it is not the host's
-    #[arg(long = "tls.server-name", value_name = "NAME")]
+    #[arg(hide_short_help = true, long = "tls.server-name", value_name = "NAME")]
     pub server_name: Option<String>,
     /// Accept any certificate of the server
-    #[arg(long = "tls.insecure-skip-verify")]
+    #[arg(hide_short_help = true, long = "tls.insecure-skip-verify")]
     pub insecure_skip_verify: bool,
     /// File with client options as a configuration has them (basic_auth, authorization, tls_config, ...)
     #[arg(
         long = "http.config.file",
+        hide_short_help = true,
         value_name = "FILE",
         conflicts_with_all = ["user", "bearer_token_file", "ca_file", "cert_file", "server_name", "insecure_skip_verify"]
     )]
@@ -65,6 +70,7 @@ pub struct ClientArgs {
     /// Longest a request may take
     #[arg(
         long = "timeout",
+        hide_short_help = true,
         value_name = "DURATION",
         default_value = "2m",
         value_parser = crate::cli::parse_duration
@@ -164,6 +170,60 @@ impl Server {
     pub fn ask_blocking(&self, method: Method, path: &str, form: &[(&str, String)]) -> Result<Answer> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.ask(method, path, form))
+    }
+
+    /// As [`Server::ask_blocking`], for doors that answer with JSON: what a success says.
+    ///
+    /// # Errors
+    /// See [`Server::ask`]; the server refuses, or has answered something else.
+    pub fn json_blocking<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        form: &[(&str, String)],
+    ) -> Result<T> {
+        let answer = self.ask_blocking(method, path, form)?;
+        self.understood(path, &answer)
+    }
+
+    /// What an answer of `path` says, if it is a success.
+    ///
+    /// # Errors
+    /// [`Server::refusal`], or it is something else.
+    pub fn understood<T: DeserializeOwned>(&self, path: &str, answer: &Answer) -> Result<T> {
+        if !answer.status.is_success() {
+            return Err(self.refusal(path, answer));
+        }
+        let read = serde_json::from_slice(&answer.body);
+        read.with_context(|| format!("understand the answer of {} to {path}", self.shown()))
+    }
+
+    /// Why the server refuses what was asked of `path`, in its own words, or what to do about it.
+    pub fn refusal(&self, path: &str, answer: &Answer) -> anyhow::Error {
+        #[derive(Deserialize)]
+        struct Refused {
+            error: String,
+        }
+        let shown = self.shown();
+        let said = serde_json::from_slice::<Refused>(&answer.body).map(|refused| refused.error);
+        match (answer.status.as_u16(), said) {
+            (401, _) => {
+                anyhow!(
+                    "{shown} wants a credential, or another one: --bearer-token-file or --basic-auth.user"
+                )
+            }
+            (_, Ok(said)) if said == "admin APIs disabled" => anyhow!(
+                "{shown} makes no snapshots and deletes nothing: start the hub with --web.enable-admin-api (or \
+                 MARIGRAPH_WEB_ENABLE_ADMIN_API=true)"
+            ),
+            (code, Ok(said)) => anyhow!("{shown} answers {code}: {said}"),
+            (404, Err(_)) => anyhow!("{shown} has no {path}: is it a Marigraph hub?"),
+            (code, Err(_)) => {
+                let text = String::from_utf8_lossy(&answer.body);
+                let start: String = text.trim().chars().take(REFUSAL_CHARS_MAX).collect();
+                anyhow!("{shown}{path} answers {code}: {start}")
+            }
+        }
     }
 
     async fn exchange(&self, method: Method, path: &str, form: &[(&str, String)]) -> Result<Answer> {

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use http::{Method, StatusCode};
+use http::Method;
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -89,7 +89,7 @@ pub enum FleetVerb {
         #[command(flatten)]
         which: Which,
         /// Why, for the hub's log
-        #[arg(long, value_name = "TEXT", default_value = "")]
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
     },
 }
@@ -213,10 +213,7 @@ struct Agent {
 
 #[derive(Debug, Deserialize)]
 struct Envelope {
-    status: String,
-    data: Option<Report>,
-    #[serde(default)]
-    error: String,
+    data: Report,
 }
 
 /// Shows what is asked for.
@@ -269,17 +266,8 @@ fn ask(asked: &Asked, by: &str) -> Result<Report> {
     form.extend(asked.cluster.iter().map(|cluster| ("cluster", cluster.clone())));
     form.extend(asked.job.iter().map(|job| ("job", job.clone())));
     let server = Server::new(&asked.url, &asked.client)?;
-    let answer = server.ask_blocking(Method::GET, "/api/v1/completeness", &form)?;
-    let shown = server.shown();
-    if answer.status == StatusCode::UNAUTHORIZED {
-        bail!("{shown} wants a credential, or another one: --bearer-token-file or --basic-auth.user");
-    }
-    let envelope: Envelope = serde_json::from_slice(&answer.body)
-        .with_context(|| format!("{shown} answered {}, which is no account of rows", answer.status))?;
-    match envelope.data {
-        Some(report) if envelope.status == "success" => Ok(report),
-        _ => bail!("{shown}: {}", envelope.error),
-    }
+    let envelope: Envelope = server.json_blocking(Method::GET, "/api/v1/completeness", &form)?;
+    Ok(envelope.data)
 }
 
 fn header(words: &[&str]) -> Vec<String> {
@@ -491,7 +479,7 @@ mod tests {
     fn shown(show: impl FnOnce(&Report, &mut dyn Write) -> io::Result<()>) -> String {
         let envelope: Envelope = serde_json::from_str(ANSWER).unwrap();
         let mut out = Vec::new();
-        show(&envelope.data.unwrap(), &mut out).unwrap();
+        show(&envelope.data, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 

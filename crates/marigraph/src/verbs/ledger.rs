@@ -284,10 +284,10 @@ fn drop_rows(args: &DropArgs, out: &mut dyn Write) -> Result<()> {
                 ("start", seconds(args.start)),
                 ("end", seconds(args.end)),
             ];
-            let answer = server.ask_blocking(Method::POST, "/api/v1/admin/tsdb/delete_series", &form)?;
+            const PATH: &str = "/api/v1/admin/tsdb/delete_series";
+            let answer = server.ask_blocking(Method::POST, PATH, &form)?;
             if answer.status != StatusCode::NO_CONTENT {
-                let text = String::from_utf8_lossy(&answer.body);
-                bail!("{} answered {}: {}", server.shown(), answer.status, text.trim());
+                return Err(server.refusal(PATH, &answer));
             }
             writeln!(out, "dropped {span}; `marigraph ledger audit` of a snapshot or backup has to find it")?;
         }

@@ -3,16 +3,14 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Subcommand;
 use http::Method;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::limits::LimitsDocument;
-use crate::verbs::client::Server;
-use crate::verbs::membership::HubConnection;
+use crate::verbs::membership::{HubConnection, ask};
 use crate::verbs::terminal::table;
 
 const PATH: &str = "/api/v1/admin/limits";
@@ -40,7 +38,7 @@ pub enum LimitsVerb {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
         /// Why
-        #[arg(long, value_name = "TEXT", default_value = "")]
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
         /// The hub.
         #[command(flatten)]
@@ -90,11 +88,6 @@ struct Answer {
     agent: String,
     revision: u64,
     refused: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Failed {
-    error: String,
 }
 
 /// Carries out a verb.
@@ -158,23 +151,6 @@ fn words_of(text: &str) -> Result<Vec<String>, String> {
         Err(format!("line {number}: {line:?} is no `name: value`"))
     };
     lines.map(word).collect()
-}
-
-fn ask<T: DeserializeOwned>(
-    hub: &HubConnection,
-    method: Method,
-    path: &str,
-    form: &[(&str, String)],
-) -> Result<T> {
-    let server = Server::new(&hub.hub, &hub.client)?;
-    let answer = server.ask_blocking(method, path, form)?;
-    if !answer.status.is_success() {
-        match serde_json::from_slice::<Failed>(&answer.body) {
-            Ok(failed) => bail!("{}: {}", server.shown(), failed.error),
-            Err(_) => bail!("{} answered {}", server.shown(), answer.status),
-        }
-    }
-    serde_json::from_slice(&answer.body).with_context(|| format!("{} answered no limits", server.shown()))
 }
 
 fn told(cluster: &str, document: &LimitsDocument, out: &mut dyn Write) -> Result<()> {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use http::Method;
 use serde::Deserialize;
@@ -317,8 +317,14 @@ pub fn agents(verb: &AgentsVerb) -> Result<()> {
         AgentsVerb::Revoke { id, serial, hub } => {
             let mut form = vec![("id", id.clone())];
             form.extend(serial.clone().map(|serial| ("serial", serial)));
-            let _: serde_json::Value = ask(hub, Method::POST, "/api/v1/admin/agents/revoke", &form)?;
-            print(&format!("agent {id} is revoked\n"))
+            let said: serde_json::Value = ask(hub, Method::POST, "/api/v1/admin/agents/revoke", &form)?;
+            let doubt = match said["known"].as_bool() {
+                Some(false) => {
+                    "; nobody of that id or name has come here so far: `marigraph agents list` shows who has"
+                }
+                _ => "",
+            };
+            print(&format!("agent {id} is revoked{doubt}\n"))
         }
     }
 }
@@ -420,25 +426,13 @@ struct Agent {
     revoked: bool,
 }
 
-fn ask<T: DeserializeOwned>(
+pub(super) fn ask<T: DeserializeOwned>(
     hub: &HubConnection,
     method: Method,
     path: &str,
     form: &[(&str, String)],
 ) -> Result<T> {
-    let server = Server::new(&hub.hub, &hub.client)?;
-    let answer = server.ask_blocking(method, path, form)?;
-    if answer.status.is_success() {
-        let read = serde_json::from_slice(&answer.body);
-        return read.with_context(|| format!("understand the answer of {} to {path}", server.shown()));
-    }
-    #[derive(Deserialize)]
-    struct Refused {
-        error: String,
-    }
-    let said = serde_json::from_slice::<Refused>(&answer.body).map(|refused| refused.error);
-    let said = said.unwrap_or_else(|_| String::from_utf8_lossy(&answer.body).trim().to_owned());
-    bail!("{} answers {}: {said}", server.shown(), answer.status.as_u16());
+    Server::new(&hub.hub, &hub.client)?.json_blocking(method, path, form)
 }
 
 fn show<T: serde::Serialize>(

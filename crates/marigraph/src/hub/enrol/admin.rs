@@ -207,9 +207,11 @@ async fn revoke_agent(
         _ => owner(&caller)?,
     }
     changed(move || {
+        let known = hub.registry().agents().iter().any(|agent| agent.agent_id == form.id)
+            || hub.hubs().iter().any(|other| other.hub_id == form.id);
         hub.registry().revoke_agent(&form.id, form.serial.as_deref(), &caller.name)?;
         tracing::warn!(agent = form.id, serial = form.serial, by = &*caller.name, "an agent was revoked");
-        Ok(json!({ "revoked": form.id }))
+        Ok(json!({ "revoked": form.id, "known": known }))
     })
     .await
 }

@@ -233,23 +233,8 @@ fn data_of(server: &Server) -> Result<PathBuf> {
 
 /// The `data` of an API's answer.
 fn ask(server: &Server, method: Method, path: &str) -> Result<serde_json::Value> {
-    let answer = server.ask_blocking(method, path, &[])?;
-    let status = answer.status;
-    let mut json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    if status.is_success() && json["status"] == "success" {
-        return Ok(json["data"].take());
-    }
-    let shown = server.shown();
-    match (status.as_u16(), json["error"].as_str()) {
-        (_, Some("admin APIs disabled")) => bail!(
-            "{shown} does not make snapshots: start the hub with --web.enable-admin-api (or \
-             MARIGRAPH_WEB_ENABLE_ADMIN_API=true)"
-        ),
-        (401, _) => bail!("{shown} wants a credential: --bearer-token-file or --basic-auth.user"),
-        (_, Some(error)) => bail!("{shown}{path}: {error}"),
-        (404, None) => bail!("{shown} has no {path}: is it a Marigraph hub?"),
-        (_, None) => bail!("{shown}{path} answered {status}"),
-    }
+    let mut answer: serde_json::Value = server.json_blocking(method, path, &[])?;
+    Ok(answer["data"].take())
 }
 
 /// What became of a backup's files.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
 use http::Method;
 use serde::Deserialize;
@@ -43,7 +43,7 @@ pub struct PauseArgs {
     #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = crate::cli::parse_duration)]
     pub lasting: Duration,
     /// Why, for the hub's log
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
 }
 
@@ -51,8 +51,6 @@ pub struct PauseArgs {
 struct Done {
     #[serde(default)]
     until: String,
-    #[serde(default)]
-    error: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,12 +121,5 @@ fn post(which: &Which, verb: &str, further: &[(&str, String)]) -> Result<Done> {
     let server = Server::new(&which.url, &which.client)?;
     let mut form = vec![("cluster", which.cluster.clone())];
     form.extend(further.iter().cloned());
-    let answer = server.ask_blocking(Method::POST, &format!("/api/v1/admin/clusters/{verb}"), &form)?;
-    let shown = server.shown();
-    let done: Done = serde_json::from_slice(&answer.body)
-        .with_context(|| format!("{shown} answered {}, which was not to be expected", answer.status))?;
-    if !answer.status.is_success() {
-        bail!("{shown}: {}", done.error);
-    }
-    Ok(done)
+    server.json_blocking(Method::POST, &format!("/api/v1/admin/clusters/{verb}"), &form)
 }

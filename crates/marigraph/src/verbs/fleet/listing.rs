@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 use http::Method;
 use serde::Deserialize;
@@ -70,9 +70,7 @@ pub enum ExplainVerb {
 
 #[derive(Debug, Deserialize)]
 struct Envelope<T> {
-    data: Option<T>,
-    #[serde(default)]
-    error: String,
+    data: T,
     #[serde(default)]
     warnings: Vec<String>,
     #[serde(default, rename = "nextPageToken")]
@@ -300,8 +298,7 @@ pub(super) fn alarms(
 ) -> Result<()> {
     let form: Vec<_> = cluster.iter().map(|cluster| ("cluster", (*cluster).to_owned())).collect();
     let answer = Server::new(url, client)?.ask_blocking(Method::GET, "/api/v1/fleet/alarms", &form)?;
-    let Ok(Envelope { data: Some(alarms), .. }) =
-        serde_json::from_slice::<Envelope<Vec<Alarm>>>(&answer.body)
+    let Ok(Envelope { data: alarms, .. }) = serde_json::from_slice::<Envelope<Vec<Alarm>>>(&answer.body)
     else {
         return Ok(());
     };
@@ -368,10 +365,7 @@ fn ask<T: DeserializeOwned>(
     form.extend(args.cluster.iter().map(|cluster| ("cluster", cluster.clone())));
     let server = Server::new(&args.url, &args.client)?;
     let answer = server.ask_blocking(Method::GET, path, &form)?;
-    let shown = server.shown();
-    let envelope: Envelope<T> = serde_json::from_slice(&answer.body)
-        .with_context(|| format!("{shown} answered {}, which is nothing about a fleet", answer.status))?;
-    let Some(data) = envelope.data else { bail!("{shown}: {}", envelope.error) };
+    let envelope: Envelope<T> = server.understood(path, &answer)?;
     if args.json {
         writeln!(out, "{}", String::from_utf8_lossy(&answer.body))?;
         return Ok(None);
@@ -379,7 +373,7 @@ fn ask<T: DeserializeOwned>(
     for warning in envelope.warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    Ok(Some(Told { data, next: envelope.next }))
+    Ok(Some(Told { data: envelope.data, next: envelope.next }))
 }
 
 /// `0s`, `1.5s`, `2d3h`: seconds rounded to what matters.
