@@ -41,7 +41,7 @@ use crate::config::{Config, StorageConfig};
 use crate::credentials::{auth, require_credential};
 use crate::doors;
 use crate::front::{Bound, Front};
-use crate::program::{ConfigSource, Program, Reloads, build_info};
+use crate::program::{ConfigSource, Program, Reloads, build_info, query_log};
 use crate::pull::{Pull, PullParts};
 use enrolment::{Way, Who};
 use home::{Home, HomeMetrics};
@@ -133,6 +133,9 @@ impl Agent {
         if !config.fleet.client_authorities.is_empty() {
             tracing::warn!("fleet: is for hubs; an agent does not act on it");
         }
+        if !config.proxy.doors.is_empty() {
+            tracing::warn!("proxy: is for hubs; an agent does not act on it");
+        }
         let front = bound.serve(doors::starting());
 
         let lock = lock(&args.data)?;
@@ -144,6 +147,7 @@ impl Agent {
         let who = Who::of(&args, &way, Arc::clone(&clock)).await?;
 
         let mut registry = Registry::default();
+        front.register_metrics(&mut registry);
         let keep = Keep::open(&args, &config, &who.cluster, &clock, &mut registry).await?;
         let sharing = Sharing::of(&args, who.identity.as_ref(), &config, &mut registry)?;
         let scraping = PullParts {
@@ -272,9 +276,11 @@ impl Agent {
 impl Stages {
     /// Puts a checked configuration in force: scraping, then who may call and what answers.
     fn apply(&self, config: &Config, auth: Auth) -> Result<()> {
+        let query_log = query_log(config)?;
         self.keep.check(config)?;
         self.pull.apply(config)?;
         self.keep.apply(config)?;
+        self.web.query_log.install(query_log);
         self.policy.replace(config.tunnel.clone());
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
         let doors = doors::router(self.receive.clone(), machine);

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::middleware;
 use model::{Labels, TenantId};
 use prometheus_client::registry::Registry;
@@ -35,7 +35,7 @@ use storage::Queryable;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tunnel::identity::PeerIdentity;
-use web::{ActiveQueries, Auth, Caller, Endpoint, QueryLog, Role, WebMetrics, WebState, Work};
+use web::{ActiveQueries, Auth, Caller, Endpoint, Role, WebMetrics, WebState, Work};
 
 use self::central::Central;
 use self::cluster::Clusters;
@@ -46,7 +46,7 @@ use crate::config::{Config, ProxyConfig};
 use crate::credentials::{auth, require_credential};
 use crate::doors;
 use crate::front::{Bound, Front, Plaintext};
-use crate::program::{ConfigSource, Program, Reloads, build_info};
+use crate::program::{ConfigSource, Program, Reloads, build_info, query_log};
 use crate::pull::{Pull, PullParts};
 use crate::store::Store;
 use ::proxy::{Proxy, ProxyMetrics};
@@ -271,10 +271,7 @@ impl Stages {
 
     /// Puts a checked configuration in force: scraping, then who may call and what answers.
     fn apply(&self, config: &Config, auth: Auth) -> Result<()> {
-        let query_log = config.global.query_log_file.as_deref().map(|path| {
-            QueryLog::open(path).with_context(|| format!("open the query log {}", path.display()))
-        });
-        let query_log = query_log.transpose()?;
+        let query_log = query_log(config)?;
         let pushprox = pushprox_doors(&config.proxy)?;
         self.rows.check(config)?;
         self.pull.apply(config)?;

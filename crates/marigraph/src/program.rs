@@ -1,10 +1,12 @@
 //! The program as its API sees it, whatever its role: configuration and reloads, readiness, the end.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use anyhow::Context;
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
@@ -12,7 +14,7 @@ use prometheus_client::registry::Registry;
 use stdx::clock::Clock;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tsdb::SeriesLimits;
-use web::{BuildInfo, Lifecycle, Notice, Notifications, Readiness, RuntimeInfo};
+use web::{BuildInfo, Lifecycle, Notice, Notifications, QueryLog, Readiness, RuntimeInfo};
 
 use crate::config::Config;
 
@@ -216,6 +218,17 @@ impl Lifecycle for Program {
             retention: self.retention.clone(),
         }
     }
+}
+
+/// The file for the query log, if a configuration asks for one.
+///
+/// # Errors
+/// Its file cannot be opened.
+pub(crate) fn query_log(config: &Config) -> anyhow::Result<Option<File>> {
+    let open = |path: &std::path::Path| {
+        QueryLog::open(path).with_context(|| format!("open the query log {}", path.display()))
+    };
+    config.global.query_log_file.as_deref().map(open).transpose()
 }
 
 /// The Prometheus whose API this is. Grafana and others decide by this number what they may ask.

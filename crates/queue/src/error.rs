@@ -74,9 +74,4 @@ impl QueueError {
             _ => QueueError::Io { what, path, source },
         }
     }
-
-    /// Whether the same call may succeed later without anything done but waiting.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, QueueError::Full(_) | QueueError::Io { .. })
-    }
 }

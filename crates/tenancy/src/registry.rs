@@ -296,13 +296,6 @@ impl Registry {
         })
     }
 
-    /// Whether any API token could be shown now.
-    pub fn has_api_tokens(&self) -> bool {
-        let now_ms = self.clock.now_ms();
-        let state = self.state.read();
-        state.known.tokens.values().any(|token| token.kind == TokenKind::Api && usable(token, now_ms).is_ok())
-    }
-
     /// Remembers an agent, or its newest certificate.
     ///
     /// # Errors
