@@ -58,7 +58,7 @@ pub trait Connect: Send + Sync + 'static {
 /// Has the system end a connection on which nothing is acknowledged any more: bytes that were sent, and while there are
 /// none, its own questions. Tunnels have pings beside that; a connection for rows that dies by itself has only this.
 ///
-/// Source: decision 29 for the times; RFC 5482 and `tcp(7)`, `TCP_USER_TIMEOUT`.
+/// Source: `docs/design/tunnel.md` for the times; RFC 5482 and `tcp(7)`, `TCP_USER_TIMEOUT`.
 fn watch(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, PROBE_EVERY)?;
