@@ -25,6 +25,8 @@ pub fn start(args: &LogArgs) -> Result<()> {
     }
     let filter = EnvFilter::try_new(&args.level).with_context(use_these)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // It would tell of a line that cannot be written on standard error, too, and panic: who reads the log may have gone.
+    let builder = builder.log_internal_errors(false);
     let outcome = match args.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
