@@ -8,6 +8,7 @@
 //! number within the target, and the series of a scrape are a set of bits over these numbers.
 
 mod histograms;
+mod packed;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,6 +18,7 @@ use stdx::intern::{Interned, List};
 use storage::SeriesRef;
 use wire::exposition::{ScrapedExemplar, ScrapedRow};
 
+use self::packed::PackedSeries;
 use crate::config::ScrapeConfig;
 
 /// A column that metric relabelling has dropped, or that the store refused.
@@ -37,6 +39,8 @@ pub(crate) struct Columns {
     series: Vec<SeriesRef>,
     /// How many local numbers there are while they are those of the row's cells: then `plan.series` has them.
     resting: Option<usize>,
+    /// The series of the row while it rests; then `plan.series` is empty.
+    packed: Option<PackedSeries>,
     /// Series of the last scrape that get a staleness marker when they vanish.
     tracked: Bits,
     /// All series of the last successful scrape.
@@ -106,6 +110,8 @@ pub(crate) struct Assembled {
     pub(crate) exemplars: Vec<(SeriesRef, Exemplar)>,
     /// Start timestamps of columns of the row.
     pub(crate) start_timestamps: Vec<(SeriesRef, i64)>,
+    /// The series of the row, where the columns have them packed.
+    series: Vec<SeriesRef>,
     /// Series that have vanished since the last scrape.
     pub(crate) stale: Vec<SeriesRef>,
     /// Samples after relabelling.
@@ -200,8 +206,7 @@ impl Columns {
 
     /// The series that get a staleness marker when the target ends or fails.
     pub(crate) fn live(&self) -> Vec<SeriesRef> {
-        let series = self.series();
-        self.tracked.iter().map(|local| series[local as usize]).collect()
+        self.tracked.iter().filter_map(|local| self.series(local)).collect()
     }
 
     /// Turns a scrape into a row.
@@ -220,12 +225,15 @@ impl Columns {
         }
         out.left_out = self.plan.left_out;
         self.place_histograms(out);
+        if let Some(packed) = &self.packed {
+            packed.unpack(&mut out.series);
+        }
         self.add_extras(reading, out);
     }
 
-    /// The series of the row that was assembled last, the report's at the end.
-    pub(crate) fn row_series(&self) -> &[SeriesRef] {
-        &self.plan.series
+    /// The series of the row that was assembled last, as `out`, the report's at the end.
+    pub(crate) fn row_series<'a>(&'a self, out: &'a Assembled) -> &'a [SeriesRef] {
+        if self.packed.is_some() { &out.series } else { &self.plan.series }
     }
 
     /// The scrape that was assembled last is taken. What is the same for many targets, they have in `places`.
@@ -242,25 +250,35 @@ impl Columns {
         }
     }
 
-    /// The series by local number.
-    fn series(&self) -> &[SeriesRef] {
-        match self.resting {
-            Some(locals) => &self.plan.series[..locals],
-            None => &self.series,
+    /// The series of a local number.
+    fn series(&self, local: u32) -> Option<SeriesRef> {
+        let at = local as usize;
+        match (&self.packed, self.resting) {
+            (_, None) => self.series.get(at).copied(),
+            (_, Some(locals)) if at >= locals => None,
+            (Some(packed), _) => packed.get(at),
+            (None, _) => self.plan.series.get(at).copied(),
         }
     }
 
-    /// Lets go of what it has twice, or others have, too: the scrape was like the one before.
+    /// Lets go of what it has twice, or others have, too, and packs the rest: the scrape was like the one before.
     fn rest(&mut self, places: &Interned<[u32]>) {
         self.local_of.rest(places);
         if self.resting.is_none() && self.plan.series.starts_with(&self.series) {
             self.resting = Some(self.series.len());
             self.series = Vec::new();
+            self.packed = PackedSeries::of(&self.plan.series);
+            if self.packed.is_some() {
+                self.plan.series = Vec::new();
+            }
         }
     }
 
     /// Undoes [`Columns::rest`]; comes before every change.
     fn wake(&mut self) {
+        if let Some(packed) = self.packed.take() {
+            packed.unpack(&mut self.plan.series);
+        }
         if let Some(locals) = self.resting.take() {
             self.series = self.plan.series[..locals].to_vec();
         }
@@ -359,7 +377,7 @@ impl Columns {
             let Some(ms) = next.into_iter().flatten().min() else { return };
             let (first, first_histogram) = (out.lane_series.len(), count);
             while let Some((_, local, cell)) = samples.next_if(|(at, ..)| *at == ms) {
-                out.lane_series.push(self.series()[*local as usize]);
+                out.lane_series.push(self.series[*local as usize]);
                 out.lane_values.push(scraped.values[*cell as usize]);
             }
             while histograms.next_if(|(at, ..)| *at == ms).is_some() {
@@ -425,13 +443,13 @@ impl Columns {
 
     fn series_of(&self, column: u32) -> Option<SeriesRef> {
         let local = *self.local_of.get(column as usize)?;
-        self.series().get(local as usize).copied()
+        self.series(local)
     }
 
     /// Makes the numbering anew when most numbers are out of use.
     fn renumber(&mut self) {
         let used = self.local_of.iter().filter(|local| **local != DROPPED).count() + self.tracked.count();
-        if self.series().len() <= 2 * used + UNUSED_LOCALS_MIN {
+        if self.resting.unwrap_or(self.series.len()) <= 2 * used + UNUSED_LOCALS_MIN {
             return;
         }
         self.wake();
@@ -457,6 +475,7 @@ impl Columns {
 impl Assembled {
     fn clear(&mut self) {
         self.values.clear();
+        self.series.clear();
         self.lanes.clear();
         self.lane_series.clear();
         self.lane_values.clear();

@@ -494,7 +494,7 @@ impl Scraper {
         let row = Row {
             source,
             timestamp_ms,
-            series: self.columns.row_series(),
+            series: self.columns.row_series(assembled),
             values: &assembled.values,
             histograms: &assembled.histograms,
             start_timestamps: &assembled.start_timestamps,

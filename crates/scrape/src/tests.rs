@@ -28,6 +28,7 @@ use crate::{Manager, ManagerParts};
 
 mod accounts;
 mod cluster;
+mod columns;
 mod histograms;
 mod relay;
 

@@ -52,7 +52,8 @@ impl Columns {
         out.histogram_cells.extend_from_slice(&self.plan.histograms);
         out.row_histograms = self.plan.histograms.len();
         let laned = out.laned_histograms.iter();
-        out.histogram_cells.extend(laned.map(|(_, local, cell)| (*cell, self.series()[*local as usize])));
+        let series = |(_, local, cell): &(i64, u32, u32)| Some((*cell, self.series(*local)?));
+        out.histogram_cells.extend(laned.filter_map(series));
     }
 }
 
