@@ -65,9 +65,14 @@ impl Hub {
 
 /// A token for agents, made by the hub at `addr`.
 pub(crate) fn token(addr: SocketAddr, uses: usize) -> Result<String> {
+    token_of(addr, CLUSTER, uses)
+}
+
+/// A token for agents of `cluster`, made by the hub at `addr`.
+pub(crate) fn token_of(addr: SocketAddr, cluster: &str, uses: usize) -> Result<String> {
     let program = System::Marigraph.program()?;
     let (hub, uses) = (format!("http://{addr}"), uses.to_string());
-    let words = ["token", "create", "--cluster", CLUSTER, "--uses", &uses, "--hub", &hub];
+    let words = ["token", "create", "--cluster", cluster, "--uses", &uses, "--hub", &hub];
     let made = Command::new(program).args(words).output().context("start marigraph token create")?;
     ensure!(made.status.success(), "token create: {}", String::from_utf8_lossy(&made.stderr));
     Ok(String::from_utf8(made.stdout)?.trim().to_owned())
@@ -199,7 +204,11 @@ async fn names(addr: SocketAddr) -> Result<Vec<String>> {
 
 /// Starts an agent that enrols at `hub`; back when it is ready.
 pub(crate) async fn agent(directory: &Path, hub: SocketAddr, config: &str) -> Result<Peer> {
-    let directory = directory.join("agent");
+    agent_with(&directory.join("agent"), hub, config, &token(hub, 1)?).await
+}
+
+/// As [`agent`], with everything in `directory`, and a token of some cluster.
+pub(crate) async fn agent_with(directory: &Path, hub: SocketAddr, config: &str, token: &str) -> Result<Peer> {
     let data = directory.join("data");
     std::fs::create_dir_all(&data)?;
     let file = directory.join("config.yml");
@@ -213,7 +222,7 @@ pub(crate) async fn agent(directory: &Path, hub: SocketAddr, config: &str) -> Re
         format!("--listen={addr}"),
         "--log.level=error".to_owned(),
     ];
-    args.push(format!("--token={}", token(hub, 1)?));
+    args.push(format!("--token={token}"));
     Peer::start(&System::Marigraph.program()?, &args, addr, "/-/ready").await
 }
 

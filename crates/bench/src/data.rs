@@ -107,6 +107,22 @@ impl Series {
         self
     }
 
+    /// The series of targets whose addresses no other cluster has, without the label `cluster`.
+    pub(crate) fn of_cluster(self, number: usize) -> Series {
+        let mut series = self.with_label("cluster", None);
+        for (at, labels) in series.labels.iter_mut().enumerate() {
+            let instance = format!("10.{}.{}.1:9100", number + 1, at / series.width);
+            *labels = with_label(labels, "instance", Some(&instance));
+        }
+        series
+    }
+
+    /// The same series with another value of `name`, or without it.
+    pub(crate) fn with_label(&self, name: &str, value: Option<&str>) -> Series {
+        let labels = self.labels.iter().map(|labels| with_label(labels, name, value)).collect();
+        Series { recorded: self.recorded.clone(), labels, width: self.width }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.labels.len()
     }
@@ -132,6 +148,11 @@ impl Series {
         }
         request.body()
     }
+}
+
+fn with_label(labels: &Labels, name: &str, value: Option<&str>) -> Labels {
+    let others = labels.iter().filter(|(own, _)| *own != name);
+    Labels::from_pairs(others.chain(value.map(|value| (name, value))))
 }
 
 /// `a="1",b="2"`; the recording has no escapes that matter here.

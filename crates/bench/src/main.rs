@@ -10,6 +10,7 @@ mod agents;
 mod data;
 mod disk;
 mod fleet;
+mod hubquery;
 mod process;
 mod queries;
 mod recording;
@@ -52,6 +53,23 @@ enum What {
     Fleet {
         #[arg(long, default_value_t = 1000)]
         agents: usize,
+    },
+    /// Queries of a hub over agents that keep their data, beside Prometheus with all of it and over others
+    Hubquery {
+        #[arg(long, default_value_t = 8)]
+        agents: usize,
+        /// Targets in each cluster
+        #[arg(long, default_value_t = 3)]
+        targets: usize,
+        /// Rows of a series, 15 s apart
+        #[arg(long, default_value_t = 240)]
+        rows: usize,
+        /// Measured rounds of a query
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Milliseconds that each byte takes between hub and cluster
+        #[arg(long, default_value_t = 0)]
+        delay: u64,
     },
     /// Scrapes through hub, tunnel and agent beside direct ones: what is added, and how many a core
     Tunnel {
@@ -212,6 +230,11 @@ async fn main() -> anyhow::Result<()> {
         What::Queries(args) => queries::run(&args.into(), &mut verdicts).await?,
         What::Agents(args) => agents::run(args.into(), &mut verdicts).await?,
         What::Fleet { agents } => fleet::run(fleet::Workload { agents }, &mut verdicts).await?,
+        What::Hubquery { agents, targets, rows, rounds, delay } => {
+            let delay = std::time::Duration::from_millis(delay);
+            hubquery::run(&hubquery::Workload { agents, targets, rows, rounds, delay }, &mut verdicts)
+                .await?;
+        }
         What::Tunnel { targets, seconds } => {
             tunnel::run(tunnel::Workload { targets, seconds }, &mut verdicts).await?;
         }

@@ -3,7 +3,7 @@
 //! The newest quarter of an hour stands in Marigraph's log and head, the rest in merged parts: what
 //! a hub looks like that flushes every half hour.
 
-mod answer;
+pub(crate) mod answer;
 mod list;
 
 use std::path::{Path, PathBuf};

@@ -68,6 +68,10 @@ impl Gather {
 }
 
 impl Queryable for Gather {
+    fn asks_others(&self, tenant: &TenantId) -> bool {
+        !self.0.fleet.stores(tenant).is_empty()
+    }
+
     fn for_request(&self, request: &Request) -> Option<Arc<dyn Queryable>> {
         Some(Arc::new(Asking::new(&self.0, request.clone())))
     }
@@ -190,6 +194,10 @@ impl Asking {
 }
 
 impl Queryable for Asking {
+    fn asks_others(&self, tenant: &TenantId) -> bool {
+        !self.shared.fleet.stores(tenant).is_empty()
+    }
+
     fn expect(&self, selections: &dyn Fn() -> Vec<Select>) {
         self.ask_ahead(selections);
     }

@@ -89,6 +89,10 @@ impl Queryable for OfCluster {
         Some(Arc::new(OfCluster { store, stamped: Arc::clone(&self.stamped) }))
     }
 
+    fn asks_others(&self, tenant: &TenantId) -> bool {
+        self.store.asks_others(tenant)
+    }
+
     fn expect(&self, selections: &dyn Fn() -> Vec<Select>) {
         self.store.expect(&|| selections().iter().filter_map(|select| self.at_store(select)).collect());
     }

@@ -7,11 +7,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tunnel::HubUrl;
 
 use crate::verbs::backup::{BackupArgs, RestoreArgs};
+use crate::verbs::check::{MetricsArgs, ProbeArgs};
 use crate::verbs::fleet::FleetArgs;
 use crate::verbs::fleet::listing::ExplainVerb;
 use crate::verbs::ledger::{DrillVerb, LedgerVerb};
 use crate::verbs::limits::LimitsVerb;
 use crate::verbs::membership::{AgentVerb, AgentsVerb, CaVerb, HubVerb, TokenVerb};
+use crate::verbs::promql::PromqlVerb;
+use crate::verbs::push::PushVerb;
 use crate::verbs::query::QueryArgs;
 use crate::verbs::tsdb::TsdbVerb;
 
@@ -91,6 +94,18 @@ pub enum Command {
     },
     /// Ask a Prometheus-compatible server from the terminal
     Query(QueryArgs),
+    /// Format and change queries, without a server
+    Promql {
+        /// What to do.
+        #[command(subcommand)]
+        verb: PromqlVerb,
+    },
+    /// Send metrics to a receiver of remote write
+    Push {
+        /// What to send.
+        #[command(subcommand)]
+        verb: PushVerb,
+    },
     /// Show clusters and gaps: what was due, what is stored, what is missing and why
     Fleet(Box<FleetArgs>),
     /// Say what happens to a target, step by step
@@ -125,6 +140,12 @@ pub enum Check {
         /// The file (prometheus.yml, as it is, plus our own sections)
         file: PathBuf,
     },
+    /// An exposition: whether it can be read, and whether its metrics are named as people expect
+    Metrics(MetricsArgs),
+    /// Whether a server is alive
+    Healthy(ProbeArgs),
+    /// Whether a server is ready to answer
+    Ready(ProbeArgs),
 }
 
 /// `marigraph hub`, or a verb about a running one.

@@ -15,8 +15,18 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Check { what: Check::Config { file } } => marigraph::verbs::check::config(&file),
+        Command::Check { what: Check::Metrics(args) } => match marigraph::verbs::check::metrics(&args) {
+            Ok(0) => Ok(()),
+            // As promtool: the exposition is one, but not as it could be.
+            Ok(_) => return ExitCode::from(3),
+            Err(error) => Err(error),
+        },
+        Command::Check { what: Check::Healthy(args) } => marigraph::verbs::check::probe(&args, "/-/healthy"),
+        Command::Check { what: Check::Ready(args) } => marigraph::verbs::check::probe(&args, "/-/ready"),
         Command::Tsdb { verb } => marigraph::verbs::tsdb::run(&verb),
         Command::Query(args) => marigraph::verbs::query::run(&args),
+        Command::Promql { verb } => marigraph::verbs::promql::run(&verb),
+        Command::Push { verb } => marigraph::verbs::push::run(&verb),
         Command::Fleet(args) => marigraph::verbs::fleet::run(&args),
         Command::Ledger { verb } => marigraph::verbs::ledger::run(&verb),
         Command::Drill { verb } => marigraph::verbs::ledger::drill(&verb),

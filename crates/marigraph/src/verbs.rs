@@ -8,6 +8,8 @@ pub mod fleet;
 pub mod ledger;
 pub mod limits;
 pub mod membership;
+pub mod promql;
+pub mod push;
 pub mod query;
 mod terminal;
 pub mod tsdb;

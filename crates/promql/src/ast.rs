@@ -468,6 +468,27 @@ impl Expr {
             };
         }
     }
+
+    /// Calls `change` with every selector in it, in the order written.
+    pub fn each_selector_mut(&mut self, change: &mut dyn FnMut(&mut VectorSelector)) {
+        deeper(|| match &mut self.kind {
+            ExprKind::Number(_) | ExprKind::String(_) => {}
+            ExprKind::Vector(selector) => change(selector),
+            ExprKind::Matrix(matrix) => change(&mut matrix.selector),
+            ExprKind::Subquery(subquery) => subquery.expr.each_selector_mut(change),
+            ExprKind::Call(call) => call.args.iter_mut().for_each(|arg| arg.each_selector_mut(change)),
+            ExprKind::Aggregate(aggregate) => {
+                aggregate.param.iter_mut().for_each(|param| param.each_selector_mut(change));
+                aggregate.expr.each_selector_mut(change);
+            }
+            ExprKind::Chain(chain) => {
+                chain.first.each_selector_mut(change);
+                chain.links.iter_mut().for_each(|link| link.operand.each_selector_mut(change));
+            }
+            ExprKind::Unary(unary) => unary.operand.each_selector_mut(change),
+            ExprKind::Paren(inner) => inner.each_selector_mut(change),
+        });
+    }
 }
 
 // What would be derived, on a stack that is deep enough.

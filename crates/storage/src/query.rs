@@ -192,6 +192,11 @@ pub trait Queryable: Send + Sync {
         None
     }
 
+    /// Whether an answer to `tenant` may have to wait for others; one that does not takes what there is at hand.
+    fn asks_others(&self, _tenant: &TenantId) -> bool {
+        false
+    }
+
     /// Tells what this request is going to select ([`select`](Self::select)), in about that order, a selection
     /// as often as it will be made. A hint: a store that asks others asks for all of it now, and others need
     /// not look.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 pub const SERIES: usize = 1307;
 
 /// The recording.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Recorded {
     /// Exposition text with `@N` in place of the value of column N.
     pub exposition: String,

@@ -235,6 +235,10 @@ impl<'a> Noting<'a> {
 }
 
 impl Queryable for Noting<'_> {
+    fn asks_others(&self, tenant: &TenantId) -> bool {
+        self.store.asks_others(tenant)
+    }
+
     fn expect(&self, selections: &dyn Fn() -> Vec<Select>) {
         self.store.expect(selections);
     }

@@ -139,6 +139,10 @@ impl Queryable for View {
         Some(Arc::new(View { store, matcher: self.matcher.clone() }))
     }
 
+    fn asks_others(&self, tenant: &TenantId) -> bool {
+        self.store.asks_others(tenant)
+    }
+
     fn expect(&self, selections: &dyn Fn() -> Vec<Select>) {
         self.store.expect(&|| selections().iter().map(|select| self.narrowed(select)).collect());
     }

@@ -1,11 +1,13 @@
 //! Work that blocks: evaluation and look-ups run on threads of their own, a bounded number at once,
 //! and stop when nobody waits for them any more.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use promql::engine::CancelFlag;
 use storage::{Missing, Request};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::reply::{ApiError, ErrorKind};
@@ -91,6 +93,28 @@ impl Work {
         self.lookup(move || run(&patience)).await
     }
 
+    /// As [`search`](Self::search), for one look-up that waits for nobody, if `at_hand`: on the thread that has
+    /// read the request, which then also writes the answer. Two hops between threads take longer than most
+    /// lists. Another thread goes on with everything else meanwhile, so a long one holds up nobody.
+    pub(crate) async fn search_here<T: Send + 'static>(
+        &self,
+        at_hand: bool,
+        run: impl FnOnce(&Patience) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let threads = Handle::current().runtime_flavor();
+        let place = match at_hand && threads == RuntimeFlavor::MultiThread {
+            true => self.lookups.clone().try_acquire_owned().ok(),
+            false => None,
+        };
+        let Some(place) = place else { return self.search(run).await };
+        let deadline = Some(Instant::now() + SEARCH_TIME_MAX);
+        let patience = Patience { cancel: CancelFlag::default(), deadline };
+        let run = AssertUnwindSafe(|| tokio::task::block_in_place(|| run(&patience)));
+        let outcome = catch_unwind(run).unwrap_or_else(|_| Err(panicked("it ran on the request's thread")));
+        drop(place);
+        outcome
+    }
+
     /// Runs a look-up.
     pub(crate) async fn lookup<T: Send + 'static>(
         &self,
@@ -157,10 +181,12 @@ async fn on_thread<T: Send + 'static>(
         let _place = place;
         run()
     });
-    thread.await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a request panicked");
-        Err(ApiError::new(ErrorKind::Internal, "unexpected error: the request panicked; the log has more"))
-    })
+    thread.await.unwrap_or_else(|error| Err(panicked(error)))
+}
+
+fn panicked(how: impl std::fmt::Display) -> ApiError {
+    tracing::error!(error = %how, "a request panicked");
+    ApiError::new(ErrorKind::Internal, "unexpected error: the request panicked; the log has more")
 }
 
 struct CancelOnDrop(CancelFlag);
@@ -245,6 +271,33 @@ mod tests {
         assert!(work.form_memory(11).is_err());
         drop(held);
         assert!(work.form_memory(FORM_BYTES_MAX).is_ok());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_is_at_hand_is_answered_on_the_thread_of_the_request_and_holds_up_nobody() {
+        let work = Work::new(1, 1);
+        let (begun, has_begun) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let asked = work.clone();
+        let long = tokio::spawn(async move {
+            let before = std::thread::current().id();
+            let run = move |_: &Patience| {
+                begun.send(()).expect("the test listens");
+                may_go_on.recv().expect("the test goes on");
+                Ok(std::thread::current().id() == before)
+            };
+            asked.search_here(true, run).await
+        });
+        tokio::task::spawn_blocking(move || has_begun.recv()).await.expect("no panic").expect("begun");
+        // The runtime has one thread, and goes on.
+        let other = work.clone();
+        let short = tokio::spawn(async move { other.search_here(true, |_| Ok(7)).await });
+        assert_eq!(short.await.expect("no panic"), Ok(7));
+        go_on.send(()).expect("it waits");
+        assert_eq!(long.await.expect("no panic"), Ok(true));
+        let kind = |answer: Result<(), ApiError>| answer.expect_err("panicked").kind;
+        let panics = tokio::spawn(async move { work.search_here(true, |_| panic!("on purpose")).await });
+        assert_eq!(kind(panics.await.expect("caught")), ErrorKind::Internal);
     }
 
     #[tokio::test]

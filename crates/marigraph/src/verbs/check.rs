@@ -1,13 +1,45 @@
 //! `marigraph check`: what would go wrong, without starting anything.
 
+mod metrics;
+
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use http::Method;
 use scrape::client::{HttpClient, TcpConnector, TlsConfigs};
 
+pub use self::metrics::{Lint, MetricsArgs, run as metrics};
 use crate::config::{Config, Discovery};
+use crate::verbs::client::{ClientArgs, Server};
 use crate::{credentials, hub};
+
+/// Flags of `marigraph check healthy` and `check ready`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// The server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9190")]
+    pub url: String,
+    /// How to reach it.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Asks a server's probe at `path`.
+///
+/// # Errors
+/// It cannot be reached, or answers something else than success.
+pub fn probe(args: &ProbeArgs, path: &str) -> Result<()> {
+    let server = Server::new(&args.url, &args.client)?;
+    let answer = server.ask_blocking(Method::GET, path, &[])?;
+    let said: String = String::from_utf8_lossy(&answer.body).trim().chars().take(500).collect();
+    if !answer.status.is_success() {
+        bail!("{}{path} answers {}: {said}", server.shown(), answer.status);
+    }
+    eprintln!("{}: {said}", server.shown());
+    Ok(())
+}
 
 /// Reads a configuration as `hub --config` would, and the files without which that would not start,
 /// and tells what it holds.

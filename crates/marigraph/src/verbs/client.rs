@@ -226,13 +226,41 @@ impl Server {
         }
     }
 
+    /// `POST path` with a body, for callers without a runtime.
+    ///
+    /// # Errors
+    /// See [`Server::ask`].
+    pub fn post_blocking(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        headers: &[(HeaderName, &'static str)],
+    ) -> Result<Answer> {
+        let mut request = self.request(Method::POST, path, &[])?;
+        *request.body_mut() = Body::from(body);
+        for (name, value) in headers {
+            request.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            match tokio::time::timeout(self.timeout, self.carried(request)).await {
+                Ok(outcome) => outcome,
+                Err(_) => bail!("no answer from {} within {:?}", self.shown(), self.timeout),
+            }
+        })
+    }
+
     async fn exchange(&self, method: Method, path: &str, form: &[(&str, String)]) -> Result<Answer> {
+        self.carried(self.request(method, path, form)?).await
+    }
+
+    async fn carried(&self, request: Request<Body>) -> Result<Answer> {
         let stream = self.connect().await?;
         let lost = || format!("{} broke off", self.shown());
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(lost)?;
         let driver = tokio::spawn(connection);
-        let response = sender.send_request(self.request(method, path, form)?).await.with_context(lost)?;
+        let response = sender.send_request(request).await.with_context(lost)?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| anyhow!("read the answer of {}: {error}", self.shown()))?;

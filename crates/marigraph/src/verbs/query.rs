@@ -256,7 +256,7 @@ impl Asked<'_> {
 }
 
 /// `LINE:COLUMN: parse error: …` in an error, as a mark below that place; columns count bytes, from 1.
-fn caret(expression: &str, error: &str) -> Option<String> {
+pub(crate) fn caret(expression: &str, error: &str) -> Option<String> {
     let before = &error[..error.find(": parse error:")?];
     let place = before.rsplit([' ', '"']).next()?;
     let (line, column) = place.split_once(':')?;

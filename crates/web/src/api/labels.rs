@@ -64,6 +64,7 @@ async fn list(
     find: impl Fn(&dyn storage::Queryable, &Select) -> Result<ListedLabels, QueryError> + Send + 'static,
 ) -> ApiResult {
     let (store, missing) = (Arc::clone(&app.state.store), form.missing()?);
+    let at_hand = is_at_hand(&form, &*store, &caller);
     let run = move |patience: &Patience| {
         let store = caller.view_for(&store, &patience.request(missing));
         let mut sets = language::selectors(&form, patience, |why| ApiError::bad_data(why))?;
@@ -79,7 +80,12 @@ async fn list(
         truncate(&mut values, bounds.limit, &mut warnings);
         Ok(Reply::new(|out| json::texts(out, &values)).annotated(warnings, Vec::new()))
     };
-    app.work.search(run).await
+    app.work.search_here(at_hand, run).await
+}
+
+/// Whether it is one look-up, and nobody else has to be asked: nothing that could be given up halfway.
+fn is_at_hand(form: &Form, store: &dyn storage::Queryable, caller: &Caller) -> bool {
+    form.all("match[]").nth(1).is_none() && !store.asks_others(&caller.tenant)
 }
 
 fn union(mut found: Vec<ListedLabels>) -> ListedLabels {
@@ -105,6 +111,7 @@ pub(super) async fn series(State(app): State<App>, caller: Caller, form: Form) -
     }
     let bounds = Bounds::read(&form)?;
     let (store, missing) = (Arc::clone(&app.state.store), form.missing()?);
+    let at_hand = is_at_hand(&form, &*store, &caller);
     let run = move |patience: &Patience| {
         let store = caller.view_for(&store, &patience.request(missing));
         let sets = language::selectors(&form, patience, |why| ApiError::parameter("match[]", why))?;
@@ -125,7 +132,7 @@ pub(super) async fn series(State(app): State<App>, caller: Caller, form: Form) -
         truncate(&mut found, bounds.limit, &mut warnings);
         Ok(Reply::new(|out| json::array(out, &found, json::labels)).annotated(warnings, Vec::new()))
     };
-    app.work.search(run).await
+    app.work.search_here(at_hand, run).await
 }
 
 /// The name that `U__...` stands for: `__` is an underscore, `_xx_` the character of that number, and
