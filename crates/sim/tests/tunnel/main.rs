@@ -34,8 +34,8 @@ use tunnel::{DialConfig, DialMetrics, Hello, Timings, To, Tunnels};
 
 /// Pings after 5 s of silence, 5 s for an answer; the rest is delay on the line.
 const KNOWN_WITHIN: Duration = Duration::from_secs(12);
-/// Who is not heard and hears has to be told by the other end, and may be busy with what it cannot get rid of (5 s).
-const MUTE_KNOWS_WITHIN: Duration = Duration::from_secs(17);
+/// Who is not heard and hears is told by the other end, which closes.
+const MUTE_KNOWS_WITHIN: Duration = Duration::from_secs(12);
 /// An attempt that hangs (10 s), the longest wait after it (15 s), an attempt that works.
 const BACK_WITHIN: Duration = Duration::from_secs(27);
 /// Longer than a connection for bulk stays idle, or one that was replaced may go on.
