@@ -118,6 +118,8 @@ impl FleetApi {
         let started_ms = state.and_then(|state| state.started_ms);
         let heard = state.map(|state| self.fleet.heard().of(&state.key)).unwrap_or_default();
         let status = Status::of(answer);
+        // Before its first row since the hub's start: what waits in its queue, or that nothing does.
+        let lag = heard.newest_ms.or_else(|| status.queue.as_ref()?.behind_ms(now_ms));
         json!({
             "cluster": agent.cluster,
             "agent": agent.agent,
@@ -139,7 +141,7 @@ impl FleetApi {
             "clockAheadSeconds": measured.map(|measured| measured.clock_ahead_ms as f64 / 1000.0),
             "roundTripSeconds": measured.map(|measured| measured.round_trip.as_secs_f64()),
             "newestRow": shown(heard.newest_ms),
-            "lagSeconds": heard.newest_ms.map(|newest_ms| seconds_since(newest_ms, now_ms)),
+            "lagSeconds": lag.map(|newest_ms| seconds_since(newest_ms, now_ms)),
             "queue": status.queue.map(|queue| queue.shown(now_ms)),
             "targets": status.targets,
             "status": answer.and_then(|answer| answer.as_deref().ok()),
@@ -336,6 +338,14 @@ impl Status {
 }
 
 impl QueueStatus {
+    /// When the oldest row began that waits for the hub that is farthest behind; now, where none waits. `None` where
+    /// there is no hub's cursor.
+    fn behind_ms(&self, now_ms: i64) -> Option<i64> {
+        let mut hubs = self.readers.iter().filter(|reader| reader.name.starts_with(CURSOR_PREFIX)).peekable();
+        hubs.peek()?;
+        Some(hubs.filter_map(|hub| hub.oldest_ms).min().unwrap_or(now_ms))
+    }
+
     /// The queue on disk, and what waits in it for the hub that is farthest behind.
     fn shown(&self, now_ms: i64) -> Value {
         let hubs = self.readers.iter().filter(|reader| reader.name.starts_with(CURSOR_PREFIX));

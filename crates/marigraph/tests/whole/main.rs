@@ -9,6 +9,7 @@ mod damage;
 mod fleet;
 mod fleet_api;
 mod hostile;
+mod http_proxy;
 mod hubs;
 mod identity;
 mod lifecycle;

@@ -54,6 +54,12 @@ fn stored(rows: &Rows, target: &Value, health: &str) -> (Value, bool) {
         return (step("stored", false, what), false);
     }
     let Some(newest_ms) = rows.word.and_then(|word| word.stored_ms) else {
+        // That a scrape has failed is told like a row.
+        if let Some((at_ms, verdict)) = rows.word.and_then(|word| word.told) {
+            let (at, why) = (shown(Some(at_ms)), verdict.as_str());
+            let what = format!("no whole row yet; that of {} is accounted for: {why}", text_of(&at));
+            return (step("stored", health != "up", what), false);
+        }
         let what = match health {
             "up" => {
                 "no row of it has come here: it may be kept in the cluster (`storage: local`), or wait in the agent's \
