@@ -29,6 +29,9 @@ use crate::target::{Owner, Target};
 /// a handshake a scrape.
 const KEEP_ALIVE_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
+/// A shorter wait for a place was none.
+const WAIT_MIN: Duration = Duration::from_millis(10);
+
 /// The report of every scrape.
 const REPORT: [&str; 5] = [
     "up",
@@ -130,8 +133,10 @@ impl Scraper {
         self.shared.metrics.scrapes.inc();
         let mut body = self.shared.bodies.take();
         let place = self.place().await;
+        // Targets are told the timeout, and messages name it: as it is configured, unless others held the scrape up.
+        let waited = Some(started.elapsed()).filter(|waited| *waited >= WAIT_MIN).unwrap_or_default();
         let fetched = match &place {
-            Ok(_) => self.fetch(&mut body, self.target.timeout.saturating_sub(started.elapsed())).await,
+            Ok(_) => self.fetch(&mut body, self.target.timeout.saturating_sub(waited)).await,
             Err(failed) => Err(failed.clone()),
         };
         let mut scratch = self.shared.scratches.take();
