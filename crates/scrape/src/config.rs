@@ -27,7 +27,8 @@ pub use http::{
     Auth, AuthorizationText, BasicAuthText, HTTP_CLIENT_FIELDS, HeaderText, HttpClientConfig, HttpClientText,
     ProxyConfig, TlsConfig, TlsText,
 };
-pub use oauth2::{OAuth2Config, OAuth2Text};
+pub use oauth2::{AssertionConfig, Grant, OAuth2Config, OAuth2Text, SignatureAlgorithm};
+pub(crate) use oauth2::{CLIENT_CREDENTIALS, JWT_BEARER};
 pub use relabel::{RelabelText, relabel_rules};
 pub use values::{ByteSize, ConfigDuration, Secret, Source, join_dir};
 

@@ -1,10 +1,12 @@
-//! Tokens by client credentials: one for all requests of a client, had anew shortly before it expires.
+//! Tokens: one for all requests of a client, had anew shortly before it expires.
 //!
 //! Whoever needs a token while there is none asks for it, and everybody else waits for that answer:
 //! the token's server sees one request, however many targets there are. A refusal is remembered for a
 //! moment, so that a server in trouble is not asked once for each of them.
 //!
-//! Source: RFC 6749 sections 2.3.1, 4.4, 5; Go `golang.org/x/oauth2`.
+//! Source: RFC 6749 sections 2.3.1, 4.4, 5; RFC 7523 section 2.1; Go `golang.org/x/oauth2`.
+
+mod assertion;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use url::form_urlencoded::{self, byte_serialize};
 use super::{
     Connector, FetchError, HttpClient, Reach, TlsConfigs, USER_AGENT, authority, body, secret, value,
 };
-use crate::config::{HttpClientConfig, OAuth2Config, Secret};
+use crate::config::{CLIENT_CREDENTIALS, Grant, HttpClientConfig, JWT_BEARER, OAuth2Config, Secret};
 
 /// How long before its end a token counts as expired.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
@@ -115,35 +117,65 @@ impl Tokens {
         self.state.lock().await.token = None;
     }
 
-    /// Asks for a token; the first time in both ways a server may want the credentials.
     async fn ask(&self, in_params: &mut Option<bool>) -> Result<Token, String> {
-        let secret = match &self.config.client_secret {
-            Some(source) => source.read()?,
-            None => Secret::default(),
+        let (status, answer) = match &self.config.grant {
+            Grant::ClientCredentials { secret } => {
+                let secret = secret.as_ref().map(|source| source.read()).transpose()?;
+                self.ask_with_secret(&secret.unwrap_or_default(), in_params).await?
+            }
+            Grant::JwtBearer(what) => {
+                let assertion = assertion::signed(what, &self.config.client_id, &self.config.scopes)?;
+                self.post(None, self.form(JWT_BEARER, &[("assertion", &assertion)])).await?
+            }
         };
-        let first = in_params.unwrap_or(false);
-        let (mut status, mut answer) = self.post(&secret, first).await?;
-        let mut way = first;
-        if status.is_client_error() && in_params.is_none() {
-            way = !first;
-            (status, answer) = self.post(&secret, way).await?;
-        }
         if !status.is_success() {
             return Err(format!("server returned HTTP status {status}: {}", shown(&answer)));
         }
-        *in_params = Some(way);
         token_of(&answer)
     }
 
-    async fn post(&self, client_secret: &Secret, in_params: bool) -> Result<(StatusCode, Vec<u8>), String> {
-        let form = self.form(client_secret, in_params);
-        let mut headers = HeaderMap::with_capacity(4);
-        if !in_params {
-            let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-            let pair = format!("{}:{}", encoded(&self.config.client_id), encoded(client_secret.reveal()));
-            let basic = secret(&format!("Basic {}", BASE64.encode(pair))).map_err(|e| e.to_string())?;
-            headers.insert(header::AUTHORIZATION, basic);
+    /// Asks with the client's secret; the first time in both ways a server may want it.
+    async fn ask_with_secret(
+        &self,
+        client_secret: &Secret,
+        in_params: &mut Option<bool>,
+    ) -> Result<(StatusCode, Vec<u8>), String> {
+        let first = in_params.unwrap_or(false);
+        let (mut status, mut answer) = self.post_secret(client_secret, first).await?;
+        let mut way = first;
+        if status.is_client_error() && in_params.is_none() {
+            way = !first;
+            (status, answer) = self.post_secret(client_secret, way).await?;
         }
+        if status.is_success() {
+            *in_params = Some(way);
+        }
+        Ok((status, answer))
+    }
+
+    async fn post_secret(
+        &self,
+        client_secret: &Secret,
+        in_params: bool,
+    ) -> Result<(StatusCode, Vec<u8>), String> {
+        let id = self.config.client_id.as_str();
+        if in_params {
+            let credentials = [("client_id", id), ("client_secret", client_secret.reveal())];
+            return self.post(None, self.form(CLIENT_CREDENTIALS, &credentials)).await;
+        }
+        let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+        let pair = format!("{}:{}", encoded(id), encoded(client_secret.reveal()));
+        let basic = secret(&format!("Basic {}", BASE64.encode(pair))).map_err(|e| e.to_string())?;
+        self.post(Some(basic), self.form(CLIENT_CREDENTIALS, &[])).await
+    }
+
+    async fn post(
+        &self,
+        authorization: Option<HeaderValue>,
+        form: String,
+    ) -> Result<(StatusCode, Vec<u8>), String> {
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.extend(authorization.map(|value| (header::AUTHORIZATION, value)));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
@@ -151,19 +183,17 @@ impl Tokens {
         self.client.post(&self.config.token_url, headers, form).await.map_err(|e| e.to_string())
     }
 
-    fn form(&self, client_secret: &Secret, in_params: bool) -> String {
+    /// A request: the grant, what the configuration adds, and at its end what proves who asks.
+    fn form(&self, grant_type: &str, proof: &[(&str, &str)]) -> String {
         let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", "client_credentials");
+        let params = &self.config.endpoint_params;
+        if !params.contains_key("grant_type") {
+            form.append_pair("grant_type", grant_type);
+        }
         if !self.config.scopes.is_empty() {
             form.append_pair("scope", &self.config.scopes.join(" "));
         }
-        for (name, text) in &self.config.endpoint_params {
-            form.append_pair(name, text);
-        }
-        if in_params {
-            form.append_pair("client_id", &self.config.client_id);
-            form.append_pair("client_secret", client_secret.reveal());
-        }
+        form.extend_pairs(params).extend_pairs(proof);
         form.finish()
     }
 }

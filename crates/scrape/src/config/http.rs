@@ -38,7 +38,7 @@ pub struct HttpClientText {
     pub basic_auth: Option<BasicAuthText>,
     /// Any other `Authorization` header.
     pub authorization: Option<AuthorizationText>,
-    /// OAuth 2.0 client credentials.
+    /// OAuth 2.0.
     pub oauth2: Option<OAuth2Text>,
     /// Older form of `authorization.credentials`.
     pub bearer_token: Option<Secret>,

@@ -7,8 +7,7 @@ const SECRET: &str = "<secret>";
 
 /// Keys whose values are secrets in every section of Prometheus' and our own configuration; keys
 /// that name files are not.
-const SECRET_KEYS: [&str; 7] =
-    ["password", "credentials", "secret", "bearer_token", "token", "api_key", "secret_key"];
+const SECRET_KEYS: [&str; 6] = ["password", "credentials", "secret", "bearer_token", "token", "key"];
 /// Keys below which every value is a secret, whatever its own key.
 const SECRET_SECTIONS: [&str; 4] = ["proxy_connect_header", "secrets", "bearer_tokens", "basic_auth_users"];
 

@@ -220,3 +220,74 @@ async fn the_secret_is_read_from_its_file_each_time() {
     };
     assert_eq!(servers.0.lock().asked, [basic("me:a"), basic("me:b")]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_assertion_needs_no_secret() {
+    use aws_lc_rs::encoding::AsDer as _;
+    use aws_lc_rs::rsa::{KeyPair, KeySize};
+
+    let key = KeyPair::generate(KeySize::Rsa2048).expect("a key");
+    let der = BASE64.encode(key.as_der().expect("PKCS #8").as_ref());
+    let servers = Servers::answering(&[(200, r#"{"access_token":"one"}"#)]);
+    let client = client(&servers, |oauth2| {
+        oauth2.client_secret = None;
+        oauth2.grant_type = Some(JWT_BEARER.to_owned());
+        oauth2.client_certificate_key =
+            Some(Secret::new(format!("-----BEGIN PRIVATE KEY-----\n{der}\n-----END PRIVATE KEY-----")));
+        oauth2.scopes = Some(vec!["read".to_owned()]);
+        oauth2.endpoint_params = Some([("tenant".to_owned(), "a b".to_owned())].into());
+    });
+    get(&client).await.expect("an answer");
+    let asked = servers.0.lock().asked.clone();
+    let request = "POST /token?tenant=1 - grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer\
+                   &scope=read&tenant=a+b&assertion=";
+    assert!(asked.len() == 1 && asked[0].starts_with(request), "{asked:?}");
+    assert_eq!(asked[0][request.len()..].split('.').count(), 3);
+    assert_eq!(servers.0.lock().shown, ["Bearer one"]);
+}
+
+#[test]
+fn contradictions_are_named() {
+    let jwt = || Some(JWT_BEARER.to_owned());
+    let params = |name: &str| Some([(name.to_owned(), "x".to_owned())].into());
+    let good = || OAuth2Text {
+        client_id: Some("me".to_owned()),
+        client_certificate_key_file: Some("key.pem".to_owned()),
+        token_url: Some("http://auth/token".to_owned()),
+        ..OAuth2Text::default()
+    };
+    for (written, told) in [
+        (OAuth2Text { client_id: None, ..good() }, "oauth2.client_id: `client_id` is missing or empty"),
+        (
+            OAuth2Text { grant_type: Some("password".to_owned()), ..good() },
+            "oauth2.grant_type: grant type `password`",
+        ),
+        (
+            OAuth2Text { grant_type: jwt(), client_certificate_key_file: None, ..good() },
+            "oauth2.client_certificate_key: `client_certificate_key` is missing or empty",
+        ),
+        (
+            OAuth2Text { client_certificate_key: Some(Secret::new("a")), ..good() },
+            "oauth2.client_certificate_key_file: `client_certificate_key` and",
+        ),
+        (
+            OAuth2Text { grant_type: jwt(), signature_algorithm: Some("ES256".to_owned()), ..good() },
+            "oauth2.signature_algorithm: `ES256` is not a signature algorithm: RS256, RS384 and RS512 are",
+        ),
+        (
+            OAuth2Text { grant_type: jwt(), endpoint_params: params("assertion"), ..good() },
+            "oauth2.endpoint_params.assertion: `assertion` stands in the request already",
+        ),
+        (
+            OAuth2Text { scopes: Some(vec!["a".to_owned()]), endpoint_params: params("scope"), ..good() },
+            "oauth2.endpoint_params.scope: `scope` stands in the request already",
+        ),
+    ] {
+        let written = HttpClientText { oauth2: Some(written), ..HttpClientText::default() };
+        let problem = written.validate(Path::new("/")).expect_err("a contradiction").to_string();
+        assert!(problem.starts_with(told), "{problem}");
+    }
+    let several = OAuth2Text { grant_type: jwt(), endpoint_params: params("grant_type"), ..good() };
+    let written = HttpClientText { oauth2: Some(several), ..HttpClientText::default() };
+    written.validate(Path::new("/")).expect("some servers want another grant_type");
+}
