@@ -6,6 +6,7 @@
 
 mod arena;
 mod convert;
+mod entry;
 mod proto;
 mod text;
 

@@ -394,12 +394,23 @@ fn a_series_becomes_part_of_a_histogram_when_its_type_is_told() {
     let options = RowOptions { convert_classic: true, ..RowOptions::default() };
     let mut memory = RowMemory::with_options(options);
     let mut row = ScrapedRow::default();
-    let series = "h_bucket{le=\"+Inf\"} 2\nh_sum 3\nh_count 2\n";
-    for (body, histograms) in
-        [(series.to_owned(), 0), (format!("# TYPE h histogram\n{series}"), 1), (series.to_owned(), 0)]
-    {
-        memory.read(body.as_bytes(), Protocol::PrometheusText0_0_4, &mut row).unwrap();
-        assert_eq!(row.histograms.len(), histograms, "{body}");
+    let bare = "h_bucket{le=\"+Inf\"} 2\nh_sum 3\nh_count 2\n";
+    let quoted = "{\"h_bucket\",le=\"+Inf\"} 2\n{\"h_sum\"} 3\n{\"h_count\"} 2\n";
+    for series in [bare, quoted] {
+        for (type_line, histograms) in [
+            ("", 0),
+            ("# TYPE h histogram\n", 1),
+            ("# TYPE i histogram\n", 0),
+            ("# TYPE h histogram\n# TYPE i histogram\n", 0),
+            ("# TYPE i histogram\n# TYPE h histogram\n", 1),
+            ("# TYPE h gauge\n", 0),
+            ("# TYPE h histogram\n", 1),
+            ("", 0),
+        ] {
+            let body = format!("{type_line}{series}");
+            memory.read(body.as_bytes(), Protocol::PrometheusText1_0_0, &mut row).unwrap();
+            assert_eq!((row.histograms.len(), row.columns.len()), (histograms, 3 - 3 * histograms), "{body}");
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use stdx::intern::Interned;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::text::Entry;
+use super::entry::Entry;
 
 #[cfg(test)]
 mod tests;

@@ -37,100 +37,15 @@ use super::super::line::{
 use super::super::nhcb::classic_part;
 use super::super::row::{ScrapedExemplar, ScrapedRow};
 use super::arena::{Arena, Line, SharedText};
+use super::entry::{ENTRY_BYTES_MAX, Entry, EntryKind, InForce, family_of};
 use super::{ColumnNumbers, CreatedLines, DEAD_ENTRIES_MIN, RowOptions};
 
 /// How many entries behind the cursor are tried before a line is parsed in full.
 const LOOK_AHEAD: usize = 8;
-/// Longest line that is remembered; a longer one refuses the scrape.
-const ENTRY_BYTES_MAX: usize = (1 << 26) - 1;
 /// Steady scrapes after which a memory rests.
 const STEADY_MIN: u8 = 4;
 /// The suffix of OpenMetrics' start timestamps.
 const CREATED_SUFFIX: &str = "_created";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum EntryKind {
-    Sample,
-    /// A sample whose labels or meaning hang on the type in force: `le="1"`, `x_created`.
-    TypedSample,
-    Created,
-    Help,
-    Type,
-    Unit,
-}
-
-impl EntryKind {
-    const ALL: [EntryKind; 6] = [
-        EntryKind::Sample,
-        EntryKind::TypedSample,
-        EntryKind::Created,
-        EntryKind::Help,
-        EntryKind::Type,
-        EntryKind::Unit,
-    ];
-
-    fn is_sample(self) -> bool {
-        matches!(self, EntryKind::Sample | EntryKind::TypedSample)
-    }
-
-    fn is_meta(self) -> bool {
-        matches!(self, EntryKind::Help | EntryKind::Type | EntryKind::Unit)
-    }
-}
-
-const METRIC_TYPES: [MetricType; 8] = [
-    MetricType::Unknown,
-    MetricType::Counter,
-    MetricType::Gauge,
-    MetricType::Histogram,
-    MetricType::GaugeHistogram,
-    MetricType::Summary,
-    MetricType::Info,
-    MetricType::StateSet,
-];
-
-/// A remembered line. Length, kind and type share a word: 26, 3 and 3 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Entry {
-    /// Where its bytes are in the arena.
-    start: u32,
-    packed: u32,
-    /// Samples: the column. Created lines: how many lines before them they speak for.
-    column: u32,
-}
-
-impl Entry {
-    fn new(start: u32, len: usize, kind: EntryKind, metric_type: MetricType, column: u32) -> Entry {
-        let packed = len as u32 | (kind as u32) << 26 | (metric_type as u32) << 29;
-        Entry { start, packed, column }
-    }
-
-    fn len(self) -> usize {
-        (self.packed & ENTRY_BYTES_MAX as u32) as usize
-    }
-
-    fn text(self, text: &Arena) -> &[u8] {
-        text.get(self.start, self.len())
-    }
-
-    fn kind(self) -> EntryKind {
-        EntryKind::ALL[(self.packed >> 26 & 7) as usize]
-    }
-
-    /// For samples the type in force when they were parsed; for TYPE lines the type they state.
-    fn metric_type(self) -> MetricType {
-        METRIC_TYPES[(self.packed >> 29) as usize]
-    }
-
-    /// Whether the line means the same under `metric_type` as it did when it was remembered.
-    #[inline]
-    fn fits(self, metric_type: MetricType) -> bool {
-        match self.kind() {
-            EntryKind::TypedSample | EntryKind::Created => self.metric_type() == metric_type,
-            _ => true,
-        }
-    }
-}
 
 /// What a target's last scrape in a text format looked like.
 #[derive(Debug, Default)]
@@ -168,8 +83,8 @@ struct Scan<'a> {
     dialect: Dialect,
     /// Where in `order` the next line is expected.
     cursor: usize,
-    /// The type in force.
-    metric_type: MetricType,
+    /// What the last TYPE line said.
+    in_force: InForce<'a>,
     /// The order of this scrape, once it differs from `order`.
     disturbed: Option<Vec<u32>>,
     /// The order's length when it was last touched off the steady path.
@@ -179,8 +94,6 @@ struct Scan<'a> {
     needed_table: bool,
     /// Metadata entries that the last scrape did not have.
     changed: Vec<u32>,
-    /// Where the TYPE line in force begins.
-    type_line: usize,
 }
 
 /// What to return to when a scrape is refused.
@@ -211,13 +124,12 @@ impl TextMemory {
             pos: 0,
             dialect: self.dialect,
             cursor: 0,
-            metric_type: MetricType::Unknown,
+            in_force: InForce::default(),
             disturbed: None,
             disturbed_at: 0,
             positions: Vec::new(),
             needed_table: false,
             changed: Vec::new(),
-            type_line: 0,
         };
         match self.read_lines(&mut scan, numbers, row) {
             Ok(()) => {
@@ -312,7 +224,7 @@ impl TextMemory {
             // Blanks that were not there before belong to the name's end, and labels may follow them: only a whole
             // reading knows it.
             let goes_on = matches!(scan.body.get(after), Some(b' ' | b'\t' | b'{'));
-            (!goes_on && entry.fits(scan.metric_type)).then_some(after)
+            (!goes_on && entry.fits(text, &scan.in_force)).then_some(after)
         }
     }
 
@@ -334,7 +246,7 @@ impl TextMemory {
             order.push(id);
         }
         match entry.kind() {
-            EntryKind::Sample | EntryKind::TypedSample => {
+            kind if kind.is_sample() => {
                 let tail = LineReader::at(scan.body, after, scan.dialect).tail()?;
                 scan.pos = tail.next;
                 if seen == self.scrape {
@@ -364,8 +276,10 @@ impl TextMemory {
             kind => {
                 scan.pos = after + 1;
                 if kind == EntryKind::Type {
-                    scan.metric_type = entry.metric_type();
-                    scan.type_line = after - entry.len();
+                    scan.in_force = InForce { metric_type: entry.metric_type(), family: b"" };
+                    if self.options.convert_classic {
+                        scan.in_force.family = family_of(&scan.body[after - entry.len()..], scan.dialect);
+                    }
                 }
                 if seen != self.scrape && (seen == 0 || seen != self.taken) {
                     scan.changed.push(id);
@@ -413,9 +327,9 @@ impl TextMemory {
         }
         reader.series(&mut self.raw)?;
         let after = reader.pos;
-        let metric_type = scan.metric_type;
+        let metric_type = scan.in_force.metric_type;
         let kind = self.kind_of_series(scan);
-        let id = match self.find(scan, start..after, metric_type) {
+        let id = match self.find(scan, start..after) {
             Some(id) => id,
             None => {
                 let labels =
@@ -423,7 +337,7 @@ impl TextMemory {
                 let mut column = 0;
                 if kind.is_sample() {
                     column = numbers.take();
-                    if self.is_part(scan) {
+                    if kind == EntryKind::Part {
                         self.new_parts.push(column);
                     }
                     row.new_columns.push((column, labels));
@@ -467,7 +381,7 @@ impl TextMemory {
                 (EntryKind::Type, stated)
             }
         };
-        let id = match self.find(scan, line.clone(), stated) {
+        let id = match self.find(scan, line.clone()) {
             Some(id) => id,
             None => self.remember(scan, line.clone(), kind, stated, 0)?,
         };
@@ -476,7 +390,7 @@ impl TextMemory {
     }
 
     /// Finds a line among all entries, and moves the cursor behind it.
-    fn find(&mut self, scan: &mut Scan<'_>, line: Range<usize>, metric_type: MetricType) -> Option<u32> {
+    fn find(&mut self, scan: &mut Scan<'_>, line: Range<usize>) -> Option<u32> {
         self.disturb(scan);
         scan.needed_table = true;
         let (entries, text) = (&self.entries, &self.text);
@@ -491,7 +405,7 @@ impl TextMemory {
         });
         let is_it = |id: &u32| {
             let entry = entries[*id as usize];
-            entry.text(text) == bytes && entry.fits(metric_type)
+            entry.text(text) == bytes && (entry.kind().is_meta() || entry.fits(bytes, &scan.in_force))
         };
         let id = *table.find(xxh3_64(bytes), is_it)?;
         if scan.positions.is_empty() {
@@ -576,7 +490,7 @@ impl TextMemory {
             && self.options.created == CreatedLines::StartTimestamps
             && scan.body[self.raw.name.clone()].ends_with(CREATED_SUFFIX.as_bytes())
         {
-            return match scan.metric_type {
+            return match scan.in_force.metric_type {
                 MetricType::Counter | MetricType::Histogram | MetricType::Summary => EntryKind::Created,
                 _ => EntryKind::TypedSample,
             };
@@ -586,31 +500,18 @@ impl TextMemory {
             (name == BUCKET_LABEL.as_bytes() || name == QUANTILE_LABEL.as_bytes())
                 && normalised(&scan.body[value.clone()]).is_some()
         };
-        if self.may_be_part(scan) || self.raw.labels.iter().any(hangs_on_type) {
+        if self.options.convert_classic && self.is_named_like_part(scan) {
+            let is_part = scan.in_force.has_part(&scan.body[self.raw.name.clone()]);
+            if is_part { EntryKind::Part } else { EntryKind::NoPart }
+        } else if self.raw.labels.iter().any(hangs_on_type) {
             EntryKind::TypedSample
         } else {
             EntryKind::Sample
         }
     }
 
-    /// Whether the series in `raw` is named like a part of a classic histogram, where those are converted:
-    /// the type in force says whether it is one.
-    fn may_be_part(&self, scan: &Scan<'_>) -> bool {
-        self.options.convert_classic
-            && std::str::from_utf8(&scan.body[self.raw.name.clone()]).ok().and_then(classic_part).is_some()
-    }
-
-    /// Whether the series in `raw` becomes part of a histogram with custom buckets.
-    fn is_part(&self, scan: &Scan<'_>) -> bool {
-        if !self.options.convert_classic || scan.metric_type != MetricType::Histogram {
-            return false;
-        }
-        let type_line = LineReader::at(scan.body, scan.type_line, scan.dialect).meta();
-        let Ok(MetaLine::Meta { family, .. }) = type_line else { return false };
-        std::str::from_utf8(&scan.body[self.raw.name.clone()])
-            .ok()
-            .and_then(classic_part)
-            .is_some_and(|(name, _)| name.as_bytes() == &scan.body[family])
+    fn is_named_like_part(&self, scan: &Scan<'_>) -> bool {
+        std::str::from_utf8(&scan.body[self.raw.name.clone()]).ok().and_then(classic_part).is_some()
     }
 
     /// Gives the start timestamp to the lines of the same metric just before this one.
@@ -760,7 +661,7 @@ impl TextMemory {
                 *to = entries.len() as u32;
                 let entry = self.entries[*id as usize];
                 let start = text.push(entry.text(&self.text));
-                entries.push(Entry { start, ..entry });
+                entries.push(entry.at(start));
             }
             *id = *to;
         }
