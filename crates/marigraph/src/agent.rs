@@ -3,6 +3,7 @@
 
 pub(crate) mod brought;
 mod enrolment;
+mod explain;
 pub(crate) mod home;
 mod incarnation;
 mod keep;
@@ -40,10 +41,12 @@ use crate::cli::AgentArgs;
 use crate::config::{Config, StorageConfig};
 use crate::credentials::{auth, require_credential};
 use crate::doors;
+use crate::explain::{Found, Own};
 use crate::front::{Bound, Front};
 use crate::program::{ConfigSource, Program, Reloads, build_info, query_log};
 use crate::pull::{Pull, PullParts};
 use enrolment::{Way, Who};
+use explain::Explain;
 use home::{Home, HomeMetrics};
 use keep::Keep;
 use limits::{CentralLimits, Limited};
@@ -84,7 +87,9 @@ struct OutwardMetrics {
 struct Stages {
     front: Front,
     pull: Arc<Pull>,
-    keep: Keep,
+    /// As hubs know it.
+    name: Found,
+    keep: Arc<Keep>,
     storage: StorageConfig,
     /// What hubs may ask for.
     policy: Policy,
@@ -101,6 +106,8 @@ struct Stages {
     gate: Handler,
     /// What is behind it.
     pages: Arc<OnceLock<Handler>>,
+    /// Whether it shares its targets with others.
+    is_paired: bool,
     /// One of several agents that share the targets.
     sharer: OnceLock<Sharer>,
 }
@@ -148,7 +155,7 @@ impl Agent {
 
         let mut registry = Registry::default();
         front.register_metrics(&mut registry);
-        let keep = Keep::open(&args, &config, &who.cluster, &clock, &mut registry).await?;
+        let keep = Arc::new(Keep::open(&args, &config, &who.cluster, &clock, &mut registry).await?);
         let sharing = Sharing::of(&args, who.identity.as_ref(), &config, &mut registry)?;
         let scraping = PullParts {
             turns: pair::turns(sharing.as_ref()),
@@ -202,6 +209,8 @@ impl Agent {
         let stages = Arc::new(Stages {
             front,
             pull,
+            name: named(&who.cluster, who.identity.as_ref()),
+            is_paired: sharing.is_some(),
             keep,
             storage: config.storage.clone(),
             policy,
@@ -283,12 +292,30 @@ impl Stages {
         self.web.query_log.install(query_log);
         self.policy.replace(config.tunnel.clone());
         let machine = config.machine.as_ref().map(|machine| machine.path.as_str());
-        let doors = doors::router(self.receive.clone(), machine);
+        let doors = doors::router(self.receive.clone(), machine).merge(self.explain().router());
         let external_labels = config.global.external_labels.clone();
         let web = WebState { auth: Arc::new(auth), external_labels, ..self.web.clone() };
         self.front.replace(web::router_with(web, doors));
         self.program.in_force(config);
         Ok(())
+    }
+
+    /// What answers hubs, which are readers here, whoever else may call. What they add to series, they add themselves.
+    fn for_readers(&self) -> axum::Router {
+        let reader = Caller::new(TenantId::default(), Role::Read);
+        web::router(WebState { auth: Arc::new(Auth::everybody(reader)), ..self.web.clone() })
+    }
+
+    /// What tells why a target is not scraped.
+    fn explain(&self) -> Explain {
+        Explain {
+            name: self.name.clone(),
+            own: Own(self.for_readers()),
+            pull: Arc::clone(&self.pull),
+            keep: Arc::clone(&self.keep),
+            is_paired: self.is_paired,
+            clock: Arc::clone(&self.web.clock),
+        }
     }
 
     /// Reads the configuration again; after an error the old one stays in force.
@@ -364,9 +391,7 @@ impl Stages {
             }
             status.into()
         });
-        // Hubs are readers here, whoever else may call. What they add to series, they add themselves.
-        let reader = Caller::new(TenantId::default(), Role::Read);
-        let api = web::router(WebState { auth: Arc::new(Auth::everybody(reader)), ..self.web.clone() });
+        let api = self.for_readers();
         let pages = reach::pages(self.pull.scraper(), status, api).merge(self.limits.door());
         let own = Handler::new(TowerToHyperService::new(pages));
         let handler = self.gate.clone();
@@ -380,6 +405,12 @@ impl Stages {
         config.hello = Hello { version, started_ms, incarnation };
         Tunnels::start(config, &handler, clock)
     }
+}
+
+/// Cluster and agent as the certificate says, or the cluster that was given and this machine's name.
+fn named(cluster: &str, identity: Option<&Arc<AgentIdentity>>) -> Found {
+    let enrolled = identity.and_then(|identity| identity.current()).map(|who| who.agent_id);
+    Found { cluster: cluster.to_owned(), agent: enrolled.unwrap_or_else(pair::hostname) }
 }
 
 /// The agent's own pages, once they are there.

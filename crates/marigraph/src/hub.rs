@@ -45,6 +45,7 @@ use crate::cli::{HubArgs, PlaintextFor};
 use crate::config::{Config, ProxyConfig};
 use crate::credentials::{auth, require_credential};
 use crate::doors;
+use crate::explain::Own;
 use crate::front::{Bound, Front, Plaintext};
 use crate::program::{ConfigSource, Program, Reloads, build_info, query_log};
 use crate::pull::{Pull, PullParts};
@@ -265,7 +266,7 @@ impl Stages {
 
     /// What tells why a target is not scraped.
     fn explain(&self, web: &WebState) -> axum::Router {
-        let (own, pull) = (web::router(self.reader(web)), Arc::clone(&self.pull));
+        let (own, pull) = (Own(web::router(self.reader(web))), Arc::clone(&self.pull));
         Explain { api: self.fleet_api.clone(), own, pull }.router()
     }
 

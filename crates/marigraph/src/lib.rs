@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 mod credentials;
 mod doors;
+mod explain;
 mod front;
 pub mod hub;
 mod limits;
@@ -15,6 +16,7 @@ pub mod logging;
 mod program;
 mod pull;
 mod remote_writes;
+mod replies;
 mod store;
 pub mod verbs;
 

@@ -45,7 +45,7 @@ impl Sharing {
         std::fs::read_dir(&directory)
             .with_context(|| format!("--pair.leases {}: it has to be there", directory.display()))?;
         let certificate = || identity.and_then(|identity| identity.current()).map(|who| who.agent_id);
-        let name = args.pair_name.clone().or_else(certificate).unwrap_or_else(web_hostname);
+        let name = args.pair_name.clone().or_else(certificate).unwrap_or_else(hostname);
         let name = name.to_ascii_lowercase();
         if !pairs::is_member_name(&name) {
             bail!(
@@ -153,7 +153,8 @@ impl Turns for ByLease {
     }
 }
 
-fn web_hostname() -> String {
+/// This machine's name.
+pub(super) fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_owned())
         .unwrap_or_default()

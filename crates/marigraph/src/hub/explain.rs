@@ -4,163 +4,69 @@
 //! relabelling dropped, and for what went wrong before that; what is found is told step by step, with the rule at fault.
 //! What became of the rows the ledger knows.
 
-mod steps;
-
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ::ledger::{KnownSource, LastWord};
 use axum::Router;
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::JoinSet;
-use tower::ServiceExt;
-use url::form_urlencoded::byte_serialize;
 use web::Caller;
 
-use super::fleet_api::{Answer, FleetApi, Form, Seen, may_ask, refused, shown, success, unanswered};
+use super::fleet_api::{Answer, FleetApi, Seen, unanswered};
 use crate::agent::reach::STATUS_PATH;
+use crate::explain::steps::{self, Rows, text, text_of};
+use crate::explain::{
+    Asked, Case, EXPLAIN_PATH, FOUND_MAX, Found, Own, POOLS, Place, TARGETS, answer, is_name, rule_at_fault,
+    rules_path,
+};
 use crate::pull::Pull;
-use steps::{Rows, text, text_of};
+use crate::replies::{Form, shown, success};
 
-/// Where a Prometheus tells of its targets.
-const TARGETS: &str = "/api/v1/targets";
-/// Where it tells of its jobs.
-const POOLS: &str = "/api/v1/scrape_pools";
-/// Largest answer of this hub about its own targets, bytes.
-const OWN_BYTES_MAX: usize = 256 << 20;
-/// Targets that are told of.
-const FOUND_MAX: usize = 50;
 /// Sources of the ledger that are looked at for one question.
 const SOURCES_MAX: usize = 10_000;
-/// Shortest word that is looked for.
-const WORD_BYTES_MIN: usize = 2;
 
 /// What the endpoint works with.
 #[derive(Clone)]
 pub(super) struct Explain {
     pub(super) api: FleetApi,
     /// This hub's own API, for readers.
-    pub(super) own: Router,
+    pub(super) own: Own,
     /// What it scrapes itself.
     pub(super) pull: Arc<Pull>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Asked {
-    target: Option<String>,
-    cluster: Option<String>,
-}
-
-/// Who was asked, and what was answered.
-struct Place<'a> {
-    /// None for this hub.
+/// A place, and the agent it is where it is not this hub.
+struct Looked<'a> {
     agent: Option<&'a Seen>,
-    targets: &'a Value,
-    pools: Value,
-    /// What went wrong before a target could be scraped: `pool`, `target` (empty: the pool as a whole), `what`.
-    troubles: Vec<Value>,
-}
-
-/// What became of a target.
-enum Case {
-    Scraped(Value),
-    Dropped(Value),
-    Troubled(Value),
-}
-
-/// Where it was found.
-#[derive(Debug, Clone)]
-struct Found {
-    cluster: String,
-    agent: String,
-}
-
-impl Place<'_> {
-    fn name(&self) -> Found {
-        let (cluster, agent) = self.agent.map_or(("", ""), |agent| (&agent.cluster, &agent.agent));
-        Found { cluster: cluster.to_owned(), agent: agent.to_owned() }
-    }
-
-    fn list(&self, name: &str) -> &[Value] {
-        self.targets["data"][name].as_array().map(Vec::as_slice).unwrap_or_default()
-    }
-
-    /// The targets that `word` means.
-    fn cases<'a>(&'a self, word: &'a str) -> impl Iterator<Item = Case> + 'a {
-        let active = self.list("activeTargets").iter();
-        let active = active.filter(move |target| is_meant(target, word) && is_its_own(target));
-        let dropped = self.list("droppedTargets").iter().filter(move |target| is_meant(target, word));
-        let troubled = self.troubles.iter();
-        let troubled = troubled.filter(move |one| is_name(word, text(one, "pool"), text(one, "target")));
-        active
-            .map(|target| Case::Scraped(target.clone()))
-            .chain(dropped.map(|target| Case::Dropped(target.clone())))
-            .chain(troubled.map(|trouble| Case::Troubled(trouble.clone())))
-    }
-
-    /// That it was looked at, and what there is in all.
-    fn looked(&self) -> Value {
-        let Found { cluster, agent } = self.name();
-        let of_pools = self.troubles.iter().filter(|trouble| text(trouble, "target").is_empty());
-        let problems: Vec<String> = of_pools
-            .map(|trouble| format!("job {}: {}", text(trouble, "pool"), text(trouble, "what")))
-            .collect();
-        json!({
-            "cluster": cluster,
-            "agent": agent,
-            "jobs": self.pools,
-            "targets": self.list("activeTargets").len(),
-            "dropped": self.list("droppedTargets").len(),
-            "problems": problems,
-        })
-    }
+    place: Place<'a>,
 }
 
 impl Explain {
     /// The endpoint; it stands where callers are known.
     pub(super) fn router(self) -> Router {
-        Router::new().route("/api/v1/explain/target", get(explain)).with_state(self)
-    }
-
-    /// What this hub itself answers.
-    async fn own(&self, path: &str) -> Option<Value> {
-        let request = Request::get(path).header("host", "hub").body(Body::empty()).ok()?;
-        let answer = self.own.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
-        let body = Limited::new(answer.into_body(), OWN_BYTES_MAX).collect().await.ok()?;
-        serde_json::from_slice(&body.to_bytes()).ok()
+        Router::new().route(EXPLAIN_PATH, get(explain)).with_state(self)
     }
 
     /// The rule of relabelling that drops a target, and which one it is, as far as `agent` (or this hub) tells.
     async fn rule(self, agent: Option<tunnel::AgentKey>, target: Value) -> Option<(usize, Value)> {
-        let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-        let labels = target["discoveredLabels"].to_string();
-        let path = format!(
-            "/api/v1/targets/relabel_steps?scrapePool={}&labels={}",
-            encode(text(&target, "scrapePool")),
-            encode(&labels)
-        );
+        let path = rules_path(&target);
         let answer = match agent {
             Some(agent) => self.api.get(agent, &path).await.ok()?,
-            None => self.own(&path).await?,
+            None => self.own.get(&path).await?,
         };
-        let rules = answer["data"]["steps"].as_array()?;
-        let at = rules.iter().position(|rule| rule["keep"] == false)?;
-        Some((at, rules[at]["rule"].clone()))
+        rule_at_fault(&answer)
     }
 
     /// The rules for all cases that are dropped, asked for at once; by place in `cases`.
-    async fn rules(&self, cases: &[(&Place<'_>, Case)]) -> HashMap<usize, (usize, Value)> {
+    async fn rules(&self, cases: &[(&Looked<'_>, Case)]) -> HashMap<usize, (usize, Value)> {
         let mut asked = JoinSet::new();
-        for (at, (place, case)) in cases.iter().enumerate() {
+        for (at, (looked, case)) in cases.iter().enumerate() {
             let Case::Dropped(target) = case else { continue };
-            let agent = place.agent.and_then(|agent| agent.state.as_ref()).map(|state| state.key.clone());
+            let agent = looked.agent.and_then(|agent| agent.state.as_ref()).map(|state| state.key.clone());
             let rule = self.clone().rule(agent, target.clone());
             asked.spawn(async move { (at, rule.await) });
         }
@@ -173,24 +79,48 @@ impl Explain {
         rules
     }
 
-    /// What the ledger knows of `cases` and of sources that `word` means.
-    fn sources(
+    /// The steps of each of `cases`, which the ledger knows as `sources`.
+    async fn told(
         &self,
         caller: &Caller,
-        asked: &Asked,
-        cases: &[(&Place<'_>, Case)],
-        word: &str,
-    ) -> Vec<KnownSource> {
+        cases: &[(&Looked<'_>, Case)],
+        sources: &[KnownSource],
+    ) -> Vec<Value> {
+        let rules = self.rules(cases).await;
+        let now_ms = self.api.clock.now_ms();
+        let pauses = self.api.ledger.pauses(&caller.tenant, now_ms);
+        let tell = |(at, (looked, case)): (usize, &(&Looked<'_>, Case))| {
+            let found = &looked.place.name;
+            match case {
+                Case::Scraped(target) => {
+                    let paused = pauses.iter().find(|pause| pause.cluster == found.cluster);
+                    let rows = Rows {
+                        word: newest(sources, &name_of(&found.cluster, &target["labels"])),
+                        paused_until_ms: paused.map(|pause| pause.until_ms),
+                        now_ms,
+                    };
+                    steps::scraped(found, target, &rows)
+                }
+                Case::Shared(target) => steps::shared(found, target),
+                Case::Dropped(target) => steps::dropped(found, target, rules.get(&at)),
+                Case::Troubled(trouble) => steps::troubled(found, trouble),
+            }
+        };
+        cases.iter().enumerate().map(tell).collect()
+    }
+
+    /// What the ledger knows of `cases` and of sources that `word` means.
+    fn sources(&self, caller: &Caller, asked: &Asked, cases: &[(&Looked<'_>, Case)]) -> Vec<KnownSource> {
+        let word = asked.word();
         let names: HashSet<(String, String, String)> = cases
             .iter()
-            .filter_map(|(place, case)| match case {
-                Case::Scraped(target) => Some(name_of(&place.name().cluster, &target["labels"])),
+            .filter_map(|(looked, case)| match case {
+                Case::Scraped(target) => Some(name_of(&looked.place.name.cluster, &target["labels"])),
                 _ => None,
             })
             .collect();
         let is_asked = |cluster: &str, labels: &model::Labels| {
-            if !caller.sees_cluster(cluster) || asked.cluster.as_deref().is_some_and(|asked| asked != cluster)
-            {
+            if !caller.sees_cluster(cluster) || asked.cluster().is_some_and(|asked| asked != cluster) {
                 return false;
             }
             let label = |name: &str| labels.get(name).unwrap_or_default();
@@ -203,16 +133,11 @@ impl Explain {
 }
 
 async fn explain(State(it): State<Explain>, caller: Caller, asked: Form<Asked>) -> Response {
-    let asked = match may_ask(&caller, asked) {
+    let asked = match Asked::read(&caller, asked) {
         Ok(asked) => asked,
         Err(response) => return *response,
     };
-    let word = asked.target.clone().unwrap_or_default();
-    if word.len() < WORD_BYTES_MIN {
-        let why = "target: an address, an instance, job/instance or part of a URL is needed";
-        return refused(StatusCode::BAD_REQUEST, "bad_data", why);
-    }
-    let agents = it.api.seen(&caller, asked.cluster.as_deref());
+    let agents = it.api.seen(&caller, asked.cluster());
     // All at once: agents that do not answer cost their time once, however many they are.
     let (answers, pools, statuses) = tokio::join!(
         it.api.ask(&agents, TARGETS),
@@ -220,62 +145,69 @@ async fn explain(State(it): State<Explain>, caller: Caller, asked: Form<Asked>) 
         it.api.ask(&agents, STATUS_PATH)
     );
     let mut warnings = unanswered(&agents, &answers);
-    let away = agents.iter().filter(|agent| agent.standing() == "away");
-    warnings.extend(away.map(|agent| {
-        let since = agent.gone_ms().map(|at_ms| format!(" since {}", text_of(&shown(Some(at_ms)))));
-        let (name, cluster, since) = (&agent.agent, &agent.cluster, since.unwrap_or_default());
-        format!("agent {name} of cluster {cluster} is not connected{since}, so what it sees is not known")
-    }));
+    warnings.extend(away(&agents));
     let mut own = None;
-    if caller.sees_program() && asked.cluster.as_deref().is_none_or(str::is_empty) {
-        own = it.own(TARGETS).await.zip(it.own(POOLS).await);
+    if caller.sees_program() && asked.cluster().is_none_or(str::is_empty) {
+        own = it.own.targets().await;
     }
-    let mut places: Vec<Place<'_>> = Vec::new();
+    let mut looked: Vec<Looked<'_>> = Vec::new();
     if let Some((targets, pools)) = &own {
-        let pools = pools["data"]["scrapePools"].clone();
-        places.push(Place { agent: None, targets, pools, troubles: it.pull.troubles() });
+        let (name, pools, troubles) = (Found::default(), pools.clone(), it.pull.troubles());
+        looked.push(Looked { agent: None, place: Place { name, targets, pools, troubles } });
     }
     for (at, agent) in agents.iter().enumerate() {
         let Some(targets) = told(&answers[at]) else { continue };
+        let name = Found { cluster: agent.cluster.clone(), agent: agent.agent.clone() };
         let pools = told(&pools[at]).map_or(Value::Null, |pools| pools["data"]["scrapePools"].clone());
         let troubles = told(&statuses[at]).and_then(|status| status["troubles"].as_array().cloned());
-        places.push(Place { agent: Some(agent), targets, pools, troubles: troubles.unwrap_or_default() });
+        let place = Place { name, targets, pools, troubles: troubles.unwrap_or_default() };
+        looked.push(Looked { agent: Some(agent), place });
     }
-    let mut cases: Vec<(&Place<'_>, Case)> =
-        places.iter().flat_map(|place| place.cases(&word).map(move |case| (place, case))).collect();
+    let cases = looked.iter().flat_map(|at| at.place.cases(asked.word()).map(move |case| (at, case)));
+    let mut cases = once_each(cases.collect());
     let mut more = cases.len().saturating_sub(FOUND_MAX);
     cases.truncate(FOUND_MAX);
-    let rules = it.rules(&cases).await;
-    let sources = it.sources(&caller, &asked, &cases, &word);
-    let now_ms = it.api.clock.now_ms();
-    let pauses = it.api.ledger.pauses(&caller.tenant, now_ms);
-    let mut explained: Vec<Value> = Vec::with_capacity(cases.len());
-    for (at, (place, case)) in cases.iter().enumerate() {
-        let found = place.name();
-        explained.push(match case {
-            Case::Scraped(target) => {
-                let paused = pauses.iter().find(|pause| pause.cluster == found.cluster);
-                let rows = Rows {
-                    word: newest(&sources, &name_of(&found.cluster, &target["labels"])),
-                    paused_until_ms: paused.map(|pause| pause.until_ms),
-                    now_ms,
-                };
-                steps::scraped(&found, target, &rows)
-            }
-            Case::Dropped(target) => steps::dropped(&found, target, rules.get(&at)),
-            Case::Troubled(trouble) => steps::troubled(&found, trouble),
-        });
-    }
-    if explained.is_empty() {
+    let sources = it.sources(&caller, &asked, &cases);
+    let mut found = it.told(&caller, &cases, &sources).await;
+    if found.is_empty() {
         let meant = |source: &&KnownSource| {
-            is_name(&word, &source.job, source.labels.get("instance").unwrap_or_default())
+            is_name(asked.word(), &source.job, source.labels.get("instance").unwrap_or_default())
         };
         let remembered: Vec<&KnownSource> = sources.iter().filter(meant).collect();
         more = remembered.len().saturating_sub(FOUND_MAX);
-        explained = remembered.into_iter().take(FOUND_MAX).map(steps::remembered).collect();
+        found = remembered.into_iter().take(FOUND_MAX).map(steps::remembered).collect();
     }
-    let looked: Vec<Value> = places.iter().map(Place::looked).collect();
-    success(&json!({ "found": explained, "foundMore": more, "looked": looked }), &warnings)
+    let looked = looked.iter().map(|looked| looked.place.looked()).collect();
+    success(&answer(found, more, looked), &warnings)
+}
+
+/// A line for each agent that cannot be asked because it is not there.
+fn away(agents: &[Seen]) -> impl Iterator<Item = String> + '_ {
+    agents.iter().filter(|agent| agent.standing() == "away").map(|agent| {
+        let since = agent.gone_ms().map(|at_ms| format!(" since {}", text_of(&shown(Some(at_ms)))));
+        let (name, cluster, since) = (&agent.agent, &agent.cluster, since.unwrap_or_default());
+        format!("agent {name} of cluster {cluster} is not connected{since}, so what it sees is not known")
+    })
+}
+
+/// All that is found, but a target of a pair once: where its scraper tells of it; else where another says who that is.
+fn once_each<'a>(cases: Vec<(&'a Looked<'a>, Case)>) -> Vec<(&'a Looked<'a>, Case)> {
+    let name = |looked: &Looked<'_>, target: &Value| {
+        let pool = text(target, "scrapePool").to_owned();
+        (looked.place.name.cluster.clone(), pool, text(target, "scrapeUrl").to_owned())
+    };
+    let mut told: HashSet<_> = cases
+        .iter()
+        .filter_map(|(looked, case)| match case {
+            Case::Scraped(target) => Some(name(looked, target)),
+            _ => None,
+        })
+        .collect();
+    let is_new = |(looked, case): &(&Looked<'_>, Case)| match case {
+        Case::Shared(target) => told.insert(name(looked, target)),
+        _ => true,
+    };
+    cases.into_iter().filter(is_new).collect()
 }
 
 /// What an agent answered.
@@ -297,23 +229,4 @@ fn newest(sources: &[KnownSource], (cluster, job, instance): &(String, String, S
     };
     let words = sources.iter().filter(is_it).map(|source| source.word);
     words.max_by_key(|word| word.told.map(|(at_ms, _)| at_ms))
-}
-
-/// Whether the one who lists it scrapes it, and not another of its pair.
-fn is_its_own(target: &Value) -> bool {
-    target["scrapedBy"].is_null()
-}
-
-/// Whether the word is in the address, the instance, job/instance or the URL.
-fn is_meant(target: &Value, word: &str) -> bool {
-    let (labels, discovered) = (&target["labels"], &target["discoveredLabels"]);
-    let places = [&target["scrapeUrl"], &discovered["__address__"], &discovered["instance"]];
-    places.iter().filter_map(|place| place.as_str()).any(|place| place.contains(word))
-        || is_name(word, text(labels, "job"), text(labels, "instance"))
-        || is_name(word, text(target, "scrapePool"), text(discovered, "__address__"))
-}
-
-/// Whether the word is in the instance, or in job/instance where it has a job.
-fn is_name(word: &str, job: &str, instance: &str) -> bool {
-    instance.contains(word) || (word.contains('/') && format!("{job}/{instance}").contains(word))
 }

@@ -10,13 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::ledger::{Ask, By, Ledger};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use http::StatusCode;
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use proxy::Fleet as _;
 use serde::{Deserialize, Serialize};
@@ -26,12 +24,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tunnel::{AgentKey, AgentState, To};
-use web::{Caller, Role};
+use web::Caller;
 
 use super::fleet::Fleet;
 use super::page::{Behind, token};
 use crate::agent::home::CURSOR_PREFIX;
 use crate::agent::reach::{STATUS_PATH, TARGETS_PATH, TargetLine};
+use crate::replies::{Form, may_ask, refused, shown, success};
 
 /// The time each agent has.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -227,31 +226,6 @@ impl Seen {
     }
 }
 
-/// The parameters of a request, if they can be read.
-pub(super) type Form<T> = Result<Query<T>, QueryRejection>;
-
-/// What is asked, if the caller may read and it can be read.
-pub(super) fn may_ask<T>(caller: &Caller, asked: Form<T>) -> Result<T, Box<Response>> {
-    if !caller.role.allows(Role::Read) {
-        let why = "the credential does not have the role this needs";
-        return Err(Box::new(refused(StatusCode::FORBIDDEN, "forbidden", why)));
-    }
-    let wrong = |why: QueryRejection| refused(StatusCode::BAD_REQUEST, "bad_data", &why.body_text());
-    asked.map(|Query(asked)| asked).map_err(|why| Box::new(wrong(why)))
-}
-
-pub(super) fn refused(status: StatusCode, kind: &str, why: &str) -> Response {
-    (status, Json(json!({ "status": "error", "errorType": kind, "error": why }))).into_response()
-}
-
-/// The envelope of an answer.
-pub(super) fn success(data: &Value, warnings: &[String]) -> Response {
-    if warnings.is_empty() {
-        return Json(json!({ "status": "success", "data": data })).into_response();
-    }
-    Json(json!({ "status": "success", "data": data, "warnings": warnings })).into_response()
-}
-
 /// The envelope of a page of a list.
 fn page(data: &Value, next: Option<String>, warnings: &[String]) -> Response {
     let mut answer = json!({ "status": "success", "data": data });
@@ -262,12 +236,6 @@ fn page(data: &Value, next: Option<String>, warnings: &[String]) -> Response {
         answer["warnings"] = warnings.into();
     }
     Json(answer).into_response()
-}
-
-/// RFC 3339; `null` for none.
-pub(super) fn shown(at_ms: Option<i64>) -> Value {
-    let time = at_ms.and_then(|at_ms| Timestamp::from_millisecond(at_ms).ok());
-    time.map_or(Value::Null, |time| time.to_string().into())
 }
 
 /// `cluster/agent: why`, of those that did not answer.

@@ -1,5 +1,6 @@
 //! What the hub tells of its fleet: clusters, agents, targets, and why one is not scraped.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::http::Request;
@@ -28,9 +29,14 @@ async fn get(hub: &Hub, path: &str, credential: Option<&str>) -> Result<(u16, Va
 
 /// The answer's data, once `enough` likes it.
 async fn told(hub: &Hub, path: &str, enough: impl Fn(&Value) -> bool) -> Result<Value> {
+    told_at(hub.addr(), path, enough).await
+}
+
+async fn told_at(addr: SocketAddr, path: &str, enough: impl Fn(&Value) -> bool) -> Result<Value> {
     let begin = std::time::Instant::now();
     loop {
-        let (status, answer) = get(hub, path, None).await?;
+        let answer = http::get(addr, path).await?;
+        let (status, answer) = (answer.status.as_u16(), answer.json()?);
         anyhow::ensure!(status == 200, "{path}: {status} {answer}");
         if enough(&answer["data"]) {
             return Ok(answer);
@@ -152,6 +158,40 @@ async fn a_hub_tells_of_its_fleet_and_explains_targets() -> Result<()> {
     assert!(looked.iter().any(|one| one["cluster"] == "alpha" && one["jobs"][0] == "sea"), "{answer}");
     assert_eq!(get(&hub, "/api/v1/explain/target", None).await?.0, 400);
 
+    // The agent's own view, in the same words.
+    for (word, verdict) in [(dead, "its scrapes fail"), (dropped, "dropped by relabelling")] {
+        let path = explain(word.to_string());
+        let (here, there) = (told_at(agent.addr(), &path, |_| true).await?, get(&hub, &path, None).await?.1);
+        assert_eq!(verdicts(&here), [verdict], "{here}");
+        let step = |answer: &Value| {
+            Some(
+                answer["data"]["found"][0]["steps"]
+                    .as_array()?
+                    .iter()
+                    .find(|step| step["ok"] == false)?
+                    .clone(),
+            )
+        };
+        assert!(step(&here).is_some(), "{here}");
+        assert_eq!(step(&here), step(&there));
+        let keys = |answer: &Value| {
+            answer["data"]["found"][0].as_object().map(|one| one.keys().cloned().collect::<Vec<_>>())
+        };
+        assert_eq!((keys(&here), &here["data"]["looked"][0]), (keys(&there), &there["data"]["looked"][1]));
+    }
+    let sent = |data: &Value| data["found"][0]["verdict"] == "scraped and sent";
+    let answer = told_at(agent.addr(), &explain(good.addr.to_string()), sent).await?;
+    assert!(answer["data"]["found"][0]["steps"].to_string().contains("to hub-127.0.0.1"), "{answer}");
+    let answer = told_at(agent.addr(), &explain("10.9.8.7".to_owned()), |_| true).await?;
+    assert_eq!((verdicts(&answer), &answer["data"]["looked"][0]["dropped"]), (vec![], &1.into()), "{answer}");
+    assert_eq!(http::get(agent.addr(), "/api/v1/explain/target?target=a").await?.status, 400);
+    let path = format!("{}&cluster=beta", explain(good.addr.to_string()));
+    let answer = told_at(agent.addr(), &path, |_| true).await?;
+    assert!(
+        answer["warnings"][0].as_str().is_some_and(|told| told.contains("of cluster \"alpha\"")),
+        "{answer}"
+    );
+
     // Who may see another cluster only sees nothing of this one.
     let form = "kind=api&role=read&clusters=beta".to_owned();
     let made = http::post(hub.addr(), "/api/v1/admin/tokens", "application/x-www-form-urlencoded", form);
@@ -221,6 +261,10 @@ async fn what_keeps_a_target_away_before_and_behind_its_scrapes_is_named() -> Re
 
     let failing = |data: &Value| data["looked"].to_string().contains("job lost: http discovery fails");
     told(&hub, &explain("10.9.8.7"), failing).await?;
+
+    let found = |data: &Value| data["looked"].to_string().contains("job lost: http discovery fails");
+    let answer = told_at(agent.addr(), &explain(&format!("sea/{twice}")), found).await?;
+    assert_eq!(verdicts(&answer)[1], "not a target of its own", "{answer}");
 
     let until = jiff::Timestamp::now().as_second() + 3600;
     let form = format!("cluster=alpha&until={until}");

@@ -76,6 +76,17 @@ async fn without_a_hub_an_agent_answers_from_its_own_store() -> Result<()> {
     let federated = http::get(agent.addr(), "/federate?match[]=depth").await?.text();
     assert!(federated.contains("depth{cluster=\"west\""), "{federated}");
 
+    // Why a target is (not) scraped is told here, too.
+    let path = "/api/v1/explain/target?target=node/127.0.0.1";
+    let answer = http::get(agent.addr(), path).await?.json()?;
+    let found = &answer["data"]["found"][0];
+    assert_eq!(
+        (&found["cluster"], &found["verdict"]),
+        (&"west".into(), &"scraped and stored".into()),
+        "{answer}"
+    );
+    assert_eq!(found["steps"][3]["what"], "in the agent's own store (1d or 8192MiB)", "{answer}");
+
     let before = rows(agent.addr()).await?;
     agent.stop().await?;
     let agent = start_agent(directory.path(), STORE, &words).await?;

@@ -132,6 +132,7 @@ async fn agents_share_targets_and_take_over() -> Result<()> {
     let second = Running::start(root.path(), &hub, "second").await?;
     first.owns(|own| own < TARGETS).await?;
     second.owns(|own| own > 0).await?;
+    both_explain(&first, &second).await?;
     second.signal("-TERM")?;
     first.owns(|own| own == TARGETS).await?;
     drop(second);
@@ -164,6 +165,22 @@ async fn agents_share_targets_and_take_over() -> Result<()> {
     ensure!((value(&one[0])? - TARGETS as f64).abs() < 0.5, "{one:?}");
     drop(second);
     hub.stop().await
+}
+
+/// Each tells of all targets, and of those of the other whose they are.
+async fn both_explain(first: &Running, second: &Running) -> Result<()> {
+    for (agent, other) in [(first, "second"), (second, "first")] {
+        let path = "/api/v1/explain/target?target=buoys/127.0.0.1";
+        let answer = http::get(agent.listen, path).await?.json()?;
+        let found = answer["data"]["found"].as_array().context("a list")?;
+        ensure!(found.len() == TARGETS, "{answer}");
+        let of_other: Vec<_> =
+            found.iter().filter(|one| one["verdict"] == "another of its pair scrapes it").collect();
+        ensure!(!of_other.is_empty() && of_other.len() < TARGETS, "{answer}");
+        let told = of_other[0]["steps"][2]["what"].as_str().unwrap_or_default();
+        ensure!(told.contains(&format!("in the share of {other},")), "{answer}");
+    }
+    Ok(())
 }
 
 /// The leases are away for one of two alone.

@@ -67,10 +67,7 @@ const ROUTES: &[(&str, &[(&str, &str)])] = &[
     ("\"/api/v1/fleet/agents\"", &[("GET", "/api/v1/fleet/agents")]),
     ("\"/api/v1/fleet/targets\"", &[("GET", "/api/v1/fleet/targets")]),
     ("\"/api/v1/fleet/alarms\"", &[("GET", "/api/v1/fleet/alarms")]),
-    (
-        "\"/api/v1/explain/target\"",
-        &[("GET", "/api/v1/explain/target?cluster=secret-harbour&target=127.0.0.1")],
-    ),
+    ("EXPLAIN_PATH", &[("GET", "/api/v1/explain/target?cluster=secret-harbour&target=127.0.0.1")]),
     ("\"/api/v1/fleet/pauses\"", &[("GET", "/api/v1/fleet/pauses")]),
     // Of the query API: what speaks of clusters as such, with real ones behind it.
     (

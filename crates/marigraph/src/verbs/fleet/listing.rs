@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use http::Method;
 use serde::Deserialize;
@@ -55,9 +55,10 @@ pub enum ExplainVerb {
     /// Say which step keeps a target from being scraped, or how its scrapes go
     #[command(after_long_help = "Examples:\n  \
         marigraph explain target 10.0.0.5:9100\n  \
-        marigraph explain target node-7 --cluster eu1\n\n\
-        All clusters are looked at, and what the hub scrapes itself: found are targets with the word in their\n\
-        address, instance or URL, also those that relabelling drops, that are duplicates, or none.")]
+        marigraph explain target node-7 --cluster eu1\n  \
+        marigraph explain target node-7 --url http://127.0.0.1:9191    an agent's own view, also without a hub\n\n\
+        A hub looks at all clusters, and at what it scrapes itself: found are targets with the word in their address,\n\
+        instance or URL, also those that relabelling drops, that are duplicates, or none. Ends with 1 when none is found.")]
     Target {
         /// Address, instance, job/instance, or part of a URL
         #[arg(value_name = "WORD")]
@@ -151,6 +152,8 @@ struct Explained {
 #[derive(Debug, Deserialize)]
 struct Found {
     cluster: String,
+    #[serde(default)]
+    agent: String,
     job: String,
     target: String,
     verdict: String,
@@ -167,6 +170,8 @@ struct Step {
 #[derive(Debug, Deserialize)]
 struct Looked {
     cluster: String,
+    #[serde(default)]
+    agent: String,
     jobs: Option<Vec<String>>,
     targets: usize,
     dropped: usize,
@@ -319,15 +324,25 @@ pub(super) fn alarms(
 /// Carries out `marigraph explain`.
 ///
 /// # Errors
-/// The hub cannot be asked or refuses.
+/// The hub or agent cannot be asked or refuses; nothing is found, which is told before.
 pub fn explain(verb: &ExplainVerb, out: &mut dyn Write) -> Result<()> {
     let ExplainVerb::Target { word, list } = verb;
     let form = [("target", word.clone())];
-    let Some(told) = ask::<Explained>(list, "/api/v1/explain/target", &form, out)? else { return Ok(()) };
-    let told = told.data;
+    let told = tell::<Explained>(list, "/api/v1/explain/target", &form, out)?.data;
+    if !list.json {
+        print_explained(word, &told, out)?;
+    }
+    ensure!(
+        !told.found.is_empty(),
+        "no target with {word:?} in its address, instance or URL has been discovered"
+    );
+    Ok(())
+}
+
+fn print_explained(word: &str, told: &Explained, out: &mut dyn Write) -> Result<()> {
     for found in &told.found {
-        let cluster = super::cluster_name(&found.cluster);
-        writeln!(out, "{} (cluster {cluster}, job {}): {}", found.target, found.job, found.verdict)?;
+        let place = place(&found.cluster, &found.agent);
+        writeln!(out, "{} ({place}, job {}): {}", found.target, found.job, found.verdict)?;
         for step in &found.steps {
             writeln!(out, "  {} {:<11} {}", if step.ok { "ok  " } else { "FAIL" }, step.step, step.what)?;
         }
@@ -335,23 +350,33 @@ pub fn explain(verb: &ExplainVerb, out: &mut dyn Write) -> Result<()> {
     if told.more > 0 {
         writeln!(out, "and {} more targets with {word:?}; say more of its name, or --cluster", told.more)?;
     }
-    if told.found.is_empty() {
-        writeln!(out, "no target with {word:?} in its address, instance or URL has been discovered:")?;
-        for looked in &told.looked {
-            let jobs = looked.jobs.as_ref().filter(|jobs| !jobs.is_empty());
-            let jobs = jobs.map_or_else(|| "no jobs".to_owned(), |jobs| format!("jobs {}", jobs.join(", ")));
-            let cluster = super::cluster_name(&looked.cluster);
-            writeln!(
-                out,
-                "  {cluster}: {jobs} found {} targets, {} more were dropped by relabelling",
-                looked.targets, looked.dropped
-            )?;
-            for problem in &looked.problems {
-                writeln!(out, "    {problem}")?;
-            }
+    if !told.found.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "looked through:")?;
+    for looked in &told.looked {
+        let jobs = looked.jobs.as_ref().filter(|jobs| !jobs.is_empty());
+        let jobs = jobs.map_or_else(|| "no jobs".to_owned(), |jobs| format!("jobs {}", jobs.join(", ")));
+        let place = place(&looked.cluster, &looked.agent);
+        let (targets, dropped) = (looked.targets, looked.dropped);
+        writeln!(
+            out,
+            "  {place}: {jobs} found {targets} targets, {dropped} more were dropped by relabelling"
+        )?;
+        for problem in &looked.problems {
+            writeln!(out, "    {problem}")?;
         }
     }
     Ok(())
+}
+
+/// The cluster; without one, the agent or the hub.
+fn place(cluster: &str, agent: &str) -> String {
+    match (cluster, agent) {
+        ("", "") => "the hub".to_owned(),
+        ("", agent) => format!("agent {agent}"),
+        (cluster, _) => format!("cluster {cluster}"),
+    }
 }
 
 /// Asks; `None` when the answer was printed as it came.
@@ -361,6 +386,17 @@ fn ask<T: DeserializeOwned>(
     form: &[(&str, String)],
     out: &mut dyn Write,
 ) -> Result<Option<Told<T>>> {
+    let told = tell(args, path, form, out)?;
+    Ok(if args.json { None } else { Some(told) })
+}
+
+/// Asks, and prints the answer as it came, or else its warnings.
+fn tell<T: DeserializeOwned>(
+    args: &ListArgs,
+    path: &str,
+    form: &[(&str, String)],
+    out: &mut dyn Write,
+) -> Result<Told<T>> {
     let mut form = form.to_vec();
     form.extend(args.cluster.iter().map(|cluster| ("cluster", cluster.clone())));
     let server = Server::new(&args.url, &args.client)?;
@@ -368,12 +404,12 @@ fn ask<T: DeserializeOwned>(
     let envelope: Envelope<T> = server.understood(path, &answer)?;
     if args.json {
         writeln!(out, "{}", String::from_utf8_lossy(&answer.body))?;
-        return Ok(None);
+        return Ok(Told { data: envelope.data, next: envelope.next });
     }
     for warning in envelope.warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    Ok(Some(Told { data: envelope.data, next: envelope.next }))
+    Ok(Told { data: envelope.data, next: envelope.next })
 }
 
 /// `0s`, `1.5s`, `2d3h`: seconds rounded to what matters.

@@ -1,38 +1,46 @@
 //! What is told of one target: its steps, which one failed, and what usually lies behind that.
 
 use ::ledger::{KnownSource, LastWord, Loss, Verdict};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Found;
-use crate::hub::fleet_api::shown;
+use crate::replies::shown;
 
 /// A refusal of rows is told of for so long, milliseconds.
 const REFUSED_FOR_MS: i64 = 10 * 60 * 1000;
 
 /// What is known of a target's rows.
-pub(super) struct Rows {
-    pub(super) word: Option<LastWord>,
+pub(crate) struct Rows {
+    pub(crate) word: Option<LastWord>,
     /// Until when its cluster is paused, milliseconds since the epoch.
-    pub(super) paused_until_ms: Option<i64>,
-    pub(super) now_ms: i64,
+    pub(crate) paused_until_ms: Option<i64>,
+    pub(crate) now_ms: i64,
+}
+
+/// What becomes of the rows at the agent that scrapes.
+pub(crate) struct Outgoing {
+    /// How long its own store keeps them, for people; `None` without a store.
+    pub(crate) kept: Option<String>,
+    /// What waits in its queue.
+    pub(crate) waiting: Vec<Waiting>,
+    /// Whether it shares its targets with others.
+    pub(crate) is_paired: bool,
+    pub(crate) now_ms: i64,
+}
+
+/// What waits for a hub (`hub-…`) or a receiver, as an agent's status has it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Waiting {
+    pub(crate) name: String,
+    pub(crate) rows: u64,
+    pub(crate) oldest_ms: Option<i64>,
 }
 
 /// A target that is scraped, or tried to be.
-pub(super) fn scraped(place: &Found, target: &Value, rows: &Rows) -> Value {
-    let (pool, health) = (text(target, "scrapePool"), text(target, "health"));
-    let mut steps = vec![
-        step("discovered", true, format!("by job {pool}")),
-        step("relabelled", true, format!("to {}", labels(&target["labels"]))),
-    ];
-    let error = text(target, "lastError");
-    steps.push(match health {
-        "up" => {
-            let (at, took) = (text(target, "lastScrape"), target["lastScrapeDuration"].as_f64());
-            step("scraped", true, format!("last at {at}, in {:.3} s", took.unwrap_or_default()))
-        }
-        "down" => step("scraped", false, format!("{error}{}", hint(error))),
-        _ => step("scraped", false, "not yet: its first scrape is due within one interval".to_owned()),
-    });
+pub(crate) fn scraped(place: &Found, target: &Value, rows: &Rows) -> Value {
+    let health = text(target, "health");
+    let mut steps = until_scraped(target, false);
     let (stored, is_stored) = stored(rows, target, health);
     steps.push(stored);
     steps.extend(expected(rows));
@@ -45,6 +53,84 @@ pub(super) fn scraped(place: &Found, target: &Value, rows: &Rows) -> Value {
         _ => "not scraped yet",
     };
     found(place, target, verdict, steps)
+}
+
+/// A target that this agent scrapes, or tries to.
+pub(crate) fn sent(place: &Found, target: &Value, outgoing: &Outgoing) -> Value {
+    let health = text(target, "health");
+    let mut steps = until_scraped(target, outgoing.is_paired);
+    let kept = outgoing.kept.as_ref();
+    steps.extend(
+        kept.map(|retention| step("stored", true, format!("in the agent's own store ({retention})"))),
+    );
+    let patience_ms = patience_ms(target);
+    let is_late = |waiting: &&Waiting| {
+        waiting.oldest_ms.is_some_and(|oldest_ms| outgoing.now_ms.saturating_sub(oldest_ms) > patience_ms)
+    };
+    let late = outgoing.waiting.iter().any(|waiting| is_late(&waiting));
+    for waiting in &outgoing.waiting {
+        let name = &waiting.name;
+        let what = match waiting.oldest_ms.filter(|_| waiting.rows > 0) {
+            None => format!("to {name}: nothing waits in the queue"),
+            Some(oldest_ms) => {
+                let seconds = outgoing.now_ms.saturating_sub(oldest_ms) as f64 / 1000.0;
+                format!(
+                    "to {name}: {} rows (of all targets) wait, the oldest for {seconds:.1} s",
+                    waiting.rows
+                )
+            }
+        };
+        steps.push(step("sent", !is_late(&waiting), what));
+    }
+    let verdict = match health {
+        "up" if late => "scraped, and its rows wait in the queue",
+        "up" if outgoing.waiting.is_empty() => "scraped and stored",
+        "up" => "scraped and sent",
+        "down" => "its scrapes fail",
+        _ => "not scraped yet",
+    };
+    found(place, target, verdict, steps)
+}
+
+/// A target that another of its pair scrapes.
+pub(crate) fn shared(place: &Found, target: &Value) -> Value {
+    let member = text(target, "scrapedBy");
+    let mut steps = until_relabelled(target);
+    let what = format!("not here: it is in the share of {member}, another member of the pair");
+    steps.push(step("scraped", true, what));
+    found(place, target, "another of its pair scrapes it", steps)
+}
+
+/// Discovered, relabelled, scraped: the steps of whoever scrapes.
+fn until_scraped(target: &Value, is_paired: bool) -> Vec<Value> {
+    let error = text(target, "lastError");
+    let mut steps = until_relabelled(target);
+    steps.push(match text(target, "health") {
+        "up" => {
+            let (at, took) = (text(target, "lastScrape"), target["lastScrapeDuration"].as_f64());
+            step("scraped", true, format!("last at {at}, in {:.3} s", took.unwrap_or_default()))
+        }
+        "down" => step("scraped", false, format!("{error}{}", hint(error))),
+        _ if is_paired => {
+            let what = "not yet: its first scrape is due within one interval from when the members of the pair agree \
+                        whose it is";
+            step("scraped", false, what.to_owned())
+        }
+        _ => step("scraped", false, "not yet: its first scrape is due within one interval".to_owned()),
+    });
+    steps
+}
+
+fn until_relabelled(target: &Value) -> Vec<Value> {
+    vec![
+        step("discovered", true, format!("by job {}", text(target, "scrapePool"))),
+        step("relabelled", true, format!("to {}", labels(&target["labels"]))),
+    ]
+}
+
+/// How old the newest row may be, milliseconds.
+fn patience_ms(target: &Value) -> i64 {
+    3 * model::duration::parse(text(target, "scrapeInterval")).unwrap_or(60_000) + 10_000
 }
 
 /// Whether its rows are here.
@@ -70,8 +156,7 @@ fn stored(rows: &Rows, target: &Value, health: &str) -> (Value, bool) {
         return (step("stored", false, what.to_owned()), false);
     };
     let late_ms = rows.now_ms.saturating_sub(newest_ms);
-    let interval_ms = model::duration::parse(text(target, "scrapeInterval")).unwrap_or(60_000);
-    let is_in_time = late_ms <= 3 * interval_ms + 10_000;
+    let is_in_time = late_ms <= patience_ms(target);
     let mut what = format!("the newest row here is {:.1} s old", late_ms as f64 / 1000.0);
     if !is_in_time {
         what.push_str(" (they wait in the agent's queue: see `marigraph fleet agents`)");
@@ -113,7 +198,7 @@ fn expected(rows: &Rows) -> Option<Value> {
 }
 
 /// A target that relabelling dropped; `rule` is the one that did, counted from 0.
-pub(super) fn dropped(place: &Found, target: &Value, rule: Option<&(usize, Value)>) -> Value {
+pub(crate) fn dropped(place: &Found, target: &Value, rule: Option<&(usize, Value)>) -> Value {
     let pool = text(target, "scrapePool");
     let discovered = format!("by job {pool}, as {}", labels(&target["discoveredLabels"]));
     let why = match rule {
@@ -125,7 +210,7 @@ pub(super) fn dropped(place: &Found, target: &Value, rule: Option<&(usize, Value
 }
 
 /// A target that was discovered and cannot be scraped, or is there already.
-pub(super) fn troubled(place: &Found, trouble: &Value) -> Value {
+pub(crate) fn troubled(place: &Found, trouble: &Value) -> Value {
     let (pool, what) = (text(trouble, "pool"), text(trouble, "what"));
     let steps =
         vec![step("discovered", true, format!("by job {pool}")), step("relabelled", false, what.to_owned())];
@@ -134,7 +219,7 @@ pub(super) fn troubled(place: &Found, trouble: &Value) -> Value {
 }
 
 /// A target that nobody who answers has discovered (any more), and whose rows have come here.
-pub(super) fn remembered(source: &KnownSource) -> Value {
+pub(crate) fn remembered(source: &KnownSource) -> Value {
     let until = match source.word.stored_ms {
         Some(at_ms) => step("stored", true, format!("until {}", text_of(&shown(Some(at_ms))))),
         None => step("stored", false, "never".to_owned()),
@@ -145,11 +230,11 @@ pub(super) fn remembered(source: &KnownSource) -> Value {
     found(&place, &target, "rows of it came here once, and nobody who answers has discovered it", steps)
 }
 
-pub(super) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }
 
-pub(super) fn text_of(value: &Value) -> &str {
+pub(crate) fn text_of(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
