@@ -10,11 +10,7 @@ use stdx::disk::{Disk, FakeDisk};
 
 /// The messages of shipping: what can be read is written and read again.
 pub(crate) fn ship(bytes: &[u8]) {
-    // The checksum is made to fit, so that mutations get behind it.
-    let mut bytes = bytes.to_vec();
-    let content = bytes.len().saturating_sub(4);
-    bytes.truncate(content);
-    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    let bytes = with_checksum(bytes);
     if let Ok(hello) = Hello::decode(&bytes) {
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
     }
@@ -78,4 +74,20 @@ pub(crate) fn queue_files(bytes: &[u8]) {
 pub(crate) fn queue_seeds() -> Vec<Vec<u8>> {
     let seed = |(at, (_, whole)): (usize, &(&str, &[u8]))| [&[at as u8], *whole].concat();
     FILES.iter().enumerate().map(seed).collect()
+}
+
+/// What a hub keeps of whose queues are.
+pub(crate) fn queue_names(bytes: &[u8]) {
+    remote::intake::fuzz_names(&with_checksum(bytes));
+}
+
+pub(crate) fn queue_names_seeds() -> Vec<Vec<u8>> {
+    vec![include_bytes!("../../remote/testdata/queue-names-1.0").to_vec()]
+}
+
+/// The checksum at the end is made to fit, so that mutations get behind it.
+fn with_checksum(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes[..bytes.len().saturating_sub(4)].to_vec();
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
 }

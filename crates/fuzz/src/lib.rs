@@ -77,6 +77,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "block-index", run: block::index, seeds: block::index_seeds },
     Target { name: "ship", run: fleet::ship, seeds: fleet::ship_seeds },
     Target { name: "queue-files", run: fleet::queue_files, seeds: fleet::queue_seeds },
+    Target { name: "queue-names", run: fleet::queue_names, seeds: fleet::queue_names_seeds },
     Target { name: "ledger", run: trust::ledger, seeds: trust::ledger_seeds },
     Target { name: "registry", run: trust::registry_records, seeds: trust::registry_seeds },
     Target { name: "token", run: trust::token, seeds: trust::token_seeds },

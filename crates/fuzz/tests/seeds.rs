@@ -85,6 +85,7 @@ targets! {
     block_index = "block-index",
     ship = "ship",
     queue_files = "queue-files",
+    queue_names = "queue-names",
     ledgers = "ledger",
     registries = "registry",
     tokens = "token",

@@ -161,6 +161,7 @@ fn store(blocks: &[queue::Block], dir: &Path) -> Outcome<()> {
     let db = Arc::new(Db::open(tsdb::Config::new(dir.join("store")))?);
     let config = IntakeConfig {
         dir: dir.join("fleet"),
+        names_dir: dir.join("queues"),
         cluster_label: "cluster".to_owned(),
         retention_ms: None,
         on_lost: None,

@@ -33,6 +33,7 @@ use crate::ship::{Intake, IntakeError, Peer, Refusal, SegmentKey, SentBlock, Ver
 mod collect;
 mod log;
 mod metrics;
+mod names;
 mod refused;
 mod segment;
 #[cfg(test)]
@@ -40,6 +41,9 @@ mod tests;
 
 use log::Logs;
 pub use metrics::IntakeMetrics;
+#[doc(hidden)]
+pub use names::fuzz_names;
+use names::{Names, Whose};
 use refused::Refused;
 pub use refused::{NeverComing, Reason};
 use segment::{Segment, To};
@@ -65,6 +69,8 @@ const SEGMENTS_OF_AGENT_MAX: usize = 4;
 pub struct IntakeConfig {
     /// Where the dictionary logs are kept.
     pub dir: PathBuf,
+    /// Where it is kept under which names queues have been filled.
+    pub names_dir: PathBuf,
     /// The label that says which cluster a series comes from.
     pub cluster_label: String,
     /// How long the store keeps samples, milliseconds; `None`: for ever.
@@ -81,6 +87,7 @@ impl fmt::Debug for IntakeConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IntakeConfig")
             .field("dir", &self.dir)
+            .field("names_dir", &self.names_dir)
             .field("cluster_label", &self.cluster_label)
             .field("retention_ms", &self.retention_ms)
             .finish_non_exhaustive()
@@ -93,6 +100,7 @@ pub struct StoreIntake {
     clock: Arc<dyn Clock>,
     config: IntakeConfig,
     logs: Logs,
+    names: Names,
     metrics: IntakeMetrics,
     agents: Mutex<HashMap<AgentKey, Agent>>,
     refused: Refused,
@@ -140,7 +148,8 @@ impl StoreIntake {
         StoreIntake {
             store,
             clock,
-            logs: Logs::new(disk, config.dir.clone()),
+            logs: Logs::new(Arc::clone(&disk), config.dir.clone()),
+            names: Names::open(disk, config.names_dir.clone()),
             config,
             metrics,
             agents: Mutex::default(),
@@ -198,6 +207,38 @@ impl StoreIntake {
         agent.segments.insert(name, Arc::clone(&segment));
         self.metrics.agents.set(agents.len() as i64);
         segment
+    }
+
+    /// Tells of dropped rows, in the name of whose they were. Whether that is written down.
+    fn tell_lost(&self, peer: &Peer, queue_id: u128, record: &Lost) -> bool {
+        let cluster = match self.names.whose(&peer.tenant, queue_id, record.incarnation) {
+            Whose::Of(cluster) => cluster,
+            Whose::Living(cluster) if cluster == peer.cluster => cluster,
+            // Who is not known to have been another speaks of itself.
+            Whose::Unknown => peer.cluster.clone(),
+            Whose::Living(other) => {
+                tracing::info!(
+                    cluster = peer.cluster,
+                    other,
+                    "a copy of another agent's queue has dropped rows: that agent has them"
+                );
+                return true;
+            }
+        };
+        if let Some(on_lost) = &self.config.on_lost
+            && !on_lost(peer, queue_id, &NeverComing::dropped(&cluster, record))
+        {
+            return false;
+        }
+        tracing::warn!(cluster, ?record, "blocks of an agent are lost");
+        self.metrics.lost_rows.inc_by(record.rows);
+        true
+    }
+
+    /// Whether rows of a segment are known to be of `cluster`, and that nobody else may bring them yet.
+    fn proves(&self, peer: &Peer, key: &SegmentKey, cluster: &str) -> bool {
+        let whose = self.names.whose(&peer.tenant, key.queue_id, key.incarnation);
+        cluster == peer.cluster || matches!(whose, Whose::Of(name) if name == cluster)
     }
 
     fn note_newest(&self, peer: &Peer, key: &SegmentKey, newest_ms: i64) {
@@ -298,6 +339,11 @@ impl From<std::io::Error> for No {
 }
 
 impl Intake for StoreIntake {
+    fn writes(&self, peer: &Peer, queue_id: u128, incarnation: u128) -> Result<(), IntakeError> {
+        let done = self.names.certify(peer, queue_id, incarnation);
+        done.map_err(|error| IntakeError(format!("write down whose a queue is: {error}")))
+    }
+
     fn stored(&self, peer: &Peer, queue_id: u128, incarnation: u128) -> Result<Intervals, IntakeError> {
         let agent = AgentKey { peer: peer.clone(), queue_id };
         let mut stored = self
@@ -350,7 +396,7 @@ impl Intake for StoreIntake {
             && !sent.context
             && !self.is_done(peer, key, sent.block)
         {
-            self.refused.note(peer, key, sent, refusal);
+            self.refused.note(peer, key, sent, refusal, |cluster| self.proves(peer, key, cluster));
         }
         if matches!(verdict, Verdict::Stored | Verdict::Known | Verdict::Refused(_)) && !sent.context {
             self.note_done(peer, key, sent.block);
@@ -383,6 +429,7 @@ impl Intake for StoreIntake {
     }
 
     fn book_lost(&self, peer: &Peer, queue_id: u128, lost: &[Lost]) -> usize {
+        self.names.hear(peer, queue_id);
         let mut agents = self.agents.lock();
         let agent = agents.entry(AgentKey { peer: peer.clone(), queue_id }).or_default();
         agent.used_ms = self.clock.now_ms();
@@ -392,14 +439,10 @@ impl Intake for StoreIntake {
         let mut known = 0;
         for record in lost {
             if !booked.contains(record) {
-                if let Some(on_lost) = &self.config.on_lost
-                    && !on_lost(peer, queue_id, &NeverComing::dropped(peer, record))
-                {
+                if !self.tell_lost(peer, queue_id, record) {
                     // The agent keeps this one and those behind it, and tells again.
                     break;
                 }
-                tracing::warn!(cluster = peer.cluster, ?record, "blocks of an agent are lost");
-                self.metrics.lost_rows.inc_by(record.rows);
                 new.push(*record);
             }
             known += 1;

@@ -45,6 +45,8 @@ const BLOCKS_PATH: &str = "/fleet/v1/rows/blocks";
 const PAIR_PATH: &str = "/fleet/v1/pair";
 /// Dictionaries of agents' segments, within the data directory.
 const DICTIONARIES: &str = "fleet/dictionaries";
+/// Whose agents' queues are, below the data directory.
+const QUEUES: &str = "fleet/queues";
 /// What says which cluster a series comes from.
 pub(super) const CLUSTER_LABEL: &str = "cluster";
 /// How often the intake lets go of what nobody uses.
@@ -95,6 +97,7 @@ impl Fleet {
         metrics.register(registry);
         let config = IntakeConfig {
             dir: parts.data.join(DICTIONARIES),
+            names_dir: parts.data.join(QUEUES),
             cluster_label: CLUSTER_LABEL.to_owned(),
             retention_ms: parts.retention.and_then(|kept| i64::try_from(kept.as_millis()).ok()),
             on_lost: parts.on_lost,

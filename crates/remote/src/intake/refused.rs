@@ -37,9 +37,9 @@ pub enum Reason {
 }
 
 impl<'a> NeverComing<'a> {
-    pub(super) fn dropped(peer: &'a Peer, lost: &Lost) -> NeverComing<'a> {
+    pub(super) fn dropped(cluster: &'a str, lost: &Lost) -> NeverComing<'a> {
         NeverComing {
-            cluster: &peer.cluster,
+            cluster,
             from_ms: lost.oldest_ms,
             to_ms: lost.newest_ms,
             rows: lost.rows,
@@ -64,14 +64,31 @@ struct Noted {
 }
 
 impl Refused {
-    /// Notes a block that is refused for good, as far as its head can be read.
-    pub(super) fn note(&self, peer: &Peer, key: &SegmentKey, sent: &SentBlock<'_>, refusal: Refusal) {
+    /// Notes a block that is refused for good, as far as its head can be read. What it says of whose it is counts where
+    /// `is_proven`.
+    pub(super) fn note(
+        &self,
+        peer: &Peer,
+        key: &SegmentKey,
+        sent: &SentBlock<'_>,
+        refusal: Refusal,
+        is_proven: impl FnOnce(&str) -> bool,
+    ) {
         let Ok(block) = Block::parse(sent.payload) else { return };
         let header = block.header();
         if header.rows == 0 || header.oldest_ms > header.newest_ms {
             return;
         }
         let cluster = block.cluster().unwrap_or(&peer.cluster);
+        if !is_proven(cluster) {
+            tracing::info!(
+                cluster = peer.cluster,
+                other = cluster,
+                block = sent.block,
+                "nothing shows that rows an agent brings of another cluster are that one's and nobody else's"
+            );
+            return;
+        }
         let from_ms = header.oldest_ms.saturating_sub(TICK_BEFORE_ROW_MS);
         let (to_ms, rows) = (header.newest_ms, u64::from(header.rows));
         let mut noted = self.0.lock();

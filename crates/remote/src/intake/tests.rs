@@ -301,6 +301,7 @@ fn harbour() -> EncoderConfig {
 fn intake(store: &Arc<Store>, disk: &FakeDisk, clock: &Arc<FakeClock>) -> StoreIntake {
     let config = IntakeConfig {
         dir: "/hub/fleet".into(),
+        names_dir: "/hub/queues".into(),
         cluster_label: "cluster".to_owned(),
         retention_ms: None,
         on_lost: None,
@@ -622,6 +623,9 @@ fn what_was_queued_under_another_name_is_booked_for_its_cluster_before_it_is_ref
     }));
     let elsewhere = EncoderConfig { cluster: "elsewhere".into(), ..harbour() };
     let (_encoder, all) = simple_blocks(3, elsewhere, "elsewhere");
+    let before = Peer { cluster: "elsewhere".to_owned(), ..peer() };
+    let key = all[0].key;
+    hub.intake.writes(&before, key.queue_id, key.incarnation).expect("written");
     let refused = Verdict::Refused(Refusal::IdentityChanged);
     all.iter().for_each(|block| assert_eq!(send(&hub.intake, block, false), refused));
     hub.intake.sync().expect_err("a full disk: the agent must not forget them");
@@ -633,4 +637,60 @@ fn what_was_queued_under_another_name_is_booked_for_its_cluster_before_it_is_ref
     let reason = Reason::Refused(Refusal::IdentityChanged);
     let once = ("harbour".to_owned(), "elsewhere".to_owned(), rows, reason);
     assert_eq!(*heard.lock(), [once.clone(), once], "all together; once more, as the first time failed");
+}
+
+#[test]
+fn nobody_books_losses_of_others_without_proof() {
+    fn other() -> Peer {
+        Peer { cluster: "elsewhere".to_owned(), ..peer() }
+    }
+    // What the hub has heard before the blocks come, and for whom it then books what was dropped and refused.
+    type Before = fn(&StoreIntake, u128, u128);
+    let nothing: Before = |_, _, _| {};
+    let another_life: Before = |intake, queue_id, incarnation| {
+        intake.writes(&other(), queue_id, incarnation + 1).expect("written");
+    };
+    let was_its: Before = |intake, queue_id, incarnation| {
+        intake.writes(&other(), queue_id, incarnation).expect("written");
+        intake.writes(&peer(), queue_id, incarnation + 1).expect("written");
+    };
+    let is_its_yet: Before = |intake, queue_id, incarnation| {
+        intake.writes(&other(), queue_id, incarnation).expect("written");
+        intake.writes(&peer(), queue_id, incarnation + 1).expect("written");
+        assert_eq!(intake.book_lost(&other(), queue_id, &[]), 0);
+    };
+    for (before, booked) in [
+        (nothing, vec!["harbour"]),
+        (another_life, vec!["harbour"]),
+        (was_its, vec!["elsewhere", "elsewhere"]),
+        (is_its_yet, vec![]),
+    ] {
+        let mut hub = hub();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&heard);
+        hub.intake.config.on_lost = Some(Arc::new(move |_, _, never| {
+            told.lock().push(never.cluster.to_owned());
+            true
+        }));
+        let config = EncoderConfig { cluster: other().cluster, ..harbour() };
+        let (_encoder, all) = simple_blocks(1, config, "elsewhere");
+        let key = all[0].key;
+        before(&hub.intake, key.queue_id, key.incarnation);
+        let lost = queue::Lost {
+            incarnation: key.incarnation,
+            first: 900,
+            last: 901,
+            blocks: 2,
+            rows: 7,
+            samples: 70,
+            unreadable: 0,
+            oldest_ms: 1,
+            newest_ms: 2,
+            reason: queue::LostReason::Bytes,
+        };
+        assert_eq!(hub.intake.book_lost(&peer(), key.queue_id, &[lost]), 1, "the agent need not tell again");
+        assert_eq!(send(&hub.intake, &all[0], false), Verdict::Refused(Refusal::IdentityChanged));
+        hub.intake.sync().expect("sync");
+        assert_eq!(*heard.lock(), booked);
+    }
 }

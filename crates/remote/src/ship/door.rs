@@ -30,6 +30,14 @@ pub trait Intake: Send + Sync {
     /// When it cannot say now.
     fn stored(&self, peer: &Peer, queue_id: u128, incarnation: u128) -> Result<Intervals, IntakeError>;
 
+    /// The peer says that it writes this life of a queue; that is remembered for good.
+    ///
+    /// # Errors
+    /// It could not be written down.
+    fn writes(&self, _peer: &Peer, _queue_id: u128, _incarnation: u128) -> Result<(), IntakeError> {
+        Ok(())
+    }
+
     /// The blocks of the segment that its decoder has read without a gap, if it still has one: from, and
     /// up to before.
     fn position(&self, peer: &Peer, segment: &SegmentKey) -> Option<(u64, u64)>;
@@ -87,6 +95,7 @@ impl<I: Intake> Door<I> {
     /// [`DoorError`]
     pub fn hello(&self, peer: &Peer, body: &[u8]) -> Result<Vec<u8>, DoorError> {
         let hello = Hello::decode(body)?;
+        self.intake.writes(peer, hello.queue_id, hello.incarnation)?;
         let mut answer = HelloAnswer::default();
         let held: Vec<(u128, u64)> = hello.segments.iter().map(|segment| (segment.0, segment.1)).collect();
         self.intake.held(peer, hello.queue_id, &held);

@@ -31,6 +31,8 @@ pub(crate) struct Agent {
     pub(crate) clock: Arc<FakeClock>,
     /// What all that it scrapes has in its name.
     name: u64,
+    /// The incarnations of its queue so far, those of before it was cloned among them.
+    lives: Vec<u128>,
     options: Options,
     sender_options: SenderOptions,
     /// A request without an answer for so long has failed, milliseconds.
@@ -71,6 +73,7 @@ struct Before {
     peer: Peer,
     clock: Arc<FakeClock>,
     name: u64,
+    lives: Vec<u128>,
     options: Options,
     sender_options: SenderOptions,
     patience_ms: i64,
@@ -103,6 +106,7 @@ impl Agent {
             peer: Peer { tenant: TenantId::default(), cluster: "a".to_owned() },
             clock: FakeClock::at(now_ms),
             name: ground.names,
+            lives: Vec::new(),
             options,
             sender_options,
             patience_ms,
@@ -114,10 +118,11 @@ impl Agent {
     }
 
     fn start(before: Before, now_ms: i64) -> Agent {
-        let Before { disk, peer, clock, name, options, sender_options, .. } = before;
+        let Before { disk, peer, clock, name, mut lives, options, sender_options, .. } = before;
         let Before { patience_ms, hubs, newest_ms, next_epoch, .. } = before;
         let opened = queue::open(disk.shared(), Path::new(DIR), clock.clone(), options.clone())
             .expect("a healed disk opens");
+        lives.push(opened.queue.incarnation());
         let sending = |hub: usize| {
             let reader = opened.queue.reader(&format!("hub-{hub}"), Start::Oldest).expect("a reader");
             let news = Arc::new(AtomicBool::new(true));
@@ -154,6 +159,7 @@ impl Agent {
             peer,
             clock,
             name,
+            lives,
             options,
             sender_options,
             patience_ms,
@@ -301,6 +307,7 @@ impl Agent {
         });
         if re_enrol {
             ground.renamed.insert(self.name);
+            ground.brought.extend(&self.lives);
             ground.names += 1;
             before.name = ground.names;
             before.peer.cluster.push('x');
@@ -316,6 +323,7 @@ impl Agent {
             peer: self.peer.clone(),
             clock: Arc::clone(&self.clock),
             name: self.name,
+            lives: self.lives.clone(),
             options: self.options.clone(),
             sender_options: self.sender_options.clone(),
             patience_ms: self.patience_ms,

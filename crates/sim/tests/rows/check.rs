@@ -151,8 +151,10 @@ impl Judged<'_> {
         let told = self.account.ticks.get(&tick_ms);
         let renamed = ground.is_renamed(self.source);
         let dropped = told.is_some_and(|told| told.required && ground.lost[at].contains(&told.block));
-        // What a life wrote under its old name and could not bring is refused, unless it was dropped first.
-        let gone = told.is_some_and(|told| told.required && renamed && !self.is_there(told));
+        // What a life wrote under its old name and could not bring is refused, unless it was dropped first. A hub
+        // that has never been told the old name by a certificate has nobody to book it for.
+        let proven = |told: &Told| self.hub.names.proves(told.block.0);
+        let gone = told.is_some_and(|told| told.required && renamed && !self.is_there(told) && proven(told));
         if (dropped && !renamed || gone) && told.is_some_and(|told| told.outcome != Outcome::Skipped) {
             assert!(matches!(verdict, Verdict::Lost(_)), "it was dropped or refused: {}", context());
         }

@@ -22,6 +22,8 @@ pub(crate) struct Ground {
     pub(crate) names: u64,
     /// Names of agents that have enrolled under another one since.
     pub(crate) renamed: BTreeSet<u64>,
+    /// Lives of queues (incarnations) that an agent of another name than theirs holds blocks of.
+    pub(crate) brought: BTreeSet<u128>,
 }
 
 /// One source.
@@ -61,15 +63,13 @@ impl Ground {
         told.required && !self.is_renamed(source) && !self.lost[hub].contains(&told.block)
     }
 
-    /// Whether rows of that time may have been refused because their agent enrolled under another name: what one
-    /// life of it wrote is booked from the tick of its first row on, in one piece at the widest.
+    /// Whether rows of that time may have been refused because an agent brought them under another name than theirs: what
+    /// one life of a queue wrote is booked from the tick of its first row on, in one piece at the widest.
     pub(crate) fn refused_then(&self, time_ms: i64) -> bool {
         let mut lives: BTreeMap<u128, (i64, i64)> = BTreeMap::new();
-        for (id, account) in &self.sources {
-            if !self.is_renamed(*id) {
-                continue;
-            }
-            for (tick, told) in &account.ticks {
+        for account in self.sources.values() {
+            let brought = |told: &Told| self.brought.contains(&told.block.0);
+            for (tick, told) in account.ticks.iter().filter(|(_, told)| brought(told)) {
                 let (from, to) = lives.entry(told.block.0).or_insert((*tick, *tick));
                 (*from, *to) = ((*from).min(*tick), (*to).max(*tick));
             }

@@ -9,7 +9,7 @@ use model::{Labels, Matcher, TenantId};
 use parking_lot::Mutex;
 use queue::LostReason;
 use remote::intake::{IntakeConfig, IntakeMetrics, StoreIntake};
-use remote::ship::message::Answer;
+use remote::ship::message::{Answer, Hello};
 use remote::ship::{Door, Peer, Refusal, Request};
 use remote::{OnLost, Reason};
 use sim::{Dice, Packet};
@@ -30,11 +30,41 @@ pub(crate) struct Hub {
     pub(crate) power_cuts: u64,
     /// Its disk has refused to write, perhaps to the ledger and not to the store: a kill then does the same.
     pub(crate) was_refused: bool,
+    /// Whose queues it has been told that are.
+    pub(crate) names: Names,
     time: Arc<FakeClock>,
     db: Arc<Db>,
     witness: Arc<Witness>,
     kept: Arc<LedgerAppender>,
     door: Door<StoreIntake>,
+}
+
+/// What certificates have said of queues' lives. All agents here have copies of one queue.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// In the order of their first hello that was answered: incarnation and cluster.
+    heard: Vec<(u128, String)>,
+    /// Whose agent was heard of after one of another name had begun: its rows may come yet.
+    living: BTreeSet<u128>,
+}
+
+impl Names {
+    fn note(&mut self, peer: &Peer, request: Request, body: &[u8], is_answered: bool) {
+        if let (Request::Hello, Ok(hello), true) = (request, Hello::decode(body), is_answered)
+            && self.heard.iter().all(|(incarnation, _)| *incarnation != hello.incarnation)
+        {
+            self.heard.push((hello.incarnation, peer.cluster.clone()));
+        }
+        let last_other = self.heard.iter().rposition(|(_, cluster)| *cluster != peer.cluster);
+        let before = self.heard.iter().take(last_other.unwrap_or(0));
+        let own = before.filter(|(_, cluster)| *cluster == peer.cluster);
+        self.living.extend(own.map(|(incarnation, _)| incarnation));
+    }
+
+    /// Whether the hub has to know whose the life is, and that nobody else can bring its rows.
+    pub(crate) fn proves(&self, incarnation: u128) -> bool {
+        self.heard.iter().any(|(known, _)| *known == incarnation) && !self.living.contains(&incarnation)
+    }
 }
 
 /// Stands before the store, and does not believe it: no sample is taken twice.
@@ -111,6 +141,7 @@ impl Hub {
         let kept = Arc::new(LedgerAppender::new(witness.clone(), Arc::clone(&ledger)));
         let config = IntakeConfig {
             dir: Path::new("/hub/intake").to_owned(),
+            names_dir: Path::new("/hub/queues").to_owned(),
             cluster_label: "cluster".to_owned(),
             retention_ms: None,
             on_lost: Some(book_losses(Arc::clone(&ledger))),
@@ -122,6 +153,7 @@ impl Hub {
             ledger,
             power_cuts,
             was_refused: false,
+            names: Names::default(),
             time: Arc::clone(time),
             db,
             witness,
@@ -130,11 +162,13 @@ impl Hub {
         }
     }
 
-    pub(crate) fn answer(&self, peer: &Peer, request: Request, body: &[u8]) -> Option<Vec<u8>> {
-        match request {
+    pub(crate) fn answer(&mut self, peer: &Peer, request: Request, body: &[u8]) -> Option<Vec<u8>> {
+        let answer = match request {
             Request::Hello => self.door.hello(peer, body).ok(),
             Request::Blocks => self.door.blocks(peer, body).ok(),
-        }
+        };
+        self.names.note(peer, request, body, answer.is_some());
+        answer
     }
 
     pub(crate) fn crash(&mut self, cut: bool, dice: &mut Dice) {
@@ -143,9 +177,9 @@ impl Hub {
             true => self.disk.after_power_cut(Survivors::Some(dice.below(u64::MAX))),
             false => self.disk.after_kill(),
         };
-        let was_refused = self.was_refused;
+        let (was_refused, names) = (self.was_refused, std::mem::take(&mut self.names));
         *self = Hub::open(disk, &self.time, self.power_cuts + u64::from(cut));
-        self.was_refused = was_refused;
+        (self.was_refused, self.names) = (was_refused, names);
     }
 
     /// Whether the ledger may have less than the store, of what no agent is bound to tell again.
