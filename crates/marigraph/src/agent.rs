@@ -30,7 +30,7 @@ use prometheus_client::registry::Registry;
 use promql::engine::{Engine, EngineOptions};
 use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
 use stdx::clock::{Clock, SystemClock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tunnel::identity::{AgentIdentity, Alpn};
 use tunnel::policy::{Gate, Policy};
@@ -110,6 +110,8 @@ struct Stages {
     is_paired: bool,
     /// One of several agents that share the targets.
     sharer: OnceLock<Sharer>,
+    /// Told when hubs take it for another.
+    somebody_else: Notify,
 }
 
 impl std::fmt::Debug for Agent {
@@ -223,6 +225,7 @@ impl Agent {
             gate,
             pages,
             sharer: OnceLock::new(),
+            somebody_else: Notify::new(),
         });
         // Before the first row comes in.
         stages.keep.apply(&config)?;
@@ -253,6 +256,12 @@ impl Agent {
     /// Waits until somebody asks the program to end over HTTP.
     pub async fn quit_requested(&self) {
         self.stages.program.quit.notified().await;
+    }
+
+    /// Waits until the hubs say that this agent's own certificate is another cluster's now. What it stamps on series is
+    /// settled at its start: it is to be stopped and started again, with the same arguments.
+    pub async fn is_somebody_else(&self) {
+        self.stages.somebody_else.notified().await;
     }
 
     /// Stops in the order data flows: scraping, the doors, then the queue, whose last block is written and
@@ -350,13 +359,20 @@ impl Stages {
         let start = |encoder| Home::start(metrics.home, encoder, &urls, &connector, identity.as_ref(), clock);
         let home = self.keep.shipping().map(start).transpose()?;
         let Some(identity) = identity else { return Ok(Outward { home, tunnels: None, keeping: None }) };
-        let lost = home.as_ref().map(Home::on_tunnel_lost).unwrap_or_default();
-        let tunnels = self.dial(urls, &connector, &identity, (metrics.dial, lost));
+        let (lines, lost) = (home.as_ref().map(Home::on_tunnel_lost), Arc::new(Notify::new()));
+        let heard = Arc::clone(&lost);
+        let on_lost = OnLost::new(move |hub| {
+            lines.iter().for_each(|told| told(hub));
+            heard.notify_one();
+        });
+        let tunnels = self.dial(urls, &connector, &identity, (metrics.dial, on_lost));
+        let stages = Arc::downgrade(self);
         let keeping = tokio::spawn(async move {
-            // Runs for ever where there is something to keep.
+            // Where there is something to keep, until this agent is somebody else.
             let own = async {
                 if args.own.ca_file.is_some() {
-                    brought::keep(&args, &identity, &way).await;
+                    brought::keep(&args, &identity, &way, &lost).await;
+                    stages.upgrade().iter().for_each(|stages| stages.somebody_else.notify_one());
                 }
             };
             tokio::join!(identity.keep_renewed(&way, &args.hubs), own);

@@ -21,6 +21,7 @@ mod settle;
 mod stores;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -209,7 +210,9 @@ impl Hub {
         if matches!(self.stages.program.source, ConfigSource::File(_)) {
             return tracing::info!("ready at http://{addr}");
         }
-        eprintln!(
+        // Nobody may be there to read it.
+        let _ = writeln!(
+            std::io::stderr(),
             "\n  marigraph is at http://{addr}\n\n  try\n    \
              sum by (mode) (rate(node_cpu_seconds_total{{mode!=\"idle\"}}[1m]))\n    \
              1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes\n    \

@@ -7,7 +7,7 @@ use clap::Parser;
 use marigraph::agent::Agent;
 use marigraph::cli::{AgentArgs, Check, Cli, Command, HubArgs};
 use marigraph::hub::Hub;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 fn main() -> ExitCode {
@@ -57,23 +57,77 @@ fn main() -> ExitCode {
     }
 }
 
+/// What runs until it is told to end.
+trait Role {
+    async fn reload(&self);
+    async fn quit_requested(&self);
+}
+
+impl Role for Hub {
+    async fn reload(&self) {
+        Hub::reload(self).await;
+    }
+
+    async fn quit_requested(&self) {
+        Hub::quit_requested(self).await;
+    }
+}
+
+impl Role for Agent {
+    async fn reload(&self) {
+        Agent::reload(self).await;
+    }
+
+    async fn quit_requested(&self) {
+        Agent::quit_requested(self).await;
+    }
+}
+
+/// What the system may tell us.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listening comes first: a SIGTERM during a long start must not be lost.
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits until one of them says to end.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = self.interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        }
+    }
+
+    /// Reloads `role` when that is asked for, until it is told to end.
+    async fn attend(&mut self, role: &impl Role) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => role.reload().await,
+                _ = self.terminate.recv() => return tracing::info!("SIGTERM: stopping"),
+                _ = self.interrupt.recv() => return tracing::info!("SIGINT: stopping"),
+                () = role.quit_requested() => return tracing::info!("asked to quit: stopping"),
+            }
+        }
+    }
+}
+
 fn run_hub(args: HubArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        // Listening to signals comes first: a SIGTERM during a long start must not be lost.
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut signals = Signals::listen()?;
         let hub = Hub::start(args).await?;
         hub.greet();
-        loop {
-            tokio::select! {
-                _ = hangup.recv() => hub.reload().await,
-                _ = terminate.recv() => break tracing::info!("SIGTERM: stopping"),
-                _ = interrupt.recv() => break tracing::info!("SIGINT: stopping"),
-                () = hub.quit_requested() => break tracing::info!("asked to quit: stopping"),
-            }
-        }
+        signals.attend(&hub).await;
         hub.stop().await
     })
 }
@@ -93,27 +147,33 @@ fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     stdx::memory::map_alone(MAPPED_BYTES);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        // Enrolment may wait for a hub for long.
-        let agent = tokio::select! {
-            agent = Agent::start(args) => agent?,
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-        };
-        tracing::info!("the agent's own API is at http://{}", agent.addr());
-        let mut give_back = tokio::time::interval(GIVE_BACK_EVERY);
-        give_back.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut signals = Signals::listen()?;
+        tokio::spawn(give_back());
         loop {
-            tokio::select! {
-                _ = give_back.tick() => drop(tokio::task::spawn_blocking(stdx::memory::give_back)),
-                _ = hangup.recv() => agent.reload().await,
-                _ = terminate.recv() => break tracing::info!("SIGTERM: stopping"),
-                _ = interrupt.recv() => break tracing::info!("SIGINT: stopping"),
-                () = agent.quit_requested() => break tracing::info!("asked to quit: stopping"),
+            // Enrolment may wait for a hub for long.
+            let agent = tokio::select! {
+                agent = Agent::start(args.clone()) => agent?,
+                () = signals.end() => return Ok(()),
+            };
+            tracing::info!("the agent's own API is at http://{}", agent.addr());
+            let is_over = tokio::select! {
+                () = signals.attend(&agent) => true,
+                () = agent.is_somebody_else() => false,
+            };
+            agent.stop().await?;
+            if is_over {
+                return Ok(());
             }
         }
-        agent.stop().await
     })
+}
+
+async fn give_back() {
+    let mut due = tokio::time::interval(GIVE_BACK_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        // Whatever becomes of it, there is a next time.
+        let _ = tokio::task::spawn_blocking(stdx::memory::give_back).await;
+    }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use stdx::clock::Clock;
 use stdx::disk::RealDisk;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_rustls::rustls::RootCertStore;
 use tunnel::identity::{
     AgentIdentity, ExchangeError, OwnCertificate, PeerIdentity, Reach, explained, roots_of_pem,
@@ -118,46 +120,109 @@ fn tell(hub: &str, error: &ExchangeError) {
     tracing::warn!(hub, why, "the hub does not say who this agent is: {text}");
 }
 
-/// Reads the files again when they change, and has every hub say again who this is, until dropped. A hub that does not
+/// Reads the files again when they change, and has every hub say again who this is then, and whenever a tunnel was `lost`:
+/// a hub whose rules have changed closes it. Ends when the hubs agree that this is somebody else. A hub that does not
 /// answer holds the files up for as long as an exchange may take.
-pub(super) async fn keep(args: &AgentArgs, identity: &AgentIdentity, way: &dyn Reach) {
-    let started = identity.current();
+pub(super) async fn keep(
+    args: &AgentArgs,
+    identity: &AgentIdentity,
+    way: &dyn Reach,
+    lost: &Notify,
+) -> PeerIdentity {
     let mut before = OwnCertificates::read(&args.own).ok();
-    let mut untold: Vec<&String> =
-        if identity.is_brought() { args.hubs.iter().collect() } else { Vec::new() };
-    let (mut failed, mut wait, mut again) = (String::new(), RETRY.0, tokio::time::Instant::now());
+    let mut said = Said::new(identity.current(), args.hubs.len());
+    let mut untold: Vec<usize> = Vec::new();
+    let (mut failed, mut wait, mut again) = (String::new(), RETRY.0, Instant::now());
+    let anew = |untold: &mut Vec<usize>, wait: &mut Duration| {
+        if identity.is_brought() {
+            *untold = (0..args.hubs.len()).collect();
+        }
+        *wait = RETRY.0;
+    };
+    anew(&mut untold, &mut wait);
     loop {
-        if !untold.is_empty() && tokio::time::Instant::now() >= again {
+        if !untold.is_empty() && Instant::now() >= again {
             let mut still = Vec::new();
             for hub in untold {
-                match identity.ask_who(way, hub).await {
-                    Ok(who) => differs(started.as_ref(), &who),
+                match identity.ask_who(way, &args.hubs[hub]).await {
+                    Ok(who) => said.hears(hub, who),
                     Err(error) => {
-                        tell(hub, &error);
+                        tell(&args.hubs[hub], &error);
                         still.push(hub);
                     }
                 }
             }
+            if let Some(who) = said.somebody_else() {
+                tracing::warn!(%who, "the hubs say that this agent is somebody else now");
+                return who.clone();
+            }
             untold = still;
-            again = tokio::time::Instant::now() + wait;
+            again = Instant::now() + wait;
             wait = wait.saturating_mul(2).min(RETRY.1);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = lost.notified() => {
+                anew(&mut untold, &mut wait);
+                // All agents of a hub have lost it in the same moment.
+                again = Instant::now() + RETRY.0.mul_f64(rand::random_range(0.0..1.0));
+                tokio::time::sleep_until(again).await;
+            }
+        }
         let read = tokio::task::block_in_place(|| look(args, identity, &mut before));
         match read {
-            Ok(true) if identity.is_brought() => {
-                (untold, wait, again) = (args.hubs.iter().collect(), RETRY.0, tokio::time::Instant::now());
+            Ok(true) => {
+                anew(&mut untold, &mut wait);
+                again = Instant::now();
             }
-            Ok(_) => failed.clear(),
+            Ok(false) => failed.clear(),
             Err(error) => {
-                let said = format!("{error:#}");
-                if said != failed {
-                    tracing::warn!("the certificates in force stay: {said}");
+                let why = format!("{error:#}");
+                if why != failed {
+                    tracing::warn!("the certificates in force stay: {why}");
                 }
-                failed = said;
+                failed = why;
             }
         }
     }
+}
+
+/// Who this is by what each hub said last.
+struct Said {
+    /// Who it has been since the start: what is stamped on series.
+    started: Option<PeerIdentity>,
+    hubs: Vec<Option<PeerIdentity>>,
+    /// Whether the log has been told that they disagree.
+    is_told: bool,
+}
+
+impl Said {
+    fn new(started: Option<PeerIdentity>, hubs: usize) -> Said {
+        Said { started, hubs: vec![None; hubs], is_told: false }
+    }
+
+    fn hears(&mut self, hub: usize, who: PeerIdentity) {
+        self.hubs[hub] = Some(who);
+    }
+
+    /// Somebody other than at the start, if all hubs that have answered agree on that: where their rules differ, beginning
+    /// anew with each of them would never end.
+    fn somebody_else(&mut self) -> Option<&PeerIdentity> {
+        let started = self.started.as_ref()?;
+        let mut said = self.hubs.iter().flatten();
+        let first = said.next()?;
+        let agree = said.all(|who| is_same(who, first));
+        if !agree && !self.is_told {
+            tracing::warn!("the hubs' rules differ in who this agent is: it stays who it is ({started})");
+        }
+        self.is_told = !agree;
+        (agree && !is_same(first, started)).then_some(first)
+    }
+}
+
+/// Whether series are stamped alike.
+fn is_same(one: &PeerIdentity, other: &PeerIdentity) -> bool {
+    (&one.tenant, &one.cluster, &one.labels) == (&other.tenant, &other.cluster, &other.labels)
 }
 
 /// Puts what has changed in force; whether there was something.
@@ -179,10 +244,44 @@ fn look(args: &AgentArgs, identity: &AgentIdentity, before: &mut Option<OwnCerti
     Ok(true)
 }
 
-/// What is stamped on series is settled at the start.
-fn differs(started: Option<&PeerIdentity>, who: &PeerIdentity) {
-    let told = |who: &PeerIdentity| (who.tenant.clone(), who.cluster.clone(), who.labels.clone());
-    if started.is_some_and(|started| told(started) != told(who)) {
-        tracing::warn!(%who, "a hub says that this agent is somebody else now; that takes effect with the next start");
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use model::TenantId;
+    use tunnel::identity::PeerKind;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_is_somebody_else_when_the_hubs_agree() {
+        let who = |cluster: &str| PeerIdentity {
+            kind: PeerKind::Agent,
+            tenant: TenantId::default(),
+            cluster: cluster.to_owned(),
+            agent_id: "own-1".to_owned(),
+            labels: BTreeMap::new(),
+            brought: Some("one".to_owned()),
+            serial: String::new(),
+            not_before_ms: 0,
+            not_after_ms: 0,
+        };
+        let check = |said: &[Option<&str>], becomes: Option<&str>| {
+            let mut all = Said::new(Some(who("alpha")), said.len());
+            for (hub, cluster) in said.iter().enumerate() {
+                if let Some(cluster) = cluster {
+                    all.hears(hub, who(cluster));
+                }
+            }
+            assert_eq!(all.somebody_else().map(|who| who.cluster.as_str()), becomes, "{said:?}");
+        };
+        check(&[], None);
+        check(&[None, None], None);
+        check(&[Some("alpha"), None], None);
+        check(&[Some("beta")], Some("beta"));
+        check(&[None, Some("beta")], Some("beta"));
+        check(&[Some("beta"), Some("beta")], Some("beta"));
+        check(&[Some("alpha"), Some("beta")], None);
+        check(&[Some("gamma"), Some("beta")], None);
     }
 }

@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tunnel::identity::AgentIdentity;
-use tunnel::{Connector, HubUrl, Line, LineError, OnLost};
+use tunnel::{Connector, HubUrl, Line, LineError};
 
 /// How often cursors are written down and old segments go.
 const UPKEEP_EVERY: Duration = Duration::from_secs(2);
@@ -114,11 +114,9 @@ impl Home {
     }
 
     /// To be told which hub's tunnel is lost: what knows of dead lines.
-    pub(super) fn on_tunnel_lost(&self) -> OnLost {
+    pub(super) fn on_tunnel_lost(&self) -> impl Fn(&HubUrl) + Send + Sync + 'static {
         let lines = Arc::clone(&self.lines);
-        OnLost::new(move |hub| {
-            lines.iter().filter(|line| line.hub() == hub).for_each(|line| line.tunnel_lost());
-        })
+        move |hub| lines.iter().filter(|line| line.hub() == hub).for_each(|line| line.tunnel_lost())
     }
 
     /// Lets the senders get the last rows home, for a moment, and writes the cursors down.

@@ -413,3 +413,43 @@ async fn what_an_authority_revokes_and_authorities_taken_out_are_cut_off() -> Re
     sends(&hub, "beta").await?;
     sends(&hub, "alpha").await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_follows_when_its_certificate_is_given_to_another_cluster() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let root = root.path();
+    let target = FakeTarget::start("tide_metres 3.5\n").await?;
+    agent_config(root, &target)?;
+    let (hubs, agents) = (UserCa::new("Corp servers")?, UserCa::new("Corp agents")?);
+    let hub = hub(root, &hubs, &agents).await?;
+    let client = || ExtendedKeyUsagePurpose::ClientAuth;
+    agents.write(root, "alpha", client(), HOUR, "a1.alpha.corp")?;
+    agents.write(root, "beta", client(), HOUR, "b1.beta.corp")?;
+    let mut alpha = agent(root, &hub, "alpha", own(root, "alpha")).await?;
+    let beta = agent(root, &hub, "beta", own(root, "beta")).await?;
+    sends(&hub, "alpha").await?;
+    sends(&hub, "beta").await?;
+    let config = std::fs::read_to_string(root.join("hub.yml"))?;
+    let moved = config.replace(
+        "    names:\n",
+        "    names:\n    - {common_name: a1.alpha.corp, cluster: delta, labels: {sea: north}}\n",
+    );
+    ensure!(moved != config, "{config}");
+
+    // The same process goes on under the new name, and the other one is who it was. Then back.
+    for (text, cluster, before) in [(&moved, "delta", "alpha"), (&config, "alpha", "delta")] {
+        std::fs::write(root.join("hub.yml"), text)?;
+        let answer = http::post(hub.listen, "/-/reload", "text/plain", String::new()).await?;
+        ensure!(answer.status == 200, "{}", answer.text());
+        sends(&hub, cluster).await?;
+        cut(&hub, before, CUT_IN).await?;
+        sends(&hub, "beta").await?;
+        ensure!(alpha.child.try_wait()?.is_none(), "the process has ended:\n{}", alpha.said());
+        let told = http::get(alpha.listen, "/api/v1/explain/target?target=buoys/127").await?.json()?;
+        ensure!(told["data"]["found"][0]["cluster"] == cluster, "{told}");
+    }
+    let north = "count_over_time(up{cluster=\"delta\",sea=\"north\"}[1m]) > 0";
+    ensure!(!crate::query(hub.listen, north).await?.is_empty());
+    ensure!(!beta.said().contains("somebody else"), "{}", beta.said());
+    Ok(())
+}
