@@ -401,11 +401,13 @@ fn tunnels_die_in_time_and_come_back_and_every_answer_is_whole_or_none() {
 }
 
 /// Seeds that found something.
-const REGRESSIONS: [(u64, &str); 4] = [
+const REGRESSIONS: [(u64, &str); 6] = [
     (0, "a body on a connection that the hub had closed went on, past its deadline, as did the connection"),
     (8, "the body of a request that was given up in the middle was taken for a whole one"),
     (25, "a dead line whose buffers were full was held for ever: the last words could not be written"),
     (49, "on a connection whose certificate had been renewed no deadline of a body was kept"),
+    (89, "a connection that the agent had replaced, and that died with answers on it, was held too long"),
+    (1088, "the same"),
 ];
 
 #[test]

@@ -33,6 +33,8 @@ use crate::whole::Whole;
 
 /// A target that has not begun to answer by then makes room for others.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// Why a connection is closed that nothing has come on for too long.
+const SILENT: &str = "no answer to pings (nothing passes any more)";
 /// The first measurement waits a little: most requests come right after connecting.
 const FIRST_MEASUREMENT: Duration = Duration::from_secs(1);
 
@@ -302,8 +304,9 @@ pub(super) struct Driving {
 }
 
 impl Driving {
-    /// Drives the connection until it ends; tells why it did.
-    pub(super) async fn run(self, link: &Link, clock: &dyn Clock) -> String {
+    /// Drives the connection until it ends; tells why it did. Answers that are under way then go on, as long as
+    /// something passes.
+    pub(super) async fn run(self, link: &Arc<Link>, clock: &dyn Clock) -> String {
         let measuring = async {
             match link.kind {
                 Kind::Control => link.keep_measuring(clock, self.timings).await,
@@ -317,15 +320,28 @@ impl Driving {
             }
             ended = self.connection => ended,
             () = self.signs.gone(self.timings) => {
-                link.close("no answer to pings (nothing passes any more)");
-                return "no answer to pings (nothing passes any more)".to_owned();
+                link.close(SILENT);
+                return SILENT.to_owned();
             }
             () = measuring => Ok(()),
         };
+        let (closing, weak) = (link.closing.clone(), Arc::downgrade(link));
+        tokio::spawn(close_when_silent(self.signs, self.timings, weak, closing));
         match ended {
             Ok(()) => "the agent closed it".to_owned(),
             Err(error) => describe(&error),
         }
+    }
+}
+
+/// Closes a connection that nobody drives any more once nothing passes on it.
+async fn close_when_silent(signs: Signs, timings: Timings, link: Weak<Link>, closing: CancellationToken) {
+    tokio::select! {
+        () = closing.cancelled() => {}
+        () = signs.gone(timings) => match link.upgrade() {
+            Some(link) => link.close(SILENT),
+            None => closing.cancel(),
+        },
     }
 }
 
