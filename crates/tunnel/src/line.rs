@@ -6,9 +6,12 @@
 //!
 //! HTTP/1.1 has no pings. The tunnel to the same hub has: when that is lost, requests that should have been
 //! answered by now are given up, and the next ones go over new connections. A connection that dies by itself, while the
-//! tunnel lives, is ended by the system ten seconds after it stopped acknowledging ([`crate::connect`]); through a proxy, which
-//! acknowledges for a hub it may have lost, a request is given up after a minute.
+//! tunnel lives, is ended by the system ten seconds after it stopped acknowledging ([`crate::connect`]). A proxy acknowledges
+//! for a hub that it may have lost: through one, a request that has had no answer for ten seconds is sent once more over a new
+//! connection, and the first answer counts. The hub is perhaps only slow, so the first one is not given up for that; what
+//! it hears twice it knows (`docs/formats/ship.md`).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,10 +37,15 @@ struct Patience {
     usual: Duration,
     /// When the tunnel to the hub was lost meanwhile: as long as a ping and its answer may take.
     without_tunnel: Duration,
+    /// Before a request that went through a proxy is sent once more: as long as the system waits without one.
+    through_proxy: Duration,
 }
 
-const PATIENCE: Patience =
-    Patience { usual: Duration::from_secs(60), without_tunnel: Duration::from_secs(10) };
+const PATIENCE: Patience = Patience {
+    usual: Duration::from_secs(60),
+    without_tunnel: Duration::from_secs(10),
+    through_proxy: Duration::from_secs(10),
+};
 /// How long it may take to get a connection: TLS included, as for a tunnel.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// The largest answer that is read.
@@ -155,7 +163,7 @@ impl Line {
     /// [`LineError`]; after a minute at the latest.
     pub async fn post(&self, path: &str, body: Vec<u8>) -> Result<Vec<u8>, LineError> {
         let late = |waited, tunnel_lost| LineError::Late { url: self.url(path), waited, tunnel_lost };
-        let exchange = tokio::time::timeout(self.patience.usual, self.exchange(path, body));
+        let exchange = tokio::time::timeout(self.patience.usual, self.answered(path, Bytes::from(body)));
         tokio::select! {
             biased;
             answer = exchange => answer.unwrap_or_else(|_| Err(late(self.patience.usual, false))),
@@ -176,10 +184,30 @@ impl Line {
         format!("{}{path}", self.hub)
     }
 
-    async fn exchange(&self, path: &str, body: Vec<u8>) -> Result<Vec<u8>, LineError> {
+    /// The answer; through a proxy the first one of two, when the first request has had none for a while.
+    async fn answered(&self, path: &str, body: Bytes) -> Result<Vec<u8>, LineError> {
+        let Some(proxy) = self.connector.proxy_of(&self.hub) else { return self.exchange(path, body).await };
+        let mut first = pin!(self.exchange(path, body.clone()));
+        let patience = self.patience.through_proxy;
+        if let Ok(answer) = tokio::time::timeout(patience, &mut first).await {
+            return answer;
+        }
+        tracing::warn!(hub = %self.hub, proxy, path, "no answer in {patience:?}: asking again over a new connection");
+        // Those beside it are no better.
+        self.idle.lock().clear();
+        let mut second = pin!(self.exchange(path, body));
+        // Who has said nothing that counts leaves it to the other.
+        let is_answer = |said: &Result<_, LineError>| matches!(said, Ok(_) | Err(LineError::Refused { .. }));
+        tokio::select! {
+            said = &mut first => if is_answer(&said) { said } else { second.await },
+            said = &mut second => if is_answer(&said) { said } else { first.await },
+        }
+    }
+
+    async fn exchange(&self, path: &str, body: Bytes) -> Result<Vec<u8>, LineError> {
         let broken = |what: String| LineError::Broken { url: self.url(path), what };
         let mut open = self.connection().await?;
-        let request = Request::post(path).body(Full::new(Bytes::from(body)));
+        let request = Request::post(path).body(Full::new(body));
         let mut request = request.map_err(|error| broken(error.to_string()))?;
         let host = HeaderValue::from_str(&self.hub.authority()).map_err(|error| broken(error.to_string()))?;
         let headers = request.headers_mut();
@@ -243,8 +271,9 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use crate::connect::Proxies;
+    use crate::connect::{BoxedStream, Connect, Connecting, Proxies};
     use rustls::RootCertStore;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -276,7 +305,7 @@ mod tests {
             (true, never, short, "the tunnel was lost"),
             (true, short, never, "gave no answer in 100ms"),
         ] {
-            line.patience = Patience { usual, without_tunnel };
+            line.patience = Patience { usual, without_tunnel, ..PATIENCE };
             let losing = async {
                 if is_lost {
                     line.tunnel_lost();
@@ -285,6 +314,110 @@ mod tests {
             let (sent, ()) = tokio::join!(line.post("/fleet/v1/rows/hello", vec![1]), losing);
             let said = sent.expect_err("there is nobody").to_string();
             assert!(said.contains(expected), "{said} and not {expected}");
+        }
+    }
+
+    /// What becomes of a connection: seconds after which its requests are answered, none for a dead one; an empty list
+    /// for one that is refused.
+    type Fate = &'static [Option<u64>];
+
+    /// A network without TLS, which takes the connections that are opened as they come.
+    struct Network(Mutex<Vec<Fate>>);
+
+    impl Connect for Network {
+        fn connect<'a>(&'a self, host: &'a str, _: u16) -> Connecting<'a> {
+            Box::pin(async move {
+                let fate = self.0.lock().pop().unwrap_or_default();
+                if fate.is_empty() {
+                    return Err(std::io::Error::other("nobody there"));
+                }
+                let (near, far) = tokio::io::duplex(1 << 16);
+                tokio::spawn(answer(far, fate, host == "proxy"));
+                Ok(Box::new(near) as BoxedStream)
+            })
+        }
+
+        fn secure<'a>(&'a self, stream: BoxedStream, _: &'a HubUrl, _: Arc<ClientConfig>) -> Connecting<'a> {
+            Box::pin(std::future::ready(Ok(stream)))
+        }
+    }
+
+    /// Answers as `fate` says; who says nothing goes on acknowledging.
+    async fn answer(mut stream: tokio::io::DuplexStream, fate: Fate, is_proxy: bool) -> std::io::Result<()> {
+        const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+        let mut buffer = vec![0; 4096];
+        if is_proxy {
+            stream.read(&mut buffer).await?;
+            stream.write_all(ESTABLISHED).await?;
+        }
+        for after in fate {
+            if stream.read(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+            match after {
+                Some(seconds) => tokio::time::sleep(Duration::from_secs(*seconds)).await,
+                None => std::future::pending().await,
+            }
+            stream
+                .write_all(
+                    format!(
+                        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{seconds:02}",
+                        seconds = after.unwrap_or_default()
+                    )
+                    .as_bytes(),
+                )
+                .await?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_died_behind_a_proxy_is_known_in_time() {
+        const DEAD: Fate = &[None];
+        for (through_proxy, fates, expected, seconds) in [
+            // Each connection's fate; the answer to the one request, or what is said of it; when.
+            (true, vec![DEAD, &[Some(0)]], Ok("00"), 10),
+            (true, vec![&[Some(9)]], Ok("09"), 9),
+            // A slow hub is waited for, whatever becomes of the second request.
+            (true, vec![&[Some(20)], DEAD], Ok("20"), 20),
+            (true, vec![&[Some(20)], &[]], Ok("20"), 20),
+            (true, vec![&[Some(50)], &[Some(5)]], Ok("05"), 15),
+            (true, vec![DEAD, &[]], Err("gave no answer in 60s"), 60),
+            (true, vec![DEAD, DEAD], Err("gave no answer in 60s"), 60),
+            // Without a proxy the system ends dead connections.
+            (false, vec![&[Some(20)], &[Some(0)]], Ok("20"), 20),
+        ] {
+            let case = format!("{through_proxy} {fates:?}");
+            let proxies =
+                if through_proxy { Proxies::configured("http://proxy:3128", "") } else { Proxies::none() };
+            let network = Network(Mutex::new(fates.into_iter().rev().collect()));
+            let hub = HubUrl::parse("https://hub:9190").expect("a URL");
+            let line = Line::new(hub, Connector::over(Arc::new(network), proxies), Arc::new(Anybody));
+            let began = Instant::now();
+            let said = line.post("/fleet/v1/rows/blocks", vec![1]).await.map_err(|error| error.to_string());
+            assert_eq!(began.elapsed().as_secs(), seconds, "{case}");
+            match (said, expected) {
+                (Ok(body), Ok(expected)) => assert_eq!(body, expected.as_bytes(), "{case}"),
+                (Err(error), Err(expected)) => assert!(error.contains(expected), "{case}: {error}"),
+                (said, _) => panic!("{case}: {said:?}"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lies_idle_beside_a_dead_connection_is_not_used_again() {
+        let (alive, dies): (Fate, Fate) = (&[Some(0), Some(0)], &[Some(1), None]);
+        let network = Network(Mutex::new(vec![alive, dies, dies]));
+        let hub = HubUrl::parse("https://hub:9190").expect("a URL");
+        let proxies = Proxies::configured("http://proxy:3128", "");
+        let line = Line::new(hub, Connector::over(Arc::new(network), proxies), Arc::new(Anybody));
+        let post = || line.post("/fleet/v1/rows/blocks", vec![1]);
+        let (one, other) = tokio::join!(post(), post());
+        assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+        for seconds in [10, 0] {
+            let began = Instant::now();
+            let said = post().await;
+            assert!(said.is_ok() && began.elapsed().as_secs() == seconds, "{said:?} {:?}", began.elapsed());
         }
     }
 }
