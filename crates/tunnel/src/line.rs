@@ -342,18 +342,25 @@ mod tests {
         }
     }
 
+    /// Reads up to the empty line.
+    async fn read_head(stream: &mut tokio::io::DuplexStream) -> std::io::Result<()> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        Ok(())
+    }
+
     /// Answers as `fate` says; who says nothing goes on acknowledging.
     async fn answer(mut stream: tokio::io::DuplexStream, fate: Fate, is_proxy: bool) -> std::io::Result<()> {
         const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
-        let mut buffer = vec![0; 4096];
         if is_proxy {
-            stream.read(&mut buffer).await?;
+            read_head(&mut stream).await?;
             stream.write_all(ESTABLISHED).await?;
         }
         for after in fate {
-            if stream.read(&mut buffer).await? == 0 {
-                return Ok(());
-            }
+            read_head(&mut stream).await?;
+            stream.read_exact(&mut [0]).await?;
             match after {
                 Some(seconds) => tokio::time::sleep(Duration::from_secs(*seconds)).await,
                 None => std::future::pending().await,
