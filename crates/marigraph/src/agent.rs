@@ -43,6 +43,7 @@ use crate::credentials::{auth, require_credential};
 use crate::doors;
 use crate::explain::{Found, Own};
 use crate::front::{Bound, Front};
+use crate::owner::require_own;
 use crate::program::{ConfigSource, Program, Reloads, build_info, query_log};
 use crate::pull::{Pull, PullParts};
 use enrolment::{Way, Who};
@@ -458,6 +459,7 @@ fn follow(identity: &Arc<AgentIdentity>) -> watch::Receiver<Arc<rustls::ClientCo
 
 /// One process for a data directory.
 fn lock(data: &Path) -> Result<File> {
+    require_own(data, LOCK)?;
     let path = data.join(LOCK);
     std::fs::create_dir_all(data).with_context(|| format!("make {}", data.display()))?;
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;

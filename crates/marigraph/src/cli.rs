@@ -564,6 +564,7 @@ impl AgentArgs {
             ("pair.lease-duration", duration(self.pair_duration)),
             ("pair.leases", file(&self.pair_leases)),
             ("pair.name", self.pair_name.clone().unwrap_or_default()),
+            ("proxy", self.proxy.as_deref().map(without_password).unwrap_or_default()),
             ("queue.max-age", duration(self.queue_age_max)),
             ("queue.max-bytes", self.queue_bytes_max.to_string()),
         ]
@@ -628,6 +629,13 @@ impl HubArgs {
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
     }
+}
+
+/// A proxy's URL for people: its password is nobody's business.
+fn without_password(proxy: &str) -> String {
+    let (scheme, rest) = proxy.split_once("://").unwrap_or(("http", proxy));
+    let split = rest.rsplit_once('@').and_then(|(user, host)| Some((user.split_once(':')?.0, host)));
+    split.map_or_else(|| proxy.to_owned(), |(user, host)| format!("{scheme}://{user}:xxxxx@{host}"))
 }
 
 /// `host:port`, both there.
@@ -697,6 +705,22 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_proxys_password_is_not_shown() {
+        for (proxy, shown) in [
+            ("http://proxy:3128", "http://proxy:3128"),
+            ("http://me@proxy:3128", "http://me@proxy:3128"),
+            ("http://me:secret@proxy:3128", "http://me:xxxxx@proxy:3128"),
+            ("me:secret@proxy:3128", "http://me:xxxxx@proxy:3128"),
+            ("http://me:se#c@ret@proxy:3128", "http://me:xxxxx@proxy:3128"),
+        ] {
+            let args = AgentArgs::parse(["--hub=https://hub:1", "--proxy", proxy]).expect("flags");
+            let flags = args.shown();
+            let flag = flags.iter().find(|(name, _)| name == "proxy").map(|(_, value)| value.as_str());
+            assert_eq!(flag, Some(shown));
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ mod sections;
 mod tunnel;
 mod yaml;
 
+pub(crate) use yaml::nearest;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -9,6 +9,7 @@ mod explain;
 mod fleet;
 mod fleet_api;
 mod incarnations;
+mod known;
 mod ledger;
 mod lifecycle;
 mod limits;
@@ -48,6 +49,7 @@ use crate::credentials::{auth, require_credential};
 use crate::doors;
 use crate::explain::Own;
 use crate::front::{Bound, Front, Plaintext};
+use crate::owner::require_own;
 use crate::program::{ConfigSource, Program, Reloads, build_info, query_log};
 use crate::pull::{Pull, PullParts};
 use crate::store::Store;
@@ -65,6 +67,8 @@ use stores::Stores;
 
 /// Where the queries under way stand, in the data directory. Source: Prometheus.
 const ACTIVE_QUERIES: &str = "queries.active";
+/// Who has the data directory, within it.
+const STORE_LOCK: &str = "LOCK";
 /// What a backup takes of [`FLEET_DIRECTORY`]; all else there comes back by itself.
 pub(crate) const FLEET_FILES: [&str; 4] =
     [tunnel::identity::AUTHORITY_FILE, tenancy::REGISTRY_FILE, limits::FILE, stores::FILE];
@@ -121,6 +125,7 @@ impl Hub {
         let config = source.load()?;
         let auth = auth(&config.web_auth)?;
         require_credential(addr, &auth)?;
+        require_own(&args.data, STORE_LOCK)?;
         let front = bound.serve(doors::starting());
 
         let mut registry = Registry::default();
@@ -129,8 +134,7 @@ impl Hub {
         let identity = Identity::open(&args, addr, SystemClock::shared())?;
         identity.register_metrics(&mut registry);
         let fleet = fleet(&args, &rows, &identity, &clock, &mut registry);
-        let limits =
-            AgentLimits::open(&args.data.join(FLEET_DIRECTORY), fleet.agents().clone(), Arc::clone(&clock))?;
+        let limits = AgentLimits::open(&args.data.join(FLEET_DIRECTORY), &fleet, Arc::clone(&clock))?;
         let pull = Arc::new(pull(&rows, &fleet, &clock, &mut registry));
         let admin = Arc::new(Store(Arc::clone(&rows.store)));
         let (program, reloads) =

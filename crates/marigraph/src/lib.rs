@@ -13,6 +13,7 @@ mod front;
 pub mod hub;
 mod limits;
 pub mod logging;
+mod owner;
 mod program;
 mod pull;
 mod remote_writes;

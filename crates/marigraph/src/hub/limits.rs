@@ -27,6 +27,8 @@ use tunnel::{AgentKey, Agents, Ask, To};
 use web::Caller;
 
 use super::admin::{Administrator, Failure, administrator, changed, wrong};
+use super::fleet::Fleet;
+use super::known;
 use crate::limits::{LIMITS_PATH, LimitSet, LimitsDocument};
 
 /// The file, in the fleet's directory.
@@ -62,6 +64,7 @@ pub(super) struct AgentLimits {
     path: PathBuf,
     clock: Arc<dyn Clock>,
     agents: Agents,
+    registry: Arc<tenancy::Registry>,
     revisions: Mutex<Revisions>,
     answers: Mutex<BTreeMap<AgentKey, Answer>>,
     news: Notify,
@@ -72,7 +75,7 @@ impl AgentLimits {
     ///
     /// # Errors
     /// The file cannot be read or is none of ours.
-    pub(super) fn open(directory: &Path, agents: Agents, clock: Arc<dyn Clock>) -> Result<Arc<AgentLimits>> {
+    pub(super) fn open(directory: &Path, fleet: &Fleet, clock: Arc<dyn Clock>) -> Result<Arc<AgentLimits>> {
         let path = directory.join(FILE);
         let revisions = match std::fs::read(&path) {
             Ok(bytes) => {
@@ -82,7 +85,8 @@ impl AgentLimits {
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
         let (revisions, answers, news) = (Mutex::new(revisions), Mutex::default(), Notify::new());
-        Ok(Arc::new(AgentLimits { path, clock, agents, revisions, answers, news }))
+        let (agents, registry) = (fleet.agents().clone(), fleet.registry());
+        Ok(Arc::new(AgentLimits { path, clock, agents, registry, revisions, answers, news }))
     }
 
     /// The endpoints; they stand where callers are known.
@@ -253,6 +257,9 @@ struct Set {
     limits: String,
     #[serde(default)]
     reason: String,
+    /// Also for a cluster that nothing is known of.
+    #[serde(default)]
+    force: bool,
 }
 
 async fn set(
@@ -264,6 +271,12 @@ async fn set(
     let limits = LimitSet::parse(form.limits.split_whitespace()).map_err(wrong)?;
     changed(move || {
         let name = name(caller.tenant.as_str(), &form.cluster);
+        if !form.force && !hub.revisions.lock().contains_key(&name) {
+            let clusters = known::clusters(&hub.registry, &hub.agents, &caller, hub.clock.now_ms());
+            if !clusters.contains(&form.cluster) {
+                return Err(known::no_cluster(&form.cluster, &clusters));
+            }
+        }
         let document = hub.add(name, &caller.name, form.reason, limits)?;
         tell(&form.cluster, &document);
         Ok(document)

@@ -40,6 +40,9 @@ pub enum LimitsVerb {
         /// Why
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
+        /// Also for a cluster that the hub knows nothing of: no agent of it has come, no token for one is out
+        #[arg(long)]
+        force: bool,
         /// The hub.
         #[command(flatten)]
         hub: HubConnection,
@@ -97,11 +100,15 @@ struct Answer {
 pub fn run(verb: &LimitsVerb) -> Result<()> {
     let out = &mut io::stdout().lock();
     match verb {
-        LimitsVerb::Set { cluster, limits, file, reason, hub } => {
+        LimitsVerb::Set { cluster, limits, file, reason, force, hub } => {
             let mut words = file.as_deref().map(in_file).transpose()?.unwrap_or_default();
             words.extend(limits.iter().cloned());
-            let form =
-                [("cluster", cluster.clone()), ("limits", words.join(" ")), ("reason", reason.clone())];
+            let form = [
+                ("cluster", cluster.clone()),
+                ("limits", words.join(" ")),
+                ("reason", reason.clone()),
+                ("force", force.to_string()),
+            ];
             let document: LimitsDocument = ask(hub, Method::POST, PATH, &form)?;
             told(cluster, &document, out)
         }

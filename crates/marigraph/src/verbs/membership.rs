@@ -115,6 +115,9 @@ pub enum AgentsVerb {
         /// Only the certificate with this serial number
         #[arg(long = "serial", value_name = "HEX")]
         serial: Option<String>,
+        /// Also an id that this hub has never heard of
+        #[arg(long = "force")]
+        force: bool,
         /// The hub.
         #[command(flatten)]
         hub: HubConnection,
@@ -314,8 +317,8 @@ pub fn agents(verb: &AgentsVerb) -> Result<()> {
             let agents: Vec<Agent> = ask(hub, Method::GET, "/api/v1/admin/agents", &[])?;
             show(hub, &agents, agent_table)
         }
-        AgentsVerb::Revoke { id, serial, hub } => {
-            let mut form = vec![("id", id.clone())];
+        AgentsVerb::Revoke { id, serial, force, hub } => {
+            let mut form = vec![("id", id.clone()), ("force", force.to_string())];
             form.extend(serial.clone().map(|serial| ("serial", serial)));
             let said: serde_json::Value = ask(hub, Method::POST, "/api/v1/admin/agents/revoke", &form)?;
             let doubt = match said["known"].as_bool() {

@@ -1,5 +1,6 @@
 //! What a damaged disk costs the people in front of the program.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -139,4 +140,35 @@ async fn a_damaged_page_is_a_warning_beside_what_can_be_read() -> Result<()> {
     let metrics = http::get(hub.addr(), "/metrics").await?.text();
     assert!(metrics.contains("marigraph_tsdb_part_damaged_places_total 1\n"), "{metrics}");
     hub.stop().await
+}
+
+/// Only an administrator of the machine can make files of another user.
+#[test]
+fn a_data_directory_of_another_user_is_one_clear_error() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    if std::fs::metadata("/proc/self")?.uid() != 0 {
+        eprintln!("skipped: only root can run the program as somebody else");
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
+    let program = directory.path().join("marigraph");
+    std::fs::copy(env!("CARGO_BIN_EXE_marigraph"), &program)?;
+    let data = directory.path().join("data");
+    fill(&data)?;
+    std::fs::create_dir_all(data.join("fleet"))?;
+    std::fs::write(data.join("lock"), "")?;
+    let roles: [&[&str]; 2] = [&["hub"], &["agent", "--cluster=a"]];
+    for (words, mode) in roles.into_iter().flat_map(|words| [(words, 0o755), (words, 0o700)]) {
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(mode))?;
+        let mut command = std::process::Command::new(&program);
+        command.args(words).arg(format!("--data={}", data.display())).arg("--listen=127.0.0.1:0");
+        let output = command.env_remove("RUST_BACKTRACE").uid(65534).gid(65534).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let clear = "belongs to user 0, and this runs as user 65534, who may not write to it";
+        assert!(!output.status.success() && said.contains(clear), "{words:?} {mode:o}: {said}");
+        assert_eq!(said.lines().count(), 1, "{words:?} {mode:o}: {said}");
+    }
+    Ok(())
 }

@@ -147,7 +147,7 @@ async fn an_agent_revoked_at_one_hub_is_cut_at_the_other() -> Result<()> {
     }
     assert!(said.contains("revoked"), "{said}");
     // And the other way round: what b revokes, a knows.
-    b.post("/api/v1/admin/agents/revoke", "id=feedfeedfeedfeed&serial=0a").await?;
+    b.post("/api/v1/admin/agents/revoke", "id=feedfeedfeedfeed&serial=0a&force=true").await?;
     let hub_a_record = |hubs: &[Value]| hubs.iter().any(|hub| hub["state"] == "linked");
     until(&a, "/api/v1/admin/hubs", hub_a_record).await?;
     hub_a.stop().await?;

@@ -191,6 +191,11 @@ async fn limits_of_a_hub_narrow_and_go_back() -> Result<()> {
         assert!(answer.text().contains(told), "{form}: {}", answer.text());
     }
     assert_eq!(post("/rollback", "cluster=alpha").await?.status, 404);
+    let slip = post("", "cluster=alhpa&limits=sample_limit=3").await?;
+    assert!(slip.status == 404 && slip.text().contains("did you mean \\\"alpha\\\"?"), "{}", slip.text());
+    assert_eq!(http::get(hub.addr(), "/api/v1/admin/limits").await?.json()?, serde_json::json!([]));
+    let ahead = post("", "cluster=zeta&limits=sample_limit=3&force=true").await?;
+    assert_eq!(ahead.status, 200, "{}", ahead.text());
 
     // Wide ones change nothing; narrow ones do.
     assert_eq!(post("", "cluster=alpha&limits=sample_limit=1000000").await?.status, 200);

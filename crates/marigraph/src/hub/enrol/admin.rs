@@ -25,6 +25,7 @@ use web::Caller;
 
 use super::Identity;
 use crate::hub::admin::{Administrator, Failure, administrator, changed, wrong};
+use crate::hub::known;
 
 pub(super) fn router(hub: Arc<Identity>) -> Router {
     Router::new()
@@ -137,6 +138,9 @@ async fn list_tokens(State(hub): State<Arc<Identity>>, caller: Caller) -> Result
 struct Revoke {
     id: String,
     serial: Option<String>,
+    /// Also an agent that nothing is known of.
+    #[serde(default)]
+    force: bool,
 }
 
 async fn revoke_token(
@@ -200,11 +204,18 @@ async fn revoke_agent(
     if form.id.is_empty() || form.id.len() > 64 {
         return Err(wrong("an agent's id has 1 to 64 characters"));
     }
-    let known = agents.into_iter().find(|agent| agent.agent_id == form.id);
-    match known {
-        Some(agent) if sees(&agent) => {}
-        // A hub, or an agent that enrolled elsewhere.
-        _ => owner(&caller)?,
+    match agents.iter().find(|agent| agent.agent_id == form.id) {
+        Some(agent) if sees(agent) => {}
+        known => {
+            // A hub, or an agent that enrolled elsewhere.
+            owner(&caller)?;
+            let is_known = known.is_some()
+                || hub.hubs().iter().any(|other| other.hub_id == form.id)
+                || hub.registry().revocations().iter().any(|revoked| revoked.agent_id == form.id);
+            if !is_known && !form.force {
+                return Err(known::no_agent(&form.id, &agents));
+            }
+        }
     }
     changed(move || {
         let known = hub.registry().agents().iter().any(|agent| agent.agent_id == form.id)
