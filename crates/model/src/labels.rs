@@ -71,19 +71,7 @@ impl Labels {
 
     /// The set whose [`Labels::as_bytes`] are `bytes`; `None` when no set has these.
     pub fn from_bytes(bytes: &[u8]) -> Option<Labels> {
-        // Nearly all labels are ASCII, and that is quickly told of all of them at once.
-        let is_text = |text: &[u8], all: bool| all || std::str::from_utf8(text).is_ok();
-        let all = bytes.is_ascii();
-        let (mut rest, mut last): (&[u8], Option<&[u8]>) = (bytes, None);
-        while !rest.is_empty() {
-            let (name, value) = (take_text(&mut rest)?, take_text(&mut rest)?);
-            let sorted = last.is_none_or(|last| last < name);
-            if value.is_empty() || !sorted || !is_text(name, all) || !is_text(value, all) {
-                return None;
-            }
-            last = Some(name);
-        }
-        Some(Labels(bytes.into()))
+        LabelsRef::from_bytes(bytes).map(LabelsRef::to_labels)
     }
 
     /// The pairs, sorted by name.
@@ -137,6 +125,44 @@ impl<'a> IntoIterator for &'a Labels {
     type IntoIter = Iter<'a>;
     fn into_iter(self) -> Iter<'a> {
         self.iter()
+    }
+}
+
+/// A label set that stands in somebody else's bytes: [`Labels`] without a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabelsRef<'a>(&'a [u8]);
+
+impl<'a> LabelsRef<'a> {
+    /// The set whose [`Labels::as_bytes`] are `bytes`; `None` when no set has these.
+    pub fn from_bytes(bytes: &'a [u8]) -> Option<LabelsRef<'a>> {
+        // Nearly all labels are ASCII, and that is quickly told of all of them at once.
+        let is_text = |text: &[u8], all: bool| all || std::str::from_utf8(text).is_ok();
+        let all = bytes.is_ascii();
+        let (mut rest, mut last): (&[u8], Option<&[u8]>) = (bytes, None);
+        while !rest.is_empty() {
+            let (name, value) = (take_text(&mut rest)?, take_text(&mut rest)?);
+            let sorted = last.is_none_or(|last| last < name);
+            if value.is_empty() || !sorted || !is_text(name, all) || !is_text(value, all) {
+                return None;
+            }
+            last = Some(name);
+        }
+        Some(LabelsRef(bytes))
+    }
+
+    /// The pairs, sorted by name.
+    pub fn pairs(self) -> Pairs<'a> {
+        Pairs(Iter { rest: self.0 })
+    }
+
+    /// [`Labels::as_bytes`] of the set.
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// A set of its own.
+    pub fn to_labels(self) -> Labels {
+        Labels(self.0.into())
     }
 }
 
@@ -298,7 +324,8 @@ impl<'a> Iter<'a> {
         let (len, head) = read_len(self.rest);
         let (text, rest) = self.rest[head..].split_at(len);
         self.rest = rest;
-        // SAFETY: only `push_str` writes these bytes, from a `&str` of this very length.
+        // SAFETY: these bytes are of `push_str`, which writes them from a `&str` of this very length, or of
+        // `LabelsRef::from_bytes`, which has found text in them at these very places.
         unsafe { std::str::from_utf8_unchecked(text) }
     }
 }
@@ -310,6 +337,30 @@ impl<'a> Iterator for Iter<'a> {
             return None;
         }
         Some((self.text(), self.text()))
+    }
+}
+
+/// A pair of a [`LabelsRef`].
+#[derive(Debug, Clone, Copy)]
+pub struct PairRef<'a> {
+    /// The label's name.
+    pub name: &'a str,
+    /// Its value.
+    pub value: &'a str,
+    /// Name and value as they stand in the set's bytes: equal exactly when both are.
+    pub bytes: &'a [u8],
+}
+
+/// The pairs of a [`LabelsRef`], sorted by name.
+#[derive(Debug, Clone)]
+pub struct Pairs<'a>(Iter<'a>);
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = PairRef<'a>;
+    fn next(&mut self) -> Option<PairRef<'a>> {
+        let before = self.0.rest;
+        let (name, value) = self.0.next()?;
+        Some(PairRef { name, value, bytes: &before[..before.len() - self.0.rest.len()] })
     }
 }
 
@@ -404,7 +455,13 @@ mod tests {
             [vec![], vec![("__name__", "up"), ("job", "node")], vec![("a", long.as_str()), ("b", "Köln 潮")]]
         {
             let labels = Labels::from_pairs(pairs);
-            assert_eq!(Labels::from_bytes(labels.as_bytes()), Some(labels));
+            assert_eq!(Labels::from_bytes(labels.as_bytes()).as_ref(), Some(&labels));
+            let borrowed = LabelsRef::from_bytes(labels.as_bytes()).unwrap();
+            assert!(borrowed.pairs().map(|pair| (pair.name, pair.value)).eq(labels.iter()));
+            assert_eq!(
+                borrowed.pairs().map(|pair| pair.bytes).collect::<Vec<_>>().concat(),
+                labels.as_bytes()
+            );
         }
         for bytes in [
             &b"\x01a"[..],                                             // no value

@@ -26,7 +26,7 @@ use crate::head::rows::{Appending, FloatRow, HistogramSample};
 use crate::manifest::ManifestError;
 use crate::tombstone::Tombstone;
 use crate::wal::record::{
-    BatchEncoder, BatchRecord, Decoder, Definitions, DeleteRecord, PackedDefinitions, Record, RecordError,
+    BatchEncoder, BatchRecord, Decoder, DeleteRecord, PackedDefinitions, Record, RecordError,
     unpack_definitions,
 };
 use crate::wal::segment::{self, Found, Segment, SegmentError};
@@ -34,8 +34,9 @@ use crate::wal::segment::{self, Found, Segment, SegmentError};
 /// Records on their way from the thread that reads to the one that restores: definitions, which are up to
 /// some MiB each...
 const DEFINITIONS_AHEAD: usize = 4;
-/// ...and batches, which mostly are small.
-const BATCHES_AHEAD: usize = 32;
+/// ...and stretches of other records, which mostly are small, of about so many samples.
+const STRETCHES_AHEAD: usize = 4;
+const STRETCH_SAMPLES: usize = 1 << 14;
 
 /// So many bytes of log are kept from the first reading to the second.
 const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -137,9 +138,10 @@ impl Inner {
             let (out, found) = sync_channel(DEFINITIONS_AHEAD);
             let reader = scope.spawn(move || self.read_definitions(files, known, &out));
             for FoundDefinitions { file, at, packed } in found {
-                match packed.read() {
-                    Ok(definitions) => self.restore(definitions, file, replay),
-                    Err(error) => self.report_record(file, at, &error),
+                if file.concerns(&packed.tenant)
+                    && let Err(error) = self.restore(&packed, replay)
+                {
+                    self.report_record(file, at, &error);
                 }
             }
             reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -191,9 +193,9 @@ impl Inner {
         replay: &mut Replay,
     ) -> Result<(), OpenError> {
         std::thread::scope(|scope| {
-            let (out, found) = sync_channel(BATCHES_AHEAD);
+            let (out, found) = sync_channel(STRETCHES_AHEAD);
             let reader = scope.spawn(move || self.read_rows(files, kept, &out));
-            for record in found {
+            for record in found.into_iter().flatten() {
                 self.replay(record, replay);
             }
             reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -204,9 +206,10 @@ impl Inner {
         &self,
         files: &'a [LogFile],
         mut kept: HashMap<&Path, Segment>,
-        out: &SyncSender<FoundRecord<'a>>,
+        out: &SyncSender<Vec<FoundRecord<'a>>>,
     ) -> Result<(), OpenError> {
         let last = last_of(files);
+        let (mut stretch, mut samples) = (Vec::new(), 0);
         for file in files {
             let segment = match kept.remove(file.path.as_path()) {
                 Some(segment) => segment,
@@ -223,7 +226,15 @@ impl Inner {
                 };
                 let (position, end_position) = (end_position - payload.len() as u64, *end_position);
                 match decoder.read(&segment.bytes[payload.clone()]) {
-                    Ok(record) => _ = out.send(FoundRecord { file, position, end_position, record }),
+                    Ok(record) => {
+                        samples += record.weight();
+                        stretch.push(FoundRecord { file, position, end_position, record });
+                        if samples > STRETCH_SAMPLES {
+                            samples = 0;
+                            // The scope passes on why nobody listens any more.
+                            _ = out.send(std::mem::take(&mut stretch));
+                        }
+                    }
                     Err(error) => {
                         self.report_record(file, payload.start, &error);
                         decoder.forget();
@@ -231,6 +242,7 @@ impl Inner {
                 }
             }
         }
+        _ = out.send(stretch);
         Ok(())
     }
 
@@ -297,34 +309,39 @@ impl Inner {
         }
     }
 
-    fn restore(&self, definitions: Definitions, file: &LogFile, replay: &mut Replay) {
-        if !file.concerns(&definitions.tenant) {
-            return;
-        }
-        let Some(tenant) = self.replayed_tenant(&definitions.tenant) else {
-            let (sources, series) = (definitions.sources.iter(), definitions.series.iter());
-            self.reserve(sources.map(|source| source.0), series.map(|series| series.0));
-            return;
+    fn restore(&self, packed: &PackedDefinitions, replay: &mut Replay) -> Result<(), RecordError> {
+        let sources = packed.sources()?;
+        let Some(tenant) = self.replayed_tenant(&packed.tenant) else {
+            let series = packed.series().map(|series| series.map(|(reference, _)| reference));
+            let series = series.collect::<Result<Vec<_>, _>>()?;
+            self.reserve(sources.iter().map(|source| source.0), series.into_iter());
+            return Ok(());
         };
-        for (reference, id, labels) in definitions.sources {
+        for (reference, id, labels) in sources {
             self.restore_source(&tenant, reference, id, labels);
         }
         let mut index = tenant.index.write();
         let mut lanes = tenant.lanes.write();
-        for (wanted, labels) in definitions.series {
+        let mut restorer = index.restorer();
+        let mut next_generation = 0;
+        let restored = packed.series().try_for_each(|found| {
+            let (wanted, labels) = found?;
             let wanted = SeriesRef(wanted);
-            self.next_generation.fetch_max(generation_of(wanted).wrapping_add(1), Ordering::Relaxed);
-            let (series, is_new) = index.restore(&labels, wanted);
+            next_generation = next_generation.max(generation_of(wanted).wrapping_add(1));
+            let (series, is_new) = restorer.restore(labels, wanted);
             if series != wanted {
                 replay.aliases.insert(wanted.0, series);
             }
             if is_new {
                 if series != wanted {
-                    replay.undefined.push((tenant.id.clone(), series, labels));
+                    replay.undefined.push((tenant.id.clone(), series, labels.to_labels()));
                 }
                 lanes.admit(series);
             }
-        }
+            Ok(())
+        });
+        self.next_generation.fetch_max(next_generation, Ordering::Relaxed);
+        restored
     }
 
     /// The tenant of a record; `None` for one that is refused.

@@ -7,6 +7,7 @@
 
 mod pair_lists;
 mod postings;
+mod restore;
 mod symbols;
 
 use std::borrow::Cow;
@@ -23,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::pair_lists::PairLists;
 use self::postings::Postings;
+use self::restore::Restoring;
 use self::symbols::Symbols;
 use super::order::{self, Order};
 
@@ -71,8 +73,8 @@ pub(crate) struct Index {
     free_series: RoaringBitmap,
     table: HashTable<u32>,
     live: RoaringBitmap,
-    /// Whether postings and `live` lack series that were restored; see [`Index::complete`].
-    incomplete: bool,
+    /// While series of the log come back: postings and `live` lack them.
+    restoring: Option<Restoring>,
     /// The pairs of the series added last: those of the next one mostly are the same.
     recent: SmallVec<[u32; 32]>,
     /// Counts the series that came and went.
@@ -122,61 +124,12 @@ impl Index {
         reference(slot, generation)
     }
 
-    /// Finds a series of the log, or adds it, at its slot of before if that is free. Whether it was added.
-    ///
-    /// Until [`complete`](Self::complete) it is only found by its labels: postings are made for all series
-    /// at once.
-    pub(crate) fn restore(&mut self, labels: &Labels, wanted: SeriesRef) -> (SeriesRef, bool) {
-        let hash = xxh3_64(labels.as_bytes());
-        if let Some(known) = self.find_hashed(labels, hash) {
-            return (known, false);
-        }
-        self.incomplete = true;
-        let wanted_slot = slot_of(wanted) as usize;
-        let is_free = wanted_slot >= self.series.len() || self.free_series.contains(wanted_slot as u32);
-        let slot = if is_free && wanted_slot <= self.series.len() + (1 << 24) {
-            while self.series.len() < wanted_slot {
-                self.free_series.insert(self.series.len() as u32);
-                self.series.push(Series { hash: 0, generation: 0, pairs_at: 0, pairs: 0 });
-            }
-            wanted_slot as u32
-        } else {
-            self.free_slot()
-        };
-        let generation = generation_of(wanted);
-        self.put(labels, hash, slot, generation);
-        (reference(slot, generation), true)
-    }
-
-    /// Makes what [`restore`](Self::restore) has left: postings of all series, in one go.
-    pub(crate) fn complete(&mut self) {
-        if !std::mem::take(&mut self.incomplete) {
-            return;
-        }
-        // A slot is free or it is live.
-        self.live.insert_range(0..self.series.len() as u32);
-        self.live -= &self.free_series;
-        let all = |tell: &mut dyn FnMut(u32, &[u32])| {
-            for (slot, series) in (0u32..).zip(&self.series) {
-                // A free slot has no pairs, or those of a series that is gone.
-                if self.free_series.is_empty() || !self.free_series.contains(slot) {
-                    tell(slot, self.lists.get(series.pairs_at, series.pairs));
-                }
-            }
-        };
-        let postings = postings::of_all(self.pairs.len(), all);
-        for (pair, postings) in self.pairs.iter_mut().zip(postings) {
-            pair.postings = postings;
-        }
-    }
-
     fn free_slot(&self) -> u32 {
         self.free_series.min().unwrap_or(self.series.len() as u32)
     }
 
     /// Puts a series into `slot`: everything but its postings.
     fn put(&mut self, labels: &Labels, hash: u64, slot: u32, generation: u32) {
-        self.free_series.remove(slot);
         let recent = std::mem::take(&mut self.recent);
         let mut recent = recent.iter().copied().peekable();
         let mut pairs: SmallVec<[u32; 32]> = SmallVec::new();
@@ -189,16 +142,26 @@ impl Index {
             pairs.push(same.unwrap_or_else(|| self.pair(name, value)));
         }
         let pairs_at = self.lists.add(&pairs);
-        let record = Series { hash, generation, pairs_at, pairs: pairs.len() as u32 };
+        self.fill(slot, Series { hash, generation, pairs_at, pairs: pairs.len() as u32 });
+        let series = &self.series;
+        self.table.insert_unique(hash, slot, |slot| series[*slot as usize].hash);
+        self.recent = pairs;
+    }
+
+    /// Gives a free slot to a series; slots before it that were never used stay free.
+    fn fill(&mut self, slot: u32, record: Series) {
+        let nobody = Series { hash: 0, generation: 0, pairs_at: 0, pairs: 0 };
+        while self.series.len() < slot as usize {
+            self.free_series.insert(self.series.len() as u32);
+            self.series.push(nobody);
+        }
         if slot as usize == self.series.len() {
             self.series.push(record);
         } else {
+            self.free_series.remove(slot);
             self.series[slot as usize] = record;
         }
-        let series = &self.series;
-        self.table.insert_unique(hash, slot, |slot| series[*slot as usize].hash);
         self.revision += 1;
-        self.recent = pairs;
     }
 
     fn name_of(&self, pair: u32) -> &str {

@@ -81,6 +81,22 @@ pub enum Record {
     Delete(DeleteRecord),
 }
 
+impl Record {
+    /// About how many samples it has, anything else counted with them.
+    pub(crate) fn weight(&self) -> usize {
+        let Record::Batch(batch) = self else { return 1 };
+        let rows: usize = batch.rows.iter().map(|row| row.values.len()).sum();
+        1 + rows
+            + batch.histograms.len() * HISTOGRAM_WEIGHT
+            + batch.starts.len()
+            + batch.exemplars.len()
+            + batch.metadata.len()
+    }
+}
+
+/// As many samples as a histogram is counted for.
+const HISTOGRAM_WEIGHT: usize = 32;
+
 /// A deletion.
 #[derive(Debug)]
 pub struct DeleteRecord {

@@ -14,6 +14,8 @@ pub(super) enum Postings {
 }
 
 const FEW_MAX: usize = 16;
+/// So many neighbours are put into a bitmap at once.
+const RUN_MIN: usize = 16;
 
 impl Default for Postings {
     fn default() -> Self {
@@ -27,7 +29,7 @@ impl Postings {
         match slots {
             [slot] => Postings::One(*slot),
             _ if slots.len() <= FEW_MAX => Postings::Few(slots.into()),
-            _ => Postings::Many(Box::new(slots.iter().copied().collect())),
+            _ => Postings::Many(Box::new(many(slots))),
         }
     }
 
@@ -91,6 +93,23 @@ impl Postings {
             _ => out.extend(self.few().iter().copied()),
         }
     }
+}
+
+/// The bitmap of these slots, which ascend.
+fn many(slots: &[u32]) -> RoaringBitmap {
+    let mut many = RoaringBitmap::new();
+    let mut rest = slots;
+    while let [first, after @ ..] = rest {
+        // Slots of a target are neighbours, and what all its series have is a range of them.
+        let run = 1 + after.iter().zip(first + 1..).take_while(|(slot, next)| *slot == next).count();
+        if run >= RUN_MIN {
+            many.insert_range(*first..=rest[run - 1]);
+        } else {
+            rest[..run].iter().for_each(|slot| _ = many.try_push(*slot));
+        }
+        rest = &rest[run..];
+    }
+    many
 }
 
 /// The postings of `pairs` pairs, made in one go from the pairs of each slot, slots ascending. `each` gives

@@ -81,7 +81,7 @@ impl Decoder {
                 SECTION_EXEMPLARS => {
                     while !section.is_empty() {
                         let series = section.varint()?;
-                        let labels = read_labels(section.bytes()?)?;
+                        let labels = read_labels(section.bytes()?)?.to_labels();
                         let value = f64::from_bits(section.u64_le()?);
                         let timestamp_ms = section.zigzag()?;
                         batch.exemplars.push((series, Exemplar { labels, value, timestamp_ms }));

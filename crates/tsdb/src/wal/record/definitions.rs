@@ -1,6 +1,6 @@
 //! Definitions of sources and series, which a reader takes before the rows.
 
-use model::Labels;
+use model::{Labels, LabelsRef};
 use stdx::bytes::{Cursor, Malformed, put_zigzag};
 
 use super::{
@@ -24,19 +24,51 @@ pub struct Definitions {
 /// Definitions of a record, not taken apart yet.
 #[derive(Debug, Default)]
 pub(crate) struct PackedDefinitions {
-    tenant: String,
+    pub(crate) tenant: String,
     sources: Vec<u8>,
     /// Without compression, one section each.
     series: Vec<Vec<u8>>,
 }
 
 impl PackedDefinitions {
-    /// What they say.
-    pub(crate) fn read(&self) -> Result<Definitions, RecordError> {
-        let mut found = Definitions { tenant: self.tenant.clone(), ..Definitions::default() };
-        read_sources(&self.sources, &mut found.sources)?;
-        self.series.iter().try_for_each(|section| read_series_definitions(section, &mut found.series))?;
-        Ok(found)
+    /// The sources: reference, identity, labels.
+    pub(crate) fn sources(&self) -> Result<Vec<(u64, u128, Labels)>, RecordError> {
+        let mut sources = Vec::new();
+        let mut cursor = Cursor::new(&self.sources);
+        while !cursor.is_empty() {
+            let (reference, id) = (cursor.varint()?, cursor.u128_le()?);
+            sources.push((reference, id, read_labels(cursor.bytes()?)?.to_labels()));
+        }
+        Ok(sources)
+    }
+
+    /// The series: references and labels. Nothing after an error means anything.
+    pub(crate) fn series(&self) -> impl Iterator<Item = Result<(u64, LabelsRef<'_>), RecordError>> {
+        self.series.iter().flat_map(|bytes| SeriesDefinitions { cursor: Cursor::new(bytes), last: 0 })
+    }
+}
+
+/// The series of a section.
+struct SeriesDefinitions<'a> {
+    cursor: Cursor<'a>,
+    last: u64,
+}
+
+impl<'a> Iterator for SeriesDefinitions<'a> {
+    type Item = Result<(u64, LabelsRef<'a>), RecordError>;
+    fn next(&mut self) -> Option<Self::Item> {
+        (!self.cursor.is_empty()).then(|| self.read())
+    }
+}
+
+impl<'a> SeriesDefinitions<'a> {
+    fn read(&mut self) -> Result<(u64, LabelsRef<'a>), RecordError> {
+        let series = read_series(&mut self.cursor, &mut self.last)?;
+        let kind = self.cursor.byte()?;
+        if kind != COLUMN_FLOAT {
+            return Err(RecordError::Unknown { what: "column kind", number: kind });
+        }
+        Ok((series, read_labels(self.cursor.bytes()?)?))
     }
 }
 
@@ -70,33 +102,15 @@ pub(crate) fn unpack_definitions(payload: &[u8]) -> Result<Option<PackedDefiniti
 /// # Errors
 /// See [`RecordError`].
 pub fn read_definitions(payload: &[u8]) -> Result<Option<Definitions>, RecordError> {
-    unpack_definitions(payload)?.map(|packed| packed.read()).transpose()
+    let Some(packed) = unpack_definitions(payload)? else { return Ok(None) };
+    let own =
+        |series: Result<(u64, LabelsRef<'_>), _>| series.map(|(series, labels)| (series, labels.to_labels()));
+    let (sources, series) = (packed.sources()?, packed.series().map(own).collect::<Result<_, _>>()?);
+    Ok(Some(Definitions { tenant: packed.tenant, sources, series }))
 }
 
-fn read_sources(section: &[u8], out: &mut Vec<(u64, u128, Labels)>) -> Result<(), RecordError> {
-    let mut cursor = Cursor::new(section);
-    while !cursor.is_empty() {
-        out.push((cursor.varint()?, cursor.u128_le()?, read_labels(cursor.bytes()?)?));
-    }
-    Ok(())
-}
-
-fn read_series_definitions(section: &[u8], out: &mut Vec<(u64, Labels)>) -> Result<(), RecordError> {
-    let mut cursor = Cursor::new(section);
-    let mut last = 0;
-    while !cursor.is_empty() {
-        let series = read_series(&mut cursor, &mut last)?;
-        let kind = cursor.byte()?;
-        if kind != COLUMN_FLOAT {
-            return Err(RecordError::Unknown { what: "column kind", number: kind });
-        }
-        out.push((series, read_labels(cursor.bytes()?)?));
-    }
-    Ok(())
-}
-
-pub(super) fn read_labels(bytes: &[u8]) -> Result<Labels, Malformed> {
-    Labels::from_bytes(bytes).ok_or(Malformed("labels are not sorted or not UTF-8"))
+pub(super) fn read_labels(bytes: &[u8]) -> Result<LabelsRef<'_>, Malformed> {
+    LabelsRef::from_bytes(bytes).ok_or(Malformed("labels are not sorted or not UTF-8"))
 }
 
 /// Series references are two counters side by side: each as the difference to the one before.
