@@ -28,7 +28,7 @@ use hyper_util::service::TowerToHyperService;
 use model::{Labels, TenantId};
 use prometheus_client::registry::Registry;
 use promql::engine::{Engine, EngineOptions};
-use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
+use receive::ReceiveState;
 use stdx::clock::{Clock, SystemClock};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -42,9 +42,9 @@ use crate::config::{Config, StorageConfig};
 use crate::credentials::{auth, require_credential};
 use crate::doors;
 use crate::explain::{Found, Own};
-use crate::front::{Bound, Front};
+use crate::front::Front;
 use crate::owner::require_own;
-use crate::program::{ConfigSource, Program, Reloads, build_info, query_log};
+use crate::program::{Beginning, Program, Reloads, build_info, query_log};
 use crate::pull::{Pull, PullParts};
 use enrolment::{Way, Who};
 use explain::Explain;
@@ -131,21 +131,10 @@ impl Agent {
     pub async fn start(args: AgentArgs) -> Result<Agent> {
         let clock: Arc<dyn Clock> = SystemClock::shared();
         args.hubs.iter().try_for_each(|url| HubUrl::parse(url).map(drop))?;
-        let bound = Bound::to(&args.listen).await?;
+        let Beginning { bound, source, config, auth } =
+            Beginning::of(&args.listen, args.config.as_deref()).await?;
         let addr = bound.addr;
-        let source = match &args.config {
-            Some(path) => ConfigSource::File(path.clone()),
-            None => ConfigSource::Embedded(addr),
-        };
-        let config = source.load()?;
-        let auth = auth(&config.web_auth)?;
-        require_credential(addr, &auth)?;
-        if !config.fleet.client_authorities.is_empty() {
-            tracing::warn!("fleet: is for hubs; an agent does not act on it");
-        }
-        if !config.proxy.doors.is_empty() {
-            tracing::warn!("proxy: is for hubs; an agent does not act on it");
-        }
+        warn_of_what_hubs_act_on(&config);
         let front = bound.serve(doors::starting());
 
         let lock = lock(&args.data)?;
@@ -177,38 +166,14 @@ impl Agent {
         let incarnation = incarnation::of(&args)?;
         let (program, reloads) =
             Program::new(source, keep.keeper(), keep.retention(), Arc::clone(&clock), &mut registry);
-        let receive_metrics = ReceiveMetrics::default();
-        receive_metrics.register(&mut registry);
-        let receive = ReceiveState {
-            appender: Arc::new(Stamping::new(Arc::clone(&keep.pushed), who.stamped)),
-            clock: Arc::clone(&clock),
-            config: ReceiveConfig::default(),
-            metrics: receive_metrics,
-        };
+        let stamping = Stamping::new(Arc::clone(&keep.pushed), who.stamped);
+        let receive = doors::receive(Arc::new(stamping), &clock, &mut registry);
         let pages: Arc<OnceLock<Handler>> = Arc::default();
         let targets = Arc::new(Scraped(pull.scraper()));
         let gate = Gate::handler(policy.clone(), targets, behind(&pages), &mut registry);
         let outward =
             OutwardMetrics { home: home::metrics(&mut registry), dial: DialMetrics::register(&mut registry) };
-        let web_metrics = WebMetrics::register(&mut registry);
-        let web = WebState {
-            engine: Arc::new(Engine::new(EngineOptions::default())),
-            store: keep.queryable(),
-            admin: keep.admin(),
-            targets: pull.clone(),
-            lifecycle: program.clone(),
-            clock: Arc::clone(&clock),
-            registry: Arc::new(registry),
-            metrics: web_metrics,
-            auth: Arc::new(Auth::default()),
-            work: Work::new(QUERIES_MAX, QUERIES_MAX),
-            external_labels: Labels::empty(),
-            query_log: Arc::default(),
-            active_queries: Arc::new(ActiveQueries::default()),
-            completeness: None,
-            notifications: Arc::clone(&program.notifications),
-            options: Arc::new(web_options(&args, addr)),
-        };
+        let web = web_state(&keep, &pull, &program, (clock, registry), web_options(&args, addr));
         let stages = Arc::new(Stages {
             front,
             pull,
@@ -421,6 +386,45 @@ impl Stages {
         let (version, incarnation) = (env!("CARGO_PKG_VERSION").to_owned(), self.incarnation.clone());
         config.hello = Hello { version, started_ms, incarnation };
         Tunnels::start(config, &handler, clock)
+    }
+}
+
+/// What of a configuration is passed over here.
+fn warn_of_what_hubs_act_on(config: &Config) {
+    if !config.fleet.client_authorities.is_empty() {
+        tracing::warn!("fleet: is for hubs; an agent does not act on it");
+    }
+    if !config.proxy.doors.is_empty() {
+        tracing::warn!("proxy: is for hubs; an agent does not act on it");
+    }
+}
+
+/// What the API works with; who may call is settled when a configuration is put in force.
+fn web_state(
+    keep: &Keep,
+    pull: &Arc<Pull>,
+    program: &Arc<Program>,
+    (clock, mut registry): (Arc<dyn Clock>, Registry),
+    options: web::Options,
+) -> WebState {
+    let metrics = WebMetrics::register(&mut registry);
+    WebState {
+        engine: Arc::new(Engine::new(EngineOptions::default())),
+        store: keep.queryable(),
+        admin: keep.admin(),
+        targets: pull.clone(),
+        lifecycle: program.clone(),
+        clock,
+        registry: Arc::new(registry),
+        metrics,
+        auth: Arc::new(Auth::default()),
+        work: Work::new(QUERIES_MAX, QUERIES_MAX),
+        external_labels: Labels::empty(),
+        query_log: Arc::default(),
+        active_queries: Arc::new(ActiveQueries::default()),
+        completeness: None,
+        notifications: Arc::clone(&program.notifications),
+        options: Arc::new(options),
     }
 }
 

@@ -1,12 +1,17 @@
 //! The routes that are not `web`'s: push doors, and the machine collector's page.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{StatusCode, header};
-use receive::ReceiveState;
+use prometheus_client::registry::Registry;
+use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
+use stdx::clock::Clock;
+use storage::Appender;
 use web::{Caller, Role};
 use wire::exposition::{Protocol, TextWriter};
 
@@ -18,6 +23,17 @@ pub(crate) fn starting() -> Router {
     Router::new()
         .route("/-/healthy", get(|| async { "Marigraph is healthy.\n" }))
         .fallback(|| async { (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], MESSAGE) })
+}
+
+/// What the push doors work with: what they take goes to `appender`.
+pub(crate) fn receive(
+    appender: Arc<dyn Appender>,
+    clock: &Arc<dyn Clock>,
+    registry: &mut Registry,
+) -> ReceiveState {
+    let metrics = ReceiveMetrics::default();
+    metrics.register(registry);
+    ReceiveState { appender, clock: Arc::clone(clock), config: ReceiveConfig::default(), metrics }
 }
 
 /// Push doors, and the machine's figures at `machine` where that is configured.

@@ -31,7 +31,7 @@ use axum::middleware;
 use model::{Labels, TenantId};
 use prometheus_client::registry::Registry;
 use promql::engine::{Engine, EngineOptions};
-use receive::{ReceiveConfig, ReceiveMetrics, ReceiveState};
+use receive::ReceiveState;
 use stdx::clock::{Clock, SystemClock};
 use storage::Queryable;
 use tokio::runtime::Handle;
@@ -48,9 +48,9 @@ use crate::config::{Config, ProxyConfig};
 use crate::credentials::{auth, require_credential};
 use crate::doors;
 use crate::explain::Own;
-use crate::front::{Bound, Front, Plaintext};
+use crate::front::{Front, Plaintext};
 use crate::owner::require_own;
-use crate::program::{ConfigSource, Program, Reloads, build_info, query_log};
+use crate::program::{Beginning, ConfigSource, Program, Reloads, build_info, query_log};
 use crate::pull::{Pull, PullParts};
 use crate::store::Store;
 use ::proxy::{Proxy, ProxyMetrics};
@@ -116,15 +116,9 @@ impl Hub {
     /// or the data directory cannot be opened.
     pub async fn start(args: HubArgs) -> Result<Hub> {
         let clock: Arc<dyn Clock> = SystemClock::shared();
-        let bound = Bound::to(&args.listen).await?;
+        let Beginning { bound, source, config, auth } =
+            Beginning::of(&args.listen, args.config.as_deref()).await?;
         let addr = bound.addr;
-        let source = match &args.config {
-            Some(path) => ConfigSource::File(path.clone()),
-            None => ConfigSource::Embedded(addr),
-        };
-        let config = source.load()?;
-        let auth = auth(&config.web_auth)?;
-        require_credential(addr, &auth)?;
         require_own(&args.data, STORE_LOCK)?;
         let front = bound.serve(doors::starting());
 
@@ -146,33 +140,9 @@ impl Hub {
             Arc::new(proxy::Readers(Arc::default())),
             ProxyMetrics::register(&mut registry),
         );
-        let receive_metrics = ReceiveMetrics::default();
-        receive_metrics.register(&mut registry);
-        let receive = ReceiveState {
-            appender: Arc::clone(&rows.appender),
-            clock: Arc::clone(&clock),
-            config: ReceiveConfig::default(),
-            metrics: receive_metrics,
-        };
-        let web_metrics = WebMetrics::register(&mut registry);
-        let web = WebState {
-            engine: Arc::new(engine(&args)?),
-            store: gathered(&args, rows.store.clone(), &fleet, &clock, &mut registry),
-            admin,
-            targets: pull.clone(),
-            lifecycle: program.clone(),
-            clock: Arc::clone(&clock),
-            registry: Arc::new(registry),
-            metrics: web_metrics,
-            auth: Arc::new(Auth::default()),
-            work: Work::new(args.query_max_concurrency, args.read_concurrent_limit),
-            external_labels: Labels::empty(),
-            query_log: Arc::default(),
-            active_queries: Arc::new(active_queries(&args)),
-            completeness: Some(Arc::new(Accounts(Arc::clone(&rows.ledger)))),
-            notifications: Arc::clone(&program.notifications),
-            options: Arc::new(web_options(&args, addr)),
-        };
+        let receive = doors::receive(Arc::clone(&rows.appender), &clock, &mut registry);
+        let store = gathered(&args, rows.store.clone(), &fleet, &clock, &mut registry);
+        let web = web_state(&args, addr, (&rows, store, admin), (&pull, &program), (&clock, registry))?;
         let fleet_api = FleetApi::new(fleet.clone(), Arc::clone(&rows.ledger), Arc::clone(&clock));
         let stages = Arc::new(Stages {
             front,
@@ -193,12 +163,7 @@ impl Hub {
         stages.rows.apply(&config)?;
         stages.identity.apply_own(stages.identity.read_own(&config.fleet)?);
         stages.apply(&config, auth)?;
-        let plaintext = match args.plaintext {
-            PlaintextFor::Loopback => Plaintext::Loopback,
-            PlaintextFor::Everywhere => Plaintext::Everywhere,
-            PlaintextFor::Never => Plaintext::Never,
-        };
-        stages.front.secure(stages.identity.tls(), plaintext);
+        stages.front.secure(stages.identity.tls(), plaintext(args.plaintext));
         let tasks = stages.keep_going(reloads, &clock);
         Ok(Hub { stages, tasks })
     }
@@ -443,6 +408,46 @@ fn active_queries(args: &HubArgs) -> ActiveQueries {
             ActiveQueries::default()
         }
     }
+}
+
+fn plaintext(whom: PlaintextFor) -> Plaintext {
+    match whom {
+        PlaintextFor::Loopback => Plaintext::Loopback,
+        PlaintextFor::Everywhere => Plaintext::Everywhere,
+        PlaintextFor::Never => Plaintext::Never,
+    }
+}
+
+/// What the API works with; who may call is settled when a configuration is put in force.
+///
+/// # Errors
+/// A flag is out of bounds.
+fn web_state(
+    args: &HubArgs,
+    addr: SocketAddr,
+    (rows, store, admin): (&Rows, Arc<dyn Queryable>, Arc<Store>),
+    (pull, program): (&Arc<Pull>, &Arc<Program>),
+    (clock, mut registry): (&Arc<dyn Clock>, Registry),
+) -> Result<WebState> {
+    let metrics = WebMetrics::register(&mut registry);
+    Ok(WebState {
+        engine: Arc::new(engine(args)?),
+        store,
+        admin,
+        targets: pull.clone(),
+        lifecycle: program.clone(),
+        clock: Arc::clone(clock),
+        registry: Arc::new(registry),
+        metrics,
+        auth: Arc::new(Auth::default()),
+        work: Work::new(args.query_max_concurrency, args.read_concurrent_limit),
+        external_labels: Labels::empty(),
+        query_log: Arc::default(),
+        active_queries: Arc::new(active_queries(args)),
+        completeness: Some(Arc::new(Accounts(Arc::clone(&rows.ledger)))),
+        notifications: Arc::clone(&program.notifications),
+        options: Arc::new(web_options(args, addr)),
+    })
 }
 
 /// The doors for PushProx clients, secrets read.

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use anyhow::Context;
+use anyhow::{Context, Result};
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
@@ -14,9 +14,11 @@ use prometheus_client::registry::Registry;
 use stdx::clock::Clock;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tsdb::SeriesLimits;
-use web::{BuildInfo, Lifecycle, Notice, Notifications, QueryLog, Readiness, RuntimeInfo};
+use web::{Auth, BuildInfo, Lifecycle, Notice, Notifications, QueryLog, Readiness, RuntimeInfo};
 
 use crate::config::Config;
+use crate::credentials::{auth, require_credential};
+use crate::front::Bound;
 
 /// Where the outcome of a reload goes.
 type Reply = oneshot::Sender<Result<(), String>>;
@@ -26,6 +28,32 @@ pub(crate) type Reloads = mpsc::Receiver<Reply>;
 
 /// Reloads that may wait; they are carried out one by one.
 const RELOADS_WAITING: usize = 4;
+
+/// What a role begins with: an address that is its, a configuration that can be used, and who may call.
+pub(crate) struct Beginning {
+    pub(crate) bound: Bound,
+    pub(crate) source: ConfigSource,
+    pub(crate) config: Config,
+    pub(crate) auth: Auth,
+}
+
+impl Beginning {
+    /// Binds `listen`, and reads the configuration `file` or the one that is built in.
+    ///
+    /// # Errors
+    /// The address cannot be had, the configuration is wrong, or nothing guards an address off loopback.
+    pub(crate) async fn of(listen: &str, file: Option<&Path>) -> Result<Beginning> {
+        let bound = Bound::to(listen).await?;
+        let source = match file {
+            Some(path) => ConfigSource::File(path.to_owned()),
+            None => ConfigSource::Embedded(bound.addr),
+        };
+        let config = source.load()?;
+        let auth = auth(&config.web_auth)?;
+        require_credential(bound.addr, &auth)?;
+        Ok(Beginning { bound, source, config, auth })
+    }
+}
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone)]
