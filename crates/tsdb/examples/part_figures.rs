@@ -1,7 +1,7 @@
 //! Prints what parts make of recorded data: bytes a sample by section, write, load and merge times.
 //!
-//! `cargo run --release -p tsdb --example part_figures [DIR]`; for `DIR` see `codec_figures`. Every
-//! target starts at another row, has its own `instance`, and 0-5 ms of jitter. The figures of
+//! `cargo run --release -p tsdb --example part_figures [DIR [ROWS]]`; for `DIR` see `codec_figures`. Two
+//! parts of so many rows (240) are made and merged. Every target starts at another row, has its own `instance`, and 0-5 ms of jitter. The figures of
 //! `docs/formats/part.md` come from here.
 
 use std::error::Error;
@@ -25,6 +25,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(dir) => PathBuf::from(dir),
         None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/recorded"),
     };
+    let rows = match std::env::args().nth(2) {
+        Some(text) => text.parse()?,
+        None => 240,
+    };
     let recorded = read_recorded(&dir)?;
     let prometheus = |labels: &[(String, String)]| {
         labels
@@ -34,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
     for (name, targets, wanted) in [("node", 20, false), ("prometheus", 20, true)] {
         let recorded = recorded.iter().filter(|(labels, _)| prometheus(labels) == wanted).cloned().collect();
-        figures(&mut out, name, &recorded, targets)?;
+        figures(&mut out, name, &recorded, targets, rows)?;
     }
     Ok(())
 }
@@ -66,10 +70,10 @@ fn figures(
     name: &str,
     recorded: &Recorded,
     targets: usize,
+    rows_of_part: usize,
 ) -> Result<(), Box<dyn Error>> {
-    const ROWS: usize = 240;
     let dir = tempfile::tempdir()?;
-    // Two parts of 240 rows, one after the other, and the merge of both.
+    // Two parts, one after the other, and the merge of both.
     let mut parts = Vec::new();
     for part in 0..2usize {
         let mut series = Vec::new();
@@ -77,7 +81,7 @@ fn figures(
             let jitter = |i: usize| {
                 xxhash_rust::xxh3::xxh3_64(&(i * 1000 + target).to_le_bytes()) as i64 & 0x7fff_ffff
             };
-            let rows = part * ROWS..(part + 1) * ROWS;
+            let rows = part * rows_of_part..(part + 1) * rows_of_part;
             let times: Arc<[i64]> =
                 rows.clone().map(|i| 1_700_000_000_000 + i as i64 * 15_000 + jitter(i) % 6).collect();
             for (pairs, values) in recorded {
@@ -107,7 +111,7 @@ fn figures(
         let ns = start.elapsed().as_nanos() as f64 / info.samples as f64;
         let opened = Part::open(&RealDisk, &dir.path().join(info.file_name()))?;
         if part == 0 {
-            report(out, &format!("{name}, {targets} targets, {ROWS} rows"), &opened, ns)?;
+            report(out, &format!("{name}, {targets} targets, {rows_of_part} rows"), &opened, ns)?;
         }
         parts.push(Arc::new(opened));
     }
