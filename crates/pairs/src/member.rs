@@ -151,6 +151,9 @@ pub struct Member {
     covered: Option<Duration>,
     /// By incarnation, whom we have no lease of, and who say that they have ours.
     strangers: BTreeMap<u64, Stranger>,
+    /// For each way on which words travel: when the first word was answered there since this member has begun, or
+    /// begun anew.
+    answered: Vec<Option<Duration>>,
 }
 
 /// Who has our lease, and its own we have not read.
@@ -187,7 +190,13 @@ impl Member {
             marks: VecDeque::new(),
             covered: None,
             strangers: BTreeMap::new(),
+            answered: Vec::new(),
         }
+    }
+
+    /// There are so many ways on which members hear of each other while the leases are away; none unless this is said.
+    pub fn hears_on(&mut self, ways: usize) {
+        self.answered = vec![None; ways];
     }
 
     /// Targets have been discovered: it takes its share from now on.
@@ -306,11 +315,12 @@ impl Member {
             absent.retain(|name| *name != held.lease.member);
             self.see(began, ended, held);
         }
+        let doubt = self.doubt();
         for name in absent {
             if let Some(seen) = self.others.get_mut(&name) {
                 // Who leaves removes its lease; with others nobody knows.
                 let left = seen.held.lease.standing == Standing::Leaving;
-                seen.gone |= left || began.mono >= seen.since + duration(&seen.held.lease);
+                seen.gone |= left || doubt.is_over(seen, began.mono);
             }
         }
         self.others.retain(|_, seen| {
@@ -379,6 +389,14 @@ impl Member {
         self.pending = None;
         self.renewed = None;
         self.covered = None;
+        self.answered.fill(None);
+    }
+
+    /// What is known of those that may not know of us.
+    fn doubt(&self) -> Doubt {
+        let heard = self.answered.iter().try_fold(Duration::ZERO, |last, at| Some(last.max((*at)?)));
+        let goes_on = !self.answered.is_empty() && !self.settings.keep.is_zero();
+        Doubt { name: self.settings.name.clone(), keep: self.settings.keep, goes_on, heard }
     }
 
     /// Whether somebody whom we take for gone still has a share where others scrape: they know more than we do.
@@ -483,6 +501,7 @@ impl Member {
     }
 
     fn see(&mut self, began: Now, ended: Now, held: Held) {
+        let doubt = self.doubt();
         let ahead_ms = held.lease.renewed_ms.saturating_sub(ended.wall_ms);
         let since = ended.mono;
         let new = |held, lives, ghost| Seen {
@@ -502,7 +521,7 @@ impl Member {
         match self.others.get_mut(&held.lease.member) {
             Some(seen) if seen.held.version == held.version => {
                 seen.doubted = false;
-                seen.gone |= began.mono >= seen.since + duration(&held.lease);
+                seen.gone |= doubt.is_over(seen, began.mono);
             }
             Some(seen) => {
                 let term = |lease: &Lease| (lease.incarnation, lease.transitions);
@@ -519,6 +538,34 @@ impl Member {
             }
             None => _ = self.others.insert(held.lease.member.clone(), new(held, false, None)),
         }
+    }
+}
+
+/// When a member without a sign of life is gone. One that we have never seen to write, and that counts us out, perhaps
+/// cannot read the leases, and does not wait for us to say that we have heard of it. It does once it has heard of us on
+/// all ways; and it stops at the latest when its time to go on is over.
+struct Doubt {
+    /// Ours.
+    name: String,
+    /// For how long members go on without leases.
+    keep: Duration,
+    /// Whether they go on at all.
+    goes_on: bool,
+    /// Since when we have been heard on all ways.
+    heard: Option<Duration>,
+}
+
+impl Doubt {
+    fn is_over(&self, seen: &Seen, at: Duration) -> bool {
+        let lasts = duration(&seen.held.lease);
+        let counts_us_out = |last: &View| !last.members.contains(&self.name);
+        let is_scraping = seen.held.lease.views.last().is_some_and(counts_us_out);
+        let since = match self.heard {
+            _ if seen.lives || !self.goes_on || !is_scraping => seen.since,
+            Some(heard) => seen.since.max(heard),
+            None => seen.since + self.keep + lasts * 2,
+        };
+        at >= since + lasts
     }
 }
 

@@ -81,9 +81,11 @@ impl Pair {
         let orders = Arc::<Orders>::default();
         let (leaving, left) = watch::channel(false);
         let state = Arc::default();
-        let member = Member::new(config.settings.clone(), rand::random(), share.clone());
+        let mut member = Member::new(config.settings.clone(), rand::random(), share.clone());
+        member.hears_on(config.words.len());
         let member = Arc::new(Mutex::new(member));
-        let talk = |words: &Arc<dyn Words>| Talk {
+        let talk = |(way, words): (usize, &Arc<dyn Words>)| Talk {
+            way,
             member: Arc::clone(&member),
             words: Arc::clone(words),
             beat: config.settings.beat(),
@@ -92,7 +94,8 @@ impl Pair {
             share: share.clone(),
             metrics: config.metrics.clone(),
         };
-        let mut tasks: Vec<_> = config.words.iter().map(|words| tokio::spawn(talk(words).run())).collect();
+        let mut tasks: Vec<_> =
+            config.words.iter().enumerate().map(|words| tokio::spawn(talk(words).run())).collect();
         let run = Run {
             member,
             config,
@@ -367,6 +370,8 @@ fn state(lease: &crate::lease::Lease, gone: bool, own: &crate::lease::Lease) -> 
 
 /// Tells and hears words on one way.
 struct Talk {
+    /// Which way, counted from 0.
+    way: usize,
     member: Arc<Mutex<Member>>,
     words: Arc<dyn Words>,
     beat: Duration,
@@ -386,7 +391,7 @@ impl Talk {
             match outcome.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
                 Ok(words) => {
                     let now = self.now();
-                    self.member.lock().hear(now, mark, words);
+                    self.member.lock().hear(now, self.way, mark, words);
                 }
                 Err(error) => {
                     self.metrics.word_failures.inc();

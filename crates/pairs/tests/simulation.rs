@@ -107,8 +107,8 @@ struct Machine {
     drift: f64,
     mono_offset: f64,
     frozen: bool,
-    /// It goes on while the place is away.
-    keeps: bool,
+    /// For how long it goes on while the place is away.
+    keep: Duration,
     /// The place is away for it.
     away: bool,
     /// It does not reach the hub.
@@ -124,11 +124,11 @@ impl Machine {
 
     fn start(&mut self, time_ms: i64, incarnation: u64) {
         let duration = Duration::from_millis(DURATION_MS as u64);
-        let keep = if self.keeps { Duration::from_secs(3600) } else { Duration::ZERO };
-        let settings = Settings { name: self.name.clone(), duration, setup: String::new(), keep };
+        let settings = Settings { name: self.name.clone(), duration, setup: String::new(), keep: self.keep };
         let share = Share::new(&self.name);
         let mut member = Member::new(settings, incarnation, share.clone());
         member.ready();
+        member.hears_on(usize::from(!self.keep.is_zero()));
         let now_ms = self.now(time_ms).wall_ms;
         let next = (0..TARGETS).map(|target| next_tick(target, now_ms)).collect();
         let at = At::Rest { until_ms: time_ms };
@@ -178,7 +178,7 @@ impl World {
             drift: 1.0 + random.random_range(-100.0e-6..=100.0e-6),
             mono_offset: random.random_range(0.0..1e9),
             frozen: false,
-            keeps,
+            keep: if keeps { Duration::from_secs(3600) } else { Duration::ZERO },
             away: false,
             cut: false,
             process: None,
@@ -291,7 +291,7 @@ impl World {
                 process.said = process.member.word(now).map(said);
             }
             Some(Said { word, ends_ms, found: Some(found), .. }) if ends_ms <= time_ms => {
-                process.member.hear(now, word.mark, found);
+                process.member.hear(now, 0, word.mark, found);
                 process.speaks_ms = time_ms + BEAT_MS;
             }
             Some(said) if said.at_ms + DURATION_MS / 4 < time_ms => process.speaks_ms = time_ms + BEAT_MS,
@@ -529,6 +529,27 @@ impl World {
         self.count();
     }
 
+    /// Nothing happens but `stages`; gives who scraped when, up to the time after the last of them.
+    fn play(&mut self, stages: &[(i64, Stage)], end_ms: i64) -> Vec<(i64, String)> {
+        let mut time_ms = 0;
+        while time_ms < end_ms {
+            for (_, stage) in stages.iter().filter(|(at_ms, _)| *at_ms == time_ms) {
+                match *stage {
+                    Stage::Start(n) => {
+                        let incarnation = self.random.next_u64();
+                        self.machines[n].start(time_ms, incarnation);
+                    }
+                    Stage::Crash(n) => self.machines[n].process = None,
+                    Stage::Away(n, away) => self.machines[n].away = away,
+                    Stage::Cut(n, cut) => self.machines[n].cut = cut,
+                }
+            }
+            self.step(time_ms);
+            time_ms += STEP_MS;
+        }
+        self.scraped.iter().map(|((_, tick_ms), name)| (*tick_ms, name.clone())).collect()
+    }
+
     /// Every tick was scraped but those that are excused.
     fn count(&self) {
         for target in 0..TARGETS {
@@ -545,6 +566,17 @@ impl World {
             }
         }
     }
+}
+
+/// What a staged case lets happen, to which machine.
+#[derive(Clone, Copy)]
+enum Stage {
+    Start(usize),
+    Crash(usize),
+    /// The place is away for it, or back.
+    Away(usize, bool),
+    /// The hub cannot be reached by it, or can.
+    Cut(usize, bool),
 }
 
 enum End {
@@ -576,4 +608,42 @@ fn no_tick_twice_and_none_missed_that_could_be_announced() {
 #[test]
 fn the_place_away_costs_no_tick_where_members_hear_of_each_other() {
     run_all(true);
+}
+
+/// Who begins anew and finds an old lease: its owner is dead, or goes on without the leases and does not know of us.
+#[test]
+fn who_begins_anew_takes_nobody_for_dead_that_may_go_on_without_leases() {
+    use Stage::{Away, Crash, Cut, Start};
+    const FORGOTTEN: [(i64, Stage); 3] = [(0, Start(0)), (2_000, Start(1)), (60_000, Crash(1))];
+    // For how long members go on; from when to when the second one may begin to scrape; seconds.
+    let check = |name: &str, keep_s: u64, stages: &[(i64, Stage)], begins_s: Option<(i64, i64)>| {
+        for seed in 0..8 {
+            let mut world = World::new(2 * seed, keep_s > 0, false);
+            for machine in &mut world.machines {
+                machine.keep = Duration::from_secs(keep_s);
+            }
+            let all: Vec<(i64, Stage)> = FORGOTTEN.iter().chain(stages).copied().collect();
+            // That nothing is scraped twice is seen to by the world.
+            let scraped = world.play(&all, 240_000);
+            let second = scraped.iter().filter(|(tick_ms, name)| name == "agent-1" && *tick_ms > 100_000);
+            let first_ms = second.map(|(tick_ms, _)| *tick_ms).min();
+            let fits = match (first_ms, begins_s) {
+                (Some(first_ms), Some((from, to))) => (from * 1000..to * 1000).contains(&first_ms),
+                (first_ms, begins_s) => first_ms.is_none() && begins_s.is_none(),
+            };
+            assert!(fits, "{name}, seed {seed}: from {first_ms:?} on");
+        }
+    };
+    let alone = [(90_000, Away(0, true)), (110_000, Cut(1, true)), (110_000, Start(1))];
+    check("it goes on, and the hub is out of reach", 3600, &alone, None);
+    let back = [alone[0], alone[1], alone[2], (160_000, Away(0, false))];
+    check("and it is back", 3600, &back, Some((158, 172)));
+    let heard = [alone[0], alone[1], alone[2], (140_000, Cut(1, false))];
+    // Each hears of the other then, and nobody can give anything away.
+    check("and the hub is in reach again", 3600, &heard, None);
+    let dead = [(90_000, Crash(0)), (110_000, Start(1))];
+    check("it is dead, and the hub knows nothing of it", 3600, &dead, Some((117, 124)));
+    let nobody = [dead[0], (110_000, Cut(1, true)), dead[1]];
+    check("it is dead, and the hub is out of reach", 40, &nobody, Some((130, 185)));
+    check("it is dead, and nobody goes on without leases", 0, &dead, Some((116, 124)));
 }

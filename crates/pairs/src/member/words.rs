@@ -19,9 +19,11 @@ impl Member {
     pub fn word(&mut self, now: Now) -> Option<Word> {
         let own = self.own.as_ref().filter(|_| self.rival.is_none())?;
         let patience = self.settings.renewal() * 5 / 2;
+        // Whether it lives cannot be told from its lease before it is renewed: that is asked here, too, and at once.
+        let asks = self.answered.contains(&None);
         let is_in_need = |seen: &Seen| {
             let lately = |away: Duration| now.mono < away + patience;
-            now.mono >= seen.renewed + patience || seen.away.is_some_and(lately)
+            now.mono >= seen.renewed + patience || seen.away.is_some_and(lately) || (asks && !seen.lives)
         };
         let mut others = self.others.values().filter(|seen| !seen.gone);
         if self.away.is_none() && !others.any(is_in_need) {
@@ -50,8 +52,11 @@ impl Member {
         })
     }
 
-    /// Takes in what the others have told, in answer to the word with that mark.
-    pub fn hear(&mut self, now: Now, mark: u64, words: Vec<Word>) {
+    /// Takes in what the others have told on a way, counted from 0, in answer to the word with that mark.
+    pub fn hear(&mut self, now: Now, way: usize, mark: u64, words: Vec<Word>) {
+        if let Some(answered) = self.answered.get_mut(way) {
+            answered.get_or_insert(now.mono);
+        }
         for word in words {
             if word.member != self.settings.name {
                 self.hear_one(now, &word);
@@ -95,8 +100,17 @@ impl Member {
     /// Goes on with its share if all others have heard of it lately; where there are none, if there is a way on which they
     /// would be heard.
     fn cover(&mut self, now: Now, answered: u64) {
-        let may = self.away.is_some_and(|since| now.mono < since + self.settings.keep);
+        // From when its lease has run out; who has begun anew counts on that (`Doubt`).
+        let until = self.renewed.map(|at| at + self.settings.fence() + self.settings.keep);
+        let may = self.away.is_some_and(|since| now.mono < since + self.settings.keep)
+            && until.is_some_and(|until| now.mono < until);
         if !may || self.rival.is_some() || !self.own.as_ref().is_some_and(|own| own.confirmed) {
+            return;
+        }
+        // Whom its lease counts in, and it has not, may begin anew and trust in that.
+        let counted = self.own.as_ref().and_then(|own| own.lease.views.last()).map(|view| &view.members);
+        let is_gone = |name: &String| self.others.get(name).is_some_and(|seen| seen.gone);
+        if counted.is_some_and(|members| members.iter().any(is_gone)) {
             return;
         }
         let has_lease =
