@@ -139,3 +139,63 @@ pub(super) fn of_all(pairs: usize, each: impl Fn(&mut dyn FnMut(u32, &[u32]))) -
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Stretches of slots and what lies between them: as targets have them, few and many.
+    fn slots() -> impl Strategy<Value = BTreeSet<u32>> {
+        let stretch = (0..200_000u32, 1..80u32);
+        prop::collection::vec(stretch, 0..12)
+            .prop_map(|all| all.into_iter().flat_map(|(from, len)| from..from + len).collect())
+    }
+
+    fn check(postings: &Postings, slots: &BTreeSet<u32>) {
+        assert!(postings.bitmap().iter().eq(slots.iter().copied()), "{postings:?} are {slots:?}");
+        let is_few = slots.len() <= FEW_MAX;
+        assert!(!is_few || !matches!(postings, Postings::Many(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn made_at_once_they_are_what_they_are_one_by_one(mut slots in slots(), odd in 0..200_000u32) {
+            let sorted: Vec<u32> = slots.iter().copied().collect();
+            let mut postings = Postings::of_sorted(&sorted);
+            check(&postings, &slots);
+            let mut one_by_one = Postings::default();
+            sorted.iter().for_each(|slot| one_by_one.insert(*slot));
+            check(&one_by_one, &slots);
+            postings.insert(odd);
+            slots.insert(odd);
+            check(&postings, &slots);
+            let gone = slots.iter().copied().step_by(2).collect::<Vec<_>>();
+            for slot in gone {
+                postings.remove(slot);
+                slots.remove(&slot);
+            }
+            prop_assert!(postings.bitmap().iter().eq(slots.iter().copied()));
+        }
+    }
+
+    #[test]
+    fn of_all_gives_each_pair_its_slots() {
+        // Slot n has the pairs that divide it.
+        let each = |tell: &mut dyn FnMut(u32, &[u32])| {
+            for slot in 1..1000u32 {
+                let pairs: Vec<u32> = (1..60).filter(|pair| slot % pair == 0).collect();
+                tell(slot, &pairs);
+            }
+        };
+        let all = of_all(60, each);
+        assert_eq!(all.len(), 60);
+        check(&all[0], &BTreeSet::new());
+        for pair in 1..60u32 {
+            check(&all[pair as usize], &(1..1000).filter(|slot| slot % pair == 0).collect());
+        }
+    }
+}
