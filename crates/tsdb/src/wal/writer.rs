@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,18 +103,18 @@ struct OpenSegment {
     path: PathBuf,
     writer: Box<dyn AppendFile>,
     /// A second handle, so that a sync does not hold up writes.
-    syncer: Arc<Mutex<Box<dyn AppendFile>>>,
+    syncer: Syncer,
     /// Whether a write failed: nothing more goes into this file.
     broken: bool,
     /// Length of the file, bytes.
     len: u64,
     /// The position behind the last record written.
     written: u64,
-    /// Ended segments that have not been synced.
-    ended: Vec<Arc<Mutex<Box<dyn AppendFile>>>>,
     /// Bytes of ended segments that still exist.
     retained: u64,
 }
+
+type Syncer = Arc<Mutex<Box<dyn AppendFile>>>;
 
 #[derive(Debug, Default)]
 struct SyncWork {
@@ -183,7 +183,7 @@ impl Wal {
         let syncer = Arc::new(Mutex::new(self.disk.open_append(&path)?));
         let len = bytes.len() as u64;
         let written = first_position + len;
-        Ok(OpenSegment { path, writer, syncer, broken: false, len, written, ended: Vec::new(), retained: 0 })
+        Ok(OpenSegment { path, writer, syncer, broken: false, len, written, retained: 0 })
     }
 
     /// The current segment, which stays current while the guard lives.
@@ -307,11 +307,16 @@ impl Wal {
     /// Ends the current segment and starts the next, which begins with the record that `checkpoint`
     /// makes; it is told which positions are those of records that failed. The new segment's number
     /// and first position.
+    ///
+    /// What a checkpoint says of earlier records has to be true after a power cut, too, and no device writes files in
+    /// order: so everything before it is synced first.
     pub(crate) fn roll(
         &self,
         checkpoint: impl FnOnce(&dyn Fn(u64) -> bool) -> Vec<u8>,
     ) -> Result<(u64, u64), StoreError> {
-        self.health.check()?;
+        // Most of it without holding up others.
+        self.sync()?;
+        let _turn = self.syncing.lock();
         let mut segment = self.segment.write();
         let mut file = self.file.lock();
         let Some(open) = file.as_mut() else {
@@ -320,6 +325,7 @@ impl Wal {
         if !open.broken {
             self.write_queue(open);
         }
+        self.sync_file(&open.syncer, &open.path, open.written)?;
         let (number, position) = (*segment + 1, self.queue.lock().end);
         let checkpoint = checkpoint(&|position| self.queue.lock().failure(position).is_some());
         let mut next = self.create(number, position, &checkpoint).map_err(|source| {
@@ -336,8 +342,6 @@ impl Wal {
         })?;
         self.queue.lock().end = next.written;
         next.retained = open.retained + open.len;
-        next.ended = std::mem::take(&mut open.ended);
-        next.ended.push(open.syncer.clone());
         *file = Some(next);
         *segment = number;
         drop(file);
@@ -366,24 +370,25 @@ impl Wal {
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
         let _turn = self.syncing.lock();
         self.health.check()?;
-        let (files, path, written) = {
-            let mut file = self.file.lock();
-            let Some(open) = file.as_mut() else { return Ok(()) };
-            let mut files = std::mem::take(&mut open.ended);
-            files.push(open.syncer.clone());
-            (files, open.path.clone(), open.written)
+        let (syncer, path, written) = {
+            let file = self.file.lock();
+            let Some(open) = file.as_ref() else { return Ok(()) };
+            (open.syncer.clone(), open.path.clone(), open.written)
         };
+        self.sync_file(&syncer, &path, written)
+    }
+
+    /// Forces a segment to the device, which has all up to `written`; those before it have been.
+    fn sync_file(&self, syncer: &Syncer, path: &Path, written: u64) -> Result<(), StoreError> {
         if *self.durable.lock() >= written {
             return Ok(());
         }
         let started = std::time::Instant::now();
-        for file in files {
-            if let Err(error) = file.lock().sync_data() {
-                self.metrics.wal_sync_failures.inc();
-                self.health.fail(format!("sync log segment {}: {error}", path.display()), &self.metrics);
-                self.durable_moved.notify_all();
-                return self.health.check();
-            }
+        if let Err(error) = syncer.lock().sync_data() {
+            self.metrics.wal_sync_failures.inc();
+            self.health.fail(format!("sync log segment {}: {error}", path.display()), &self.metrics);
+            self.durable_moved.notify_all();
+            return self.health.check();
         }
         self.metrics.wal_sync_seconds.observe(started.elapsed().as_secs_f64());
         let mut durable = self.durable.lock();
