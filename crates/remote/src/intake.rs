@@ -411,11 +411,11 @@ impl Intake for StoreIntake {
         }
         let position = self.appended.load(Ordering::Acquire);
         self.logs.sync().map_err(|error| IntakeError(format!("sync a dictionary log: {error}")))?;
-        if self.durable.load(Ordering::Acquire) < position {
-            let done = self.store.wait_durable(CommitPosition(position));
-            done.map_err(|error| IntakeError(error.to_string()))?;
-            self.durable.fetch_max(position, Ordering::AcqRel);
-        }
+        // Also where the store has nothing new: a block that comes again may tell what stands in front of it, the ledger,
+        // something that it has lost.
+        let done = self.store.wait_durable(CommitPosition(position));
+        done.map_err(|error| IntakeError(error.to_string()))?;
+        self.durable.fetch_max(position, Ordering::AcqRel);
         Ok(())
     }
 

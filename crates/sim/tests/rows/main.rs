@@ -276,7 +276,7 @@ fn and_so_it_is_over_http_on_lines_that_break() {
 }
 
 /// Seeds that found something.
-const REGRESSIONS: [(u64, &str); 7] = [
+const REGRESSIONS: [(u64, &str); 8] = [
     (3, "a ledger's log whose head the power had taken was damage to everything before"),
     (4, "the record of a dropped block did not speak of its first tick, which is before its first row"),
     (28, "with the block that said since when rows are due, dropped rows were not due any more"),
@@ -289,6 +289,7 @@ const REGRESSIONS: [(u64, &str); 7] = [
         717,
         "blocks were refused for good when a full disk had cost the dictionary's log, and the store the names",
     ),
+    (11758, "what a repeated block told the ledger was acknowledged, and not synced"),
     (1100, "a copy of a queue, enrolled anew, had rows booked that the first agent still had"),
 ];
 
