@@ -9,7 +9,7 @@ use model::{Labels, Matcher, TenantId};
 use parking_lot::Mutex;
 use queue::LostReason;
 use remote::intake::{IntakeConfig, IntakeMetrics, StoreIntake};
-use remote::ship::message::{Answer, Hello};
+use remote::ship::message::{self, Answer, Hello};
 use remote::ship::{Door, Peer, Refusal, Request};
 use remote::{OnLost, Reason};
 use sim::{Dice, Packet};
@@ -46,10 +46,20 @@ pub(crate) struct Names {
     heard: Vec<(u128, String)>,
     /// Whose agent was heard of after one of another name had begun: its rows may come yet.
     living: BTreeSet<u128>,
+    /// Whose blocks came, or were told to be lost, before anybody had said whose they are.
+    early: BTreeSet<u128>,
 }
 
 impl Names {
     fn note(&mut self, peer: &Peer, request: Request, body: &[u8], is_answered: bool) {
+        let (spoken_of, lost) = match (Hello::decode(body), message::Batch::decode(body)) {
+            (Ok(hello), _) => (None, hello.lost),
+            (_, Ok(batch)) => (Some(batch.segment.incarnation), batch.lost),
+            _ => return,
+        };
+        let spoken_of = spoken_of.into_iter().chain(lost.iter().map(|lost| lost.incarnation));
+        let heard = |incarnation: &u128| self.heard.iter().any(|(known, _)| known == incarnation);
+        self.early.extend(spoken_of.filter(|incarnation| !heard(incarnation)));
         if let (Request::Hello, Ok(hello), true) = (request, Hello::decode(body), is_answered)
             && self.heard.iter().all(|(incarnation, _)| *incarnation != hello.incarnation)
         {
@@ -63,7 +73,8 @@ impl Names {
 
     /// Whether the hub has to know whose the life is, and that nobody else can bring its rows.
     pub(crate) fn proves(&self, incarnation: u128) -> bool {
-        self.heard.iter().any(|(known, _)| *known == incarnation) && !self.living.contains(&incarnation)
+        let heard = self.heard.iter().any(|(known, _)| *known == incarnation);
+        heard && !self.living.contains(&incarnation) && !self.early.contains(&incarnation)
     }
 }
 
