@@ -222,6 +222,7 @@ impl StoreIntake {
                     other,
                     "a copy of another agent's queue has dropped rows: that agent has them"
                 );
+                self.metrics.unproven_rows.inc_by(record.rows);
                 return true;
             }
         };
@@ -396,7 +397,8 @@ impl Intake for StoreIntake {
             && !sent.context
             && !self.is_done(peer, key, sent.block)
         {
-            self.refused.note(peer, key, sent, refusal, |cluster| self.proves(peer, key, cluster));
+            let is_proven = |cluster: &str| self.proves(peer, key, cluster);
+            self.metrics.unproven_rows.inc_by(self.refused.note(peer, key, sent, refusal, is_proven));
         }
         if matches!(verdict, Verdict::Stored | Verdict::Known | Verdict::Refused(_)) && !sent.context {
             self.note_done(peer, key, sent.block);

@@ -29,6 +29,7 @@ pub struct IntakeMetrics {
     pub(crate) rejected: Family<Reason, Counter>,
     pub(crate) renamed: Counter,
     pub(crate) lost_rows: Counter,
+    pub(crate) unproven_rows: Counter,
     pub(crate) agents: Gauge,
 }
 
@@ -51,6 +52,11 @@ impl IntakeMetrics {
             m.renamed.clone(),
         );
         registry.register("lost_rows", "Rows that agents say never come", m.lost_rows.clone());
+        registry.register(
+            "unproven_rows",
+            "Rows that agents have lost or bring of another cluster, without a proof that they were that one's alone: not booked",
+            m.unproven_rows.clone(),
+        );
         registry.register("queues", "Queues of agents in memory", m.agents.clone());
     }
 

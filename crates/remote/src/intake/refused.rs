@@ -65,7 +65,7 @@ struct Noted {
 
 impl Refused {
     /// Notes a block that is refused for good, as far as its head can be read. What it says of whose it is counts where
-    /// `is_proven`.
+    /// `is_proven`; gives the rows of one where it does not.
     pub(super) fn note(
         &self,
         peer: &Peer,
@@ -73,11 +73,11 @@ impl Refused {
         sent: &SentBlock<'_>,
         refusal: Refusal,
         is_proven: impl FnOnce(&str) -> bool,
-    ) {
-        let Ok(block) = Block::parse(sent.payload) else { return };
+    ) -> u64 {
+        let Ok(block) = Block::parse(sent.payload) else { return 0 };
         let header = block.header();
         if header.rows == 0 || header.oldest_ms > header.newest_ms {
-            return;
+            return 0;
         }
         let cluster = block.cluster().unwrap_or(&peer.cluster);
         if !is_proven(cluster) {
@@ -87,7 +87,7 @@ impl Refused {
                 block = sent.block,
                 "nothing shows that rows an agent brings of another cluster are that one's and nobody else's"
             );
-            return;
+            return u64::from(header.rows);
         }
         let from_ms = header.oldest_ms.saturating_sub(TICK_BEFORE_ROW_MS);
         let (to_ms, rows) = (header.newest_ms, u64::from(header.rows));
@@ -98,10 +98,11 @@ impl Refused {
         if let Some(last) = noted.last_mut().filter(is_same) {
             (last.from_ms, last.to_ms) = (last.from_ms.min(from_ms), last.to_ms.max(to_ms));
             last.rows = last.rows.saturating_add(rows);
-            return;
+            return 0;
         }
         let (peer, cluster) = (peer.clone(), cluster.to_owned());
         noted.push(Noted { peer, key: *key, cluster, refusal, from_ms, to_ms, rows });
+        0
     }
 
     /// Tells `on_lost` of all of them; what it has not written down stays.

@@ -692,5 +692,13 @@ fn nobody_books_losses_of_others_without_proof() {
         assert_eq!(send(&hub.intake, &all[0], false), Verdict::Refused(Refusal::IdentityChanged));
         hub.intake.sync().expect("sync");
         assert_eq!(*heard.lock(), booked);
+        let rows = u64::from(all[0].meta.rows);
+        // The record speaks of seven rows; where nobody is known it counts for who tells of it.
+        let unproven = match booked.as_slice() {
+            [] => rows + 7,
+            [_] => rows,
+            _ => 0,
+        };
+        assert_eq!(hub.intake.metrics.unproven_rows.get(), unproven);
     }
 }
