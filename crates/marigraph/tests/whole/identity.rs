@@ -75,12 +75,12 @@ async fn an_agent_enrols_with_the_verbs_token_and_is_cut_off_when_it_is_revoked(
     let target = HubUrl::parse(&url(&hub))?;
     let mut open = reach().connect(&target, again.tls().client_config(Alpn::Http1)).await?;
     // A slip of the pen is told, and nothing is done.
-    let slip = format!("{}0", &who.agent_id[..15]);
+    let (last, others) = (&who.agent_id[15..], &who.agent_id[..15]);
+    let slip = format!("{others}{}", if last == "0" { "1" } else { "0" });
     for (name, told) in [(slip.as_str(), "did you mean"), ("eu", "it is a cluster, whose agents are")] {
         let said =
             marigraph(&hub, &["agents", "revoke", name]).await.expect_err("nobody of that name").to_string();
-        let is_near = who.agent_id == slip || said.contains(told) && said.contains(&who.agent_id);
-        assert!(is_near, "{said}");
+        assert!(said.contains(told) && said.contains(&who.agent_id), "{said}");
     }
     marigraph(&hub, &["agents", "revoke", &who.agent_id]).await?;
     let closed = tokio::time::timeout(Duration::from_secs(5), open.read(&mut [0; 16])).await;
