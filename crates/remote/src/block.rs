@@ -19,6 +19,7 @@ mod bases;
 mod decoder;
 mod dictionary;
 mod histograms;
+mod readings;
 mod rows;
 mod symbols;
 #[cfg(test)]

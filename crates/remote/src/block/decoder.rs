@@ -6,6 +6,7 @@ use storage::{Account, Policy};
 
 use super::bases::{Bases, Run};
 use super::dictionary::{COLUMNS_MAX, Dictionary, Limits};
+use super::readings::{Readings, SourceReader, Widths};
 use super::rows::{
     ACCOUNT_BYTES_MIN, CLEAR, EXEMPLARS, HISTOGRAMS, MARKERS, RESERVED, SHAPE_BITS, SHAPE_EXPECTED,
     SHAPE_KNOWN, SHAPE_NEW, STARTS, policy_of, read_account, read_exemplars, read_histograms, read_metadata,
@@ -79,27 +80,18 @@ impl DecodedRow<'_> {
 /// Reads the blocks of one segment, in order.
 ///
 /// It may begin at the first block; or, knowing the dictionary of the blocks before
-/// ([`Decoder::learn_packed`]), at the floor of the block wanted ([`Decoder::read_context`]).
+/// ([`Decoder::learn_packed`]), at the floor of the block wanted ([`Decoder::read_context`]). Copies of a queue
+/// read at their own places, each beside the others.
 #[derive(Debug, Default)]
 pub struct Decoder {
     dictionary: Dictionary,
-    sources: Vec<SourceReader>,
-    /// Columns of all sources together.
-    columns: usize,
+    widths: Widths,
     /// Blocks whose additions to the dictionary are known: those before this one.
     learned: u32,
-    /// Blocks whose rows have been read, without a gap: from the first up to before the second.
-    read: (u32, u32),
+    readings: Readings,
     /// Set by an error in the middle of a block: nothing more can be read.
     broken: Option<BlockError>,
     room: Room,
-}
-
-#[derive(Debug, Default)]
-struct SourceReader {
-    bases: Bases,
-    /// A clear has been read since reading began.
-    is_known: bool,
 }
 
 /// Memory used again from row to row.
@@ -124,10 +116,10 @@ impl Decoder {
         self.learned
     }
 
-    /// The rows of the blocks from the first up to before the second have been read, without a gap;
-    /// `None` when reading has not begun.
+    /// The rows of the blocks from the first up to before the second have been read, without a gap, and
+    /// lately; `None` when reading has not begun.
     pub fn position(&self) -> Option<(u32, u32)> {
-        (self.read.0 != self.read.1).then_some(self.read)
+        self.readings.latest()
     }
 
     /// Takes in the additions of block `index`, as [`Block::packed_dictionary`] gave them: the next
@@ -160,8 +152,7 @@ impl Decoder {
     ) -> Result<(), BlockError> {
         if !packed.bytes.is_empty() {
             let mut bytes = std::mem::take(&mut self.room.unpacked);
-            let mut learner =
-                Learner { sources: &mut self.sources, columns: &mut self.columns, inner: definitions };
+            let mut learner = Learner { widths: &mut self.widths, inner: definitions };
             let limits = Limits { symbol_bytes: SYMBOL_BYTES_MAX, sources: SOURCES_MAX };
             let done =
                 unpack(packed, &mut bytes).and_then(|()| self.dictionary.learn(&bytes, limits, &mut learner));
@@ -170,6 +161,11 @@ impl Decoder {
         }
         self.learned = index + 1;
         Ok(())
+    }
+
+    /// Whether reading has not begun, or goes on at a block with this header.
+    pub fn follows(&self, header: &Header) -> bool {
+        self.position().is_none() || self.readings.go_on_at(header.index).is_some()
     }
 
     /// Whether [`Decoder::read`] can read a block with this header now.
@@ -181,8 +177,8 @@ impl Decoder {
         if header.dictionary > self.learned {
             return Err(BlockError::NeedsContext { from: self.learned });
         }
-        let goes_on = self.read.1 == header.index && self.read.0 <= header.floor();
-        if goes_on || header.back == 0 {
+        if header.back == 0 || self.readings.go_on_at(header.index).is_some_and(|from| from <= header.floor())
+        {
             return Ok(());
         }
         Err(BlockError::NeedsContext { from: header.floor() })
@@ -194,7 +190,6 @@ impl Decoder {
     /// [`BlockError::NeedsContext`]: nothing has happened. Others: nothing more can be read.
     pub fn read(&mut self, block: &Block<'_>, visit: &mut dyn Visit) -> Result<(), BlockError> {
         self.check_ready(&block.header)?;
-        self.go_to(&block.header);
         if block.header.index >= self.learned {
             self.learn(block.header.index, block.dictionary, visit)?;
         }
@@ -215,21 +210,10 @@ impl Decoder {
         if block.header.dictionary > self.learned {
             return Err(BlockError::NeedsContext { from: self.learned });
         }
-        self.go_to(&block.header);
         if block.header.index >= self.learned {
             self.learn(block.header.index, block.dictionary, definitions)?;
         }
         self.read_body(block, None)
-    }
-
-    /// Lets go of the bases; the dictionary stays. Reading goes on from a floor.
-    pub fn forget_rows(&mut self) {
-        for source in &mut self.sources {
-            let columns = source.bases.values.len();
-            *source = SourceReader::default();
-            source.bases.grow(columns);
-        }
-        self.read = (0, 0);
     }
 
     fn check(&self) -> Result<(), BlockError> {
@@ -241,17 +225,8 @@ impl Decoder {
         error
     }
 
-    /// Begins anew where the block does not follow the one before.
-    fn go_to(&mut self, header: &Header) {
-        if self.read.1 != header.index {
-            for source in &mut self.sources {
-                source.is_known = false;
-            }
-            self.read = (header.index, header.index);
-        }
-    }
-
     fn read_body(&mut self, block: &Block<'_>, visit: Option<&mut dyn Visit>) -> Result<(), BlockError> {
+        let sources = self.readings.turn_to(block.header.index, &self.widths);
         let mut room = std::mem::take(&mut self.room);
         let mut bytes = std::mem::take(&mut room.unpacked);
         let done = unpack(block.body, &mut bytes).and_then(|()| {
@@ -262,7 +237,7 @@ impl Decoder {
                 source: 0,
                 is_heard: visit.is_some(),
             };
-            body.read(&bytes, &mut self.sources, &mut room, visit)
+            body.read(&bytes, sources, &mut room, visit)
         });
         room.unpacked = bytes;
         // A large block leaves no large memory behind.
@@ -271,36 +246,36 @@ impl Decoder {
         }
         self.room = room;
         done.map_err(|error| self.break_with(error))?;
-        self.read.1 = block.header.index + 1;
+        self.readings.has_read(block.header.index);
         Ok(())
     }
 }
 
-/// Makes room for the bases of what the dictionary defines, on the way to who wants to hear of it.
+/// Notes how many columns the dictionary defines, on the way to who wants to hear of it.
 struct Learner<'a> {
-    sources: &'a mut Vec<SourceReader>,
-    columns: &'a mut usize,
+    widths: &'a mut Widths,
     inner: &'a mut dyn Definitions,
 }
 
 impl Definitions for Learner<'_> {
     fn source(&mut self, source: u32, id: SourceId, labels: &Labels) -> Result<(), BlockError> {
-        self.sources.push(SourceReader::default());
+        self.widths.of_sources.push(0);
         self.inner.source(source, id, labels)
     }
 
     fn column(&mut self, source: u32, column: u32, labels: Labels) -> Result<(), BlockError> {
-        let bases = &mut self.sources[source as usize].bases;
-        let (before, wanted) = (bases.values.len(), column as usize + 1);
+        let Widths { of_sources, columns } = &mut *self.widths;
+        let width = &mut of_sources[source as usize];
+        let wanted = column as usize + 1;
         if wanted > COLUMNS_MAX {
             return Err(BlockError::Limit { what: "columns in a source", max: COLUMNS_MAX });
         }
-        if wanted > before {
-            *self.columns += wanted - before;
-            if *self.columns > SEGMENT_COLUMNS_MAX {
+        if wanted > *width as usize {
+            *columns += wanted - *width as usize;
+            if *columns > SEGMENT_COLUMNS_MAX {
                 return Err(BlockError::Limit { what: "columns", max: SEGMENT_COLUMNS_MAX });
             }
-            bases.grow(wanted);
+            *width = wanted as u32;
         }
         self.inner.column(source, column, labels)
     }

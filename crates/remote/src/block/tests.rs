@@ -362,9 +362,9 @@ fn dictionary_and_statements_come_back() {
     assert_eq!(heard.0, wanted);
 }
 
-#[test]
-fn a_gap_asks_for_what_is_missing() {
-    let steps: Vec<Step> = (0..6)
+/// Blocks of a row each, all of one source whose first row is in the first.
+fn a_row_a_block(blocks: u64) -> Segment {
+    let steps: Vec<Step> = (0..blocks)
         .flat_map(|at| {
             let row = AnyRow {
                 mask: 0x0fff,
@@ -377,7 +377,32 @@ fn a_gap_asks_for_what_is_missing() {
             [Step::Row { source: 3, late_by: 0, policy: Policy::SCRAPE, row }, Step::Finish]
         })
         .collect();
-    let segment = written(&steps);
+    written(&steps)
+}
+
+#[test]
+fn copies_of_a_queue_are_read_at_their_own_places() {
+    let segment = a_row_a_block(12);
+    let parsed: Vec<Block<'_>> = segment.blocks.iter().map(|block| Block::parse(block).unwrap()).collect();
+    let mut decoder = Decoder::new();
+    parsed[..6].iter().for_each(|block| decoder.read_context(block, &mut Heard::default()).unwrap());
+    // Two copies at places of their own, and requests that come twice.
+    for (ahead, behind) in (6..11).zip(0..) {
+        let mut heard = Heard::default();
+        decoder.read(&parsed[ahead], &mut heard).unwrap();
+        assert_eq!(rows_of(heard), segment.wanted_of_blocks[ahead]);
+        decoder.read_context(&parsed[behind], &mut Heard::default()).unwrap();
+        decoder.read_context(&parsed[0], &mut Heard::default()).unwrap();
+        assert_eq!(decoder.check_ready(parsed[ahead + 1].header()), Ok(()));
+        assert_eq!(decoder.check_ready(parsed[behind + 1].header()), Ok(()));
+    }
+    // A block behind all of them asks for its floor.
+    assert_eq!(decoder.check_ready(parsed[2].header()), Err(BlockError::NeedsContext { from: 0 }));
+}
+
+#[test]
+fn a_gap_asks_for_what_is_missing() {
+    let segment = a_row_a_block(6);
     let parsed: Vec<Block<'_>> = segment.blocks.iter().map(|block| Block::parse(block).unwrap()).collect();
     let mut decoder = Decoder::new();
     assert_eq!(

@@ -151,15 +151,7 @@ impl Segment {
         is_asked_for: bool,
         is_done: bool,
     ) -> Result<Verdict, No> {
-        let index = block.header().index;
-        // Requests come twice, and copies of a volume send the same: what has been read stays read.
-        let has_read = self.position().is_some_and(|(from, next)| (from..next).contains(&index));
-        if is_asked_for && has_read {
-            return Ok(Verdict::Context);
-        }
-        self.pending = None;
-        let follows = self.position().is_none_or(|(_, next)| next == index);
-        if is_asked_for || follows {
+        if is_asked_for || self.decoder.follows(block.header()) {
             self.decoder.read_context(block, &mut self.defined)?;
         }
         Ok(match (is_asked_for, is_done) {
@@ -175,13 +167,7 @@ impl Segment {
         let mut collected = match self.pending.take() {
             Some((of, collected)) if of == index => collected,
             _ => {
-                if let Err(error) = self.decoder.check_ready(block.header()) {
-                    // Context that lies behind would be taken for read.
-                    if self.position().is_some_and(|(_, next)| next > index) {
-                        self.decoder.forget_rows();
-                    }
-                    return Err(error.into());
-                }
+                self.decoder.check_ready(block.header())?;
                 let mut collected = Collected::default();
                 let mut collector = Collector { sources: &self.defined.sources, out: &mut collected };
                 self.decoder.read(block, &mut collector)?;

@@ -79,7 +79,7 @@ pub(crate) struct State {
     owners: BTreeMap<u128, String>,
     lost: BTreeSet<(u128, u64, u64)>,
     /// What the decoders have in memory.
-    positions: BTreeMap<SegmentKey, (u64, u64)>,
+    positions: BTreeMap<SegmentKey, Vec<(u64, u64)>>,
 }
 
 impl State {
@@ -138,15 +138,15 @@ impl State {
     /// Blocks that have to come before this one, for the decoder's memory.
     fn missing(&self, segment: &SegmentKey, block: &SentBlock<'_>) -> Option<u64> {
         let stored = self.stored.get(&segment.incarnation).cloned().unwrap_or_default();
-        let read = self.positions.get(segment).copied();
+        let read = self.positions.get(segment).map_or(&[][..], Vec::as_slice);
         let knows = |block: &u64| {
-            stored.contains(*block) || read.is_some_and(|(from, next)| (from..next).contains(block))
+            stored.contains(*block) || read.iter().any(|(from, next)| (*from..*next).contains(block))
         };
         // The dictionary needs all blocks before; the bases those from the floor on, read without a gap.
         if let Some(unknown) = (segment.first..block.block).find(|block| !knows(block)) {
             return Some(unknown);
         }
-        let goes_on = read.is_some_and(|(from, next)| next == block.block && from <= block.floor);
+        let goes_on = read.iter().any(|(from, next)| *next == block.block && *from <= block.floor);
         (!goes_on && block.floor != block.block).then_some(block.floor)
     }
 }
@@ -196,7 +196,7 @@ impl Intake for LogIntake {
     }
 
     fn position(&self, _: &Peer, segment: &SegmentKey) -> Option<(u64, u64)> {
-        self.0.lock().positions.get(segment).copied()
+        self.0.lock().positions.get(segment)?.last().copied()
     }
 
     fn take(&self, peer: &Peer, segment: &SegmentKey, _: Lane, block: &SentBlock<'_>) -> Verdict {
@@ -218,7 +218,6 @@ impl Intake for LogIntake {
         if !block.context && state.has(&key) {
             return Verdict::Known;
         }
-        let read = state.positions.get(segment).copied();
         if !block.context
             && let Some(from) = state.missing(segment, block)
         {
@@ -227,12 +226,16 @@ impl Intake for LogIntake {
         if !block.context && !state.log(1, key.0, key.1, block.payload) {
             return later;
         }
-        let position = match read {
-            Some((from, next)) if next == block.block => (from, next + 1),
-            Some((from, next)) if (from..next).contains(&block.block) => (from, next),
-            _ => (block.block, block.block + 1),
+        let positions = state.positions.entry(*segment).or_default();
+        let goes_on = (0..positions.len()).filter(|at| positions[*at].1 == block.block);
+        let from = match goes_on.min_by_key(|at| positions[*at].0) {
+            Some(at) => positions.remove(at).0,
+            None => block.block,
         };
-        state.positions.insert(*segment, position);
+        if positions.len() >= 4 {
+            positions.remove(0);
+        }
+        positions.push((from, block.block + 1));
         if block.context { Verdict::Context } else { Verdict::Stored }
     }
 

@@ -253,6 +253,16 @@ fn run(seed: u64, trace: bool) -> usize {
     world.ground.required.len()
 }
 
+/// Seeds that found something.
+const REGRESSIONS: [(u64, &str); 1] = [(42913, "two copies of a queue undid each other's context")];
+
+#[test]
+fn seeds_that_found_something() {
+    for (seed, what) in REGRESSIONS {
+        assert!(run(seed, false) > 0, "seed {seed}: {what}");
+    }
+}
+
 #[test]
 fn every_synced_block_is_stored_exactly_once_at_every_hub() {
     assert!(sim::run_seeds(30, run) > 0, "blocks had to arrive");

@@ -294,8 +294,11 @@ const REGRESSIONS: [(u64, &str); 8] = [
 ];
 
 /// Those that did so on lines.
-const REGRESSIONS_ON_LINES: [(u64, &str); 2] =
-    [(1036, "what was dropped under an earlier name was booked for the later one"), (1094, "the same")];
+const REGRESSIONS_ON_LINES: [(u64, &str); 3] = [
+    (1036, "what was dropped under an earlier name was booked for the later one"),
+    (1094, "the same"),
+    (14933, "two copies of a queue undid each other's context"),
+];
 
 #[test]
 fn seeds_that_found_something() {
