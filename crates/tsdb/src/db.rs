@@ -128,10 +128,29 @@ impl Random {
     }
 }
 
+/// Which source is meant by a reference.
 #[derive(Debug, Default)]
 struct Sources {
     next: u64,
-    by_reference: HashMap<u64, (Arc<Tenant>, u32), foldhash::fast::RandomState>,
+    tenants: Vec<Arc<Tenant>>,
+    /// Numbers of the tenant, here, and of the source among its own; who pushes has one for each series.
+    by_reference: HashMap<u64, (u32, u32), foldhash::fast::RandomState>,
+}
+
+impl Sources {
+    fn get(&self, reference: u64) -> Option<(&Arc<Tenant>, u32)> {
+        let (tenant, number) = self.by_reference.get(&reference)?;
+        Some((&self.tenants[*tenant as usize], *number))
+    }
+
+    fn insert(&mut self, reference: u64, tenant: &Arc<Tenant>, number: u32) {
+        let known = self.tenants.iter().rposition(|known| Arc::ptr_eq(known, tenant));
+        let tenant = known.unwrap_or_else(|| {
+            self.tenants.push(Arc::clone(tenant));
+            self.tenants.len() - 1
+        });
+        self.by_reference.insert(reference, (tenant as u32, number));
+    }
 }
 
 impl Db {

@@ -64,7 +64,8 @@ impl Appender for Db {
 impl Inner {
     fn source(&self, source: SourceRef) -> Result<(Arc<Tenant>, u32), StoreError> {
         let sources = self.sources.read();
-        sources.by_reference.get(&source.0).cloned().ok_or(StoreError::UnknownSource(source.0))
+        let (tenant, number) = sources.get(source.0).ok_or(StoreError::UnknownSource(source.0))?;
+        Ok((Arc::clone(tenant), number))
     }
 
     fn open_source(&self, tenant: &Arc<Tenant>, source: &SourceDesc) -> Result<SourceRef, StoreError> {
@@ -76,7 +77,7 @@ impl Inner {
         let reference = sources.next;
         sources.next += 1;
         let number = lanes.add_source(Source::new(reference, source.id, source.labels.clone()));
-        sources.by_reference.insert(reference, (tenant.clone(), number));
+        sources.insert(reference, tenant, number);
         Ok(SourceRef(reference))
     }
 
@@ -85,13 +86,13 @@ impl Inner {
         let mut lanes = tenant.lanes.write();
         let mut sources = self.sources.write();
         sources.next = sources.next.max(reference + 1);
-        if sources.by_reference.contains_key(&reference) {
+        if sources.get(reference).is_some() {
             return;
         }
         let id = model::SourceId(id);
         let number = lanes.source_by_id(id);
         let number = number.unwrap_or_else(|| lanes.add_source(Source::new(reference, id, labels)));
-        sources.by_reference.insert(reference, (tenant.clone(), number));
+        sources.insert(reference, tenant, number);
     }
 
     fn resolve(

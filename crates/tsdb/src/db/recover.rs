@@ -497,7 +497,7 @@ impl Inner {
     }
 
     fn replayed_source(&self, reference: u64) -> Option<u32> {
-        let known = self.sources.read().by_reference.get(&reference).map(|(_, number)| *number);
+        let known = self.sources.read().get(reference).map(|(_, number)| number);
         if known.is_none() {
             let mut sources = self.sources.write();
             sources.next = sources.next.max(reference.saturating_add(1));
