@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use model::{Labels, SourceId, is_stale};
+use model::{Labels, SourceId, TenantId, is_stale};
 use parking_lot::RwLock;
 use storage::{
     Account, Appended, Appender, Batch, CommitPosition, Outcome, RejectReason, SeriesRef, SourceDesc,
@@ -61,20 +61,23 @@ impl LedgerAppender {
         self.ledger.commit(&*self.store)
     }
 
-    /// The accounts that a source's rows belong to.
-    fn accounts(&self, source: SourceRef) -> Option<Arc<Tenant>> {
+    /// The accounts that a source's rows belong to, and whose those are.
+    fn accounts(&self, source: SourceRef) -> Option<(TenantId, Arc<Tenant>)> {
         let tenant = self.sources.read().tenant(source)?.clone();
-        self.ledger
-            .tenant(&tenant)
-            .inspect_err(|error| tracing::error!(%tenant, "open the tenant's ledger: {error}"))
-            .ok()
+        match self.ledger.tenant(&tenant) {
+            Ok(accounts) => Some((tenant, accounts)),
+            Err(error) => {
+                tracing::error!(%tenant, "open the tenant's ledger: {error}");
+                None
+            }
+        }
     }
 
     /// Writes down what a batch states; the store has taken it.
     fn keep(&self, batch: &Batch<'_>, appended: &Appended) {
         let Some(first) = batch.accounts.first() else { return };
         // All sources of a batch belong to one tenant.
-        let Some(accounts) = self.accounts(first.source()) else { return };
+        let Some((tenant, accounts)) = self.accounts(first.source()) else { return };
         let mut sources: HashMap<SourceRef, (SourceId, Labels)> = HashMap::new();
         {
             let open = self.sources.read();
@@ -117,7 +120,7 @@ impl LedgerAppender {
             }
         });
         for id in late {
-            self.ledger.count_late(id, &accounts);
+            self.ledger.count_late(id, &tenant, &accounts);
         }
     }
 

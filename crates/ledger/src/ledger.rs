@@ -503,7 +503,7 @@ impl Ledger {
                 let (cluster, job) = report::place(source, &self.config.cluster_label);
                 let overlays = overlays.get(cluster).map_or(&[][..], Vec::as_slice);
                 let window = Window { start: source.counted_ms, end, now: now_ms, overlays, lost };
-                let counters = self.metrics.of(cluster, job);
+                let counters = self.metrics.of(&id, cluster, job);
                 source.judge(&window, |piece| counters.count(piece.verdict, piece.count, piece.cells_lost));
                 source.counted_ms = end;
             }
@@ -520,10 +520,10 @@ impl Ledger {
     }
 
     /// A row came after the counters had gone on.
-    pub(crate) fn count_late(&self, source: SourceId, tenant: &Tenant) {
-        if let Some(source) = tenant.inner.lock().by_id(source) {
+    pub(crate) fn count_late(&self, source: SourceId, tenant: &TenantId, accounts: &Tenant) {
+        if let Some(source) = accounts.inner.lock().by_id(source) {
             let (cluster, job) = report::place(source, &self.config.cluster_label);
-            self.metrics.of(cluster, job).late.inc();
+            self.metrics.of(tenant, cluster, job).late.inc();
         }
     }
 }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::TenantId;
 use parking_lot::Mutex;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,44 +12,35 @@ use prometheus_client::registry::Registry;
 use crate::fact::Verdict;
 use crate::fleet::vanished;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Place {
-    cluster: String,
-    ledger_job: String,
+/// `cluster`, and `tenant` where that is not the default one; then what else there is.
+type Names = Vec<(&'static str, String)>;
+
+fn of_cluster((tenant, cluster): &(TenantId, String)) -> Names {
+    names(tenant, cluster)
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cause {
-    cluster: String,
-    ledger_job: String,
-    reason: &'static str,
-}
-
-/// `cluster`, and `tenant` where that is not the default one.
-type OfCluster = Vec<(&'static str, String)>;
-
-fn of_cluster((tenant, cluster): &(TenantId, String)) -> OfCluster {
+fn names(tenant: &TenantId, cluster: &str) -> Names {
     let tenant = (*tenant != TenantId::default()).then(|| ("tenant", tenant.to_string()));
-    [("cluster", cluster.clone())].into_iter().chain(tenant).collect()
+    [("cluster", cluster.to_owned())].into_iter().chain(tenant).collect()
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    expected: Family<Place, Counter>,
-    stored: Family<Place, Counter>,
-    missing: Family<Cause, Counter>,
-    unknown: Family<Place, Counter>,
-    late: Family<Place, Counter>,
-    cells_lost: Family<Place, Counter>,
-    cluster_up: Family<OfCluster, Gauge>,
-    silent_targets: Family<OfCluster, Gauge>,
+    expected: Family<Names, Counter>,
+    stored: Family<Names, Counter>,
+    missing: Family<Names, Counter>,
+    unknown: Family<Names, Counter>,
+    late: Family<Names, Counter>,
+    cells_lost: Family<Names, Counter>,
+    cluster_up: Family<Names, Gauge>,
+    silent_targets: Family<Names, Gauge>,
     clusters: Mutex<BTreeSet<(TenantId, String)>>,
     with_targets: Mutex<BTreeSet<(TenantId, String)>>,
 }
 
 /// The counters of one job.
 pub(crate) struct Counters<'a> {
-    place: Place,
+    place: Names,
     metrics: &'a Metrics,
     pub(crate) late: Counter,
 }
@@ -84,8 +74,9 @@ impl Metrics {
         );
     }
 
-    pub(crate) fn of(&self, cluster: &str, job: &str) -> Counters<'_> {
-        let place = Place { cluster: cluster.to_owned(), ledger_job: job.to_owned() };
+    pub(crate) fn of(&self, tenant: &TenantId, cluster: &str, job: &str) -> Counters<'_> {
+        let mut place = names(tenant, cluster);
+        place.push(("ledger_job", job.to_owned()));
         let late = self.late.get_or_create(&place).clone();
         Counters { place, metrics: self, late }
     }
@@ -128,8 +119,8 @@ impl Counters<'_> {
         } else if verdict.is_unknown() {
             metrics.unknown.get_or_create(place).inc_by(rows);
         } else {
-            let Place { cluster, ledger_job } = place.clone();
-            let cause = Cause { cluster, ledger_job, reason: verdict.as_str() };
+            let mut cause = place.clone();
+            cause.push(("reason", verdict.as_str().to_owned()));
             metrics.missing.get_or_create(&cause).inc_by(rows);
         }
     }

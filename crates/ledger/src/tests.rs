@@ -533,6 +533,9 @@ fn counters_go_on_once_and_agents_are_watched() {
     // Another tenant's cluster of that name is another one; of a retired one nothing is told.
     let other = TenantId::new("acme").unwrap();
     bench.ledger.agent_enrolled(&other, "a", "agent-9", tick(0));
+    let desc = SourceDesc { tenant: other.clone(), ..desc("a", "node") };
+    let theirs = bench.appender.open_source(&desc).unwrap();
+    bench.state(&[begin(theirs, 8), whole(theirs, 8)]);
     bench.ledger.retire(&tenant, "b", tick(9)).unwrap();
     assert_eq!(bench.ledger.retired(&tenant), ["b"]);
     bench.appender.maintain().unwrap();
@@ -542,6 +545,11 @@ fn counters_go_on_once_and_agents_are_watched() {
     assert!(up.contains(&"marigraph_cluster_up{cluster=\"a\"} 1"), "{up:?}");
     assert!(up.contains(&"marigraph_cluster_up{cluster=\"a\",tenant=\"acme\"} 0"), "{up:?}");
     assert_eq!(up.len(), 2, "{up:?}");
+    let stored: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("marigraph_ledger_rows_stored_total{")).collect();
+    let theirs = "marigraph_ledger_rows_stored_total{cluster=\"a\",tenant=\"acme\",ledger_job=\"node\"} 1";
+    assert_eq!(stored.len(), 2, "{stored:?}");
+    assert!(stored.contains(&theirs), "{stored:?}");
     let agents = bench.ledger.agents(&tenant);
     assert_eq!(
         agents.iter().map(|a| (a.silent, a.agent.as_str())).collect::<Vec<_>>(),
