@@ -158,9 +158,7 @@ impl Lanes {
         }
         self.homes[slot] = Home { generation: generation_of(series), ..nobody };
         // A series without samples is not idle before it has lived through a flush.
-        if self.active.try_push(slot as u32).is_err() {
-            self.active.insert(slot as u32);
-        }
+        self.active.insert(slot as u32);
     }
 
     /// The home of a series, if the reference is good.

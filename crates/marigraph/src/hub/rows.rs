@@ -113,8 +113,9 @@ async fn open_store(args: &HubArgs, retention: &Retention, storage: &StorageConf
         store.exemplars_max = exemplars;
     }
     let directory = args.data.display().to_string();
+    // On the thread that the program began with, whose heap grows in larger steps than others'.
+    let opened = tokio::task::block_in_place(|| Db::open(store));
     // The store's errors say what lies behind them themselves.
-    let opened = tokio::task::spawn_blocking(move || Db::open(store)).await?;
     opened.map_err(|error| anyhow!("open the store in {directory}: {error}"))
 }
 

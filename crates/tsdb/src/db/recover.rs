@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use model::{Labels, TenantId};
 use storage::{BlockKey, Conflict, Late, Policy, SeriesRef};
@@ -194,10 +194,13 @@ impl Inner {
     ) -> Result<(), OpenError> {
         std::thread::scope(|scope| {
             let (out, found) = sync_channel(STRETCHES_AHEAD);
-            let reader = scope.spawn(move || self.read_rows(files, kept, &out));
-            for record in found.into_iter().flatten() {
-                self.replay(record, replay);
+            let (done, used) = channel();
+            let reader = scope.spawn(move || self.read_rows(files, kept, out, &used));
+            for stretch in found {
+                stretch.iter().for_each(|record| self.replay(record, replay));
+                _ = done.send(stretch);
             }
+            drop(done);
             reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
@@ -206,7 +209,8 @@ impl Inner {
         &self,
         files: &'a [LogFile],
         mut kept: HashMap<&Path, Segment>,
-        out: &SyncSender<Vec<FoundRecord<'a>>>,
+        out: SyncSender<Vec<FoundRecord<'a>>>,
+        used: &Receiver<Vec<FoundRecord<'a>>>,
     ) -> Result<(), OpenError> {
         let last = last_of(files);
         let (mut stretch, mut samples) = (Vec::new(), 0);
@@ -233,6 +237,8 @@ impl Inner {
                             samples = 0;
                             // The scope passes on why nobody listens any more.
                             _ = out.send(std::mem::take(&mut stretch));
+                            // They are freed by the thread whose heap they are of, or each waits for the other.
+                            used.try_iter().for_each(drop);
                         }
                     }
                     Err(error) => {
@@ -243,6 +249,8 @@ impl Inner {
             }
         }
         _ = out.send(stretch);
+        drop(out);
+        used.iter().for_each(drop);
         Ok(())
     }
 
@@ -357,12 +365,12 @@ impl Inner {
         }
     }
 
-    fn replay(&self, found: FoundRecord<'_>, replay: &mut Replay) {
-        let FoundRecord { file, position, end_position, record } = found;
+    fn replay(&self, found: &FoundRecord<'_>, replay: &mut Replay) {
+        let FoundRecord { file, position, end_position, ref record } = *found;
         match record {
             Record::Batch(batch) if file.concerns(&batch.tenant) => {
                 if let Some(tenant) = self.replayed(file, &batch.tenant, batch.key.as_ref()) {
-                    self.replay_batch(&tenant, &batch, position, end_position, replay);
+                    self.replay_batch(&tenant, batch, position, end_position, replay);
                 } else {
                     let series = batch.rows.iter().flat_map(|row| row.series.iter()).map(|series| series.0);
                     let sources = batch.rows.iter().map(|row| row.source);
@@ -511,9 +519,9 @@ impl Inner {
         self.next_generation.fetch_max(generation_of(series).wrapping_add(1), Ordering::Relaxed);
     }
 
-    fn replay_delete(&self, tenant: &Tenant, delete: DeleteRecord, position: u64) {
-        let DeleteRecord { matchers, start_ms, end_ms, .. } = delete;
-        let tombstone = Tombstone { matchers, start_ms, end_ms, position };
+    fn replay_delete(&self, tenant: &Tenant, delete: &DeleteRecord, position: u64) {
+        let DeleteRecord { ref matchers, start_ms, end_ms, .. } = *delete;
+        let tombstone = Tombstone { matchers: matchers.clone(), start_ms, end_ms, position };
         if let Err(error) = tenant.replay_tombstone(tombstone) {
             self.report(error.to_string());
         }
