@@ -43,7 +43,6 @@ impl Beginning {
     /// # Errors
     /// The address cannot be had, the configuration is wrong, or nothing guards an address off loopback.
     pub(crate) async fn of(listen: &str, file: Option<&Path>) -> Result<Beginning> {
-        tunnel::identity::gather_entropy();
         let bound = Bound::to(listen).await?;
         let source = match file {
             Some(path) => ConfigSource::File(path.to_owned()),

@@ -266,8 +266,8 @@ impl Inner {
         if let Some(tenant) = tenants.get(id) {
             return Ok(tenant.clone());
         }
-        let tenant =
-            Arc::new(Tenant::open(&self.config, id, self.health.reason().is_none(), &mut Vec::new())?);
+        let ours = self.health.reason().is_none().then_some(0);
+        let tenant = Arc::new(Tenant::open(&self.config, id, ours, &mut Vec::new())?);
         tenants.insert(id.clone(), tenant.clone());
         Ok(tenant)
     }

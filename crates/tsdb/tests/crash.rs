@@ -228,6 +228,10 @@ fn run(seed: u64, all_cuts: bool) -> usize {
         let db = open(&disk, &clock, setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         db.readiness().unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
         known.check(&dump(&db), power_cut, seed);
+        // What was interrupted is not taken for lost.
+        let files = disk.files();
+        let lost = files.iter().find(|(path, _)| path.extension().is_some_and(|kind| kind == "unnamed"));
+        assert_eq!(lost, None, "seed {seed}");
         known.durable = 0;
         // Opened again it says the same: recovery damages nothing.
         let found = dump(&db);

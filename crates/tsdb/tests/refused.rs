@@ -291,8 +291,8 @@ fn a_log_that_cannot_be_kept_for_a_refused_tenant_is_not_cut() {
 
 #[test]
 fn parts_that_a_manifest_has_lost_are_kept() {
-    // A merge whose edit looks like an unfinished one, and a manifest that is gone altogether.
-    for (merged, lost) in [(true, 1), (false, 2)] {
+    // A merge and a flush whose edits look like unfinished ones, and a manifest that is gone altogether.
+    for (which, lost) in [("merge", 1), ("flush", 1), ("all", 2)] {
         let disk = two_tenants();
         let count = |disk: &FakeDisk, extension: &str| {
             let is_one = |path: &PathBuf| {
@@ -300,22 +300,24 @@ fn parts_that_a_manifest_has_lost_are_kept() {
             };
             disk.files().into_iter().map(|(path, _)| path).filter(is_one).count()
         };
-        if merged {
+        if which == "merge" {
             let mut config = config(&disk, 0);
             config.clock = FakeClock::at(START_MS + 24 * 3600 * 1000);
             let db = Db::open(config).expect("open");
             db.compact().expect("compact");
+        }
+        let parts = count(&disk, "mgp");
+        if which == "all" {
+            disk.shared().remove_file(Path::new(HURT)).expect("remove");
+        } else {
             let len = disk.files().into_iter().find(|(path, _)| path == Path::new(HURT)).expect("there").1;
             assert!(disk.flip_byte(Path::new(HURT), len - 5));
-        } else {
-            disk.shared().remove_file(Path::new(HURT)).expect("remove");
         }
-        assert_eq!((count(&disk, "mgp"), count(&disk, "unnamed")), (lost, 0));
         let mut disk = disk;
         for _ in 0..3 {
             disk = disk.after_kill();
             let db = open(&disk, 1000);
-            assert_eq!((count(&disk, "mgp"), count(&disk, "unnamed")), (0, lost));
+            assert_eq!((count(&disk, "mgp"), count(&disk, "unnamed")), (parts - lost, lost), "{which}");
             let everything = Select {
                 tenant: tenant("hurt"),
                 start_ms: i64::MIN,

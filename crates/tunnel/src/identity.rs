@@ -47,7 +47,7 @@ pub use hubs::{
 pub use key::LocalKey;
 pub use peer::{NameError, PeerIdentity, PeerKind, Standing, check_cluster, check_labels};
 pub use server_trust::{ServerTrust, roots_of_pem};
-pub use tls::{AgentTls, Alpn, HubTls, IsRevoked, OwnCertificate, gather_entropy};
+pub use tls::{AgentTls, Alpn, HubTls, IsRevoked, OwnCertificate};
 
 #[cfg(test)]
 mod tests;

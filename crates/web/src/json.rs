@@ -125,9 +125,33 @@ pub(crate) fn label_text(out: &mut Vec<u8>, value: &str) {
     quoted(out, value, false);
 }
 
+/// Whether one of eight bytes is a quotation mark, a backslash or a control character.
+fn has_special(bytes: [u8; 8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let word = u64::from_ne_bytes(bytes);
+    // The top bit of a byte that is below `limit`, for limits up to 128.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word;
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (below(word, 0x20) | is(b'"') | is(b'\\')) & TOPS != 0
+}
+
+/// Whether a text stands in JSON as it is.
+fn is_plain(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks();
+    !words.iter().any(|word| has_special(*word))
+        && !rest.iter().any(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\'))
+}
+
 fn quoted(out: &mut Vec<u8>, value: &str, html: bool) {
-    out.push(b'"');
     let bytes = value.as_bytes();
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    if !html && is_plain(bytes) {
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+        return;
+    }
     let mut clean_from = 0;
     for (at, &byte) in bytes.iter().enumerate() {
         let needs_escape = match byte {
@@ -240,6 +264,20 @@ mod tests {
             written(|out| label_text(out, odd)),
             "\"a\\\"b\\\\c\\n\\r\\t\\u0001\\u0008<&>\u{2028}\u{e9}\u{7f}\""
         );
+    }
+
+    #[test]
+    fn plain_text_is_told_wherever_a_special_byte_stands() {
+        for byte in 0..=u8::MAX {
+            for (len, at) in (1..20).flat_map(|len| (0..len).map(move |at| (len, at))) {
+                for others in [b' ', b'!', b'#', b'[', b']', 0x7f, 0x80, 0xff] {
+                    let mut bytes = vec![others; len];
+                    bytes[at] = byte;
+                    let expected = byte >= 0x20 && byte != b'"' && byte != b'\\';
+                    assert_eq!(is_plain(&bytes), expected, "{byte:#x} at {at} of {len} beside {others:#x}");
+                }
+            }
+        }
     }
 
     #[test]

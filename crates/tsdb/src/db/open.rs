@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::filenames;
 use crate::manifest::ManifestError;
 use crate::metrics::Metrics;
-use crate::wal::segment::SegmentError;
+use crate::wal::segment::{self, SegmentError};
 use crate::wal::writer::{Health, Wal};
 
 /// The layout of the data directory that this version writes, and the newest it reads.
@@ -230,6 +230,7 @@ impl Inner {
         let dir = filenames::tenants_dir(&self.config.dir);
         let attempt = format!("list {}", dir.display());
         let paths = self.config.disk.read_dir(&dir).map_err(|source| OpenError::Io { attempt, source })?;
+        let oldest_ends = self.oldest_segment_ends();
         for path in paths {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Ok(id) = TenantId::new(name) else {
@@ -237,7 +238,8 @@ impl Inner {
                 continue;
             };
             let mut problems = Vec::new();
-            let opened = Tenant::open(&self.config, &id, self.health.reason().is_none(), &mut problems);
+            let ours = self.health.reason().is_none().then_some(oldest_ends);
+            let opened = Tenant::open(&self.config, &id, ours, &mut problems);
             let tenant = match opened {
                 Ok(tenant) => tenant,
                 Err(error) => {
@@ -254,5 +256,18 @@ impl Inner {
             self.tenants.write().insert(id, Arc::new(tenant));
         }
         Ok(())
+    }
+
+    /// The log position at which the second segment begins; `u64::MAX` without one, 0 when that cannot be told.
+    fn oldest_segment_ends(&self) -> u64 {
+        let disk = &*self.config.disk;
+        let Ok(paths) = disk.read_dir(&filenames::wal_dir(&self.config.dir)) else { return 0 };
+        let numbered = |path: PathBuf| filenames::segment_number(&path).map(|number| (number, path));
+        let mut segments: Vec<(u64, PathBuf)> = paths.into_iter().filter_map(numbered).collect();
+        segments.sort();
+        match segments.get(1) {
+            Some((_, second)) => segment::read_header(disk, second).map_or(0, |header| header.first_position),
+            None => u64::MAX,
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! One tenant: its head, its parts, its manifest.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -40,18 +41,20 @@ pub(crate) struct Tenant {
 
 impl Tenant {
     /// Opens a tenant's directory, or prepares to make it. Parts that cannot be read are left out and
-    /// added to `problems`; stray files are removed, if the directory is ours (`writable`).
+    /// added to `problems`; stray files are removed, if the directory is `ours`: then the log position at which
+    /// its oldest segment ends, 0 when that is not known.
     pub(crate) fn open(
         config: &Config,
         id: &TenantId,
-        writable: bool,
+        ours: Option<u64>,
         problems: &mut Vec<String>,
     ) -> Result<Tenant, ManifestError> {
         let dir = filenames::tenant_dir(&config.dir, id.as_str());
         let (mut manifest, torn) = Manifest::open(config.disk.clone(), &dir)?;
-        if !writable {
+        if ours.is_none() {
             manifest.keep_in_memory();
         }
+        let is_torn = torn.is_some();
         problems.extend(torn);
         let state = manifest.state();
         let mut version = Version { tombstones: state.tombstones.clone().into(), ..Version::default() };
@@ -65,9 +68,11 @@ impl Tenant {
                 }
             }
         }
-        if writable {
+        if let Some(oldest_ends) = ours {
             let has_manifest = config.disk.exists(&dir.join(filenames::MANIFEST));
-            let strays = Strays { config, state, has_manifest, is_missing };
+            let waits = config.disk.exists(&filenames::waiting_dir(&dir));
+            let log_begins_before = if is_torn && !waits { oldest_ends } else { 0 };
+            let strays = Strays { config, state, has_manifest, is_missing, log_begins_before };
             unreadable.extend(strays.sort_out(&dir.join(filenames::PARTS_DIR)));
         }
         problems.extend(unreadable.iter().cloned());
@@ -143,6 +148,8 @@ struct Strays<'a> {
     has_manifest: bool,
     /// Whether a part that the manifest names is not there.
     is_missing: bool,
+    /// Where the log's oldest segment ends, if the manifest's end may be lost; else 0.
+    log_begins_before: u64,
 }
 
 impl Strays<'_> {
@@ -150,7 +157,9 @@ impl Strays<'_> {
     /// named once is kept under another name. Gives what answers lack.
     fn sort_out(&self, dir: &Path) -> Vec<String> {
         let disk = &self.config.disk;
-        let (mut lacking, were_named) = (Vec::new(), self.were_named(dir));
+        let (mut lacking, strays) = (Vec::new(), self.finished(dir));
+        let were_named = self.were_named(strays.values());
+        let flushes = self.finished_flushes(strays.values());
         for path in disk.read_dir(dir).unwrap_or_default() {
             let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
             if extension == filenames::UNNAMED_EXTENSION {
@@ -158,12 +167,11 @@ impl Strays<'_> {
                 continue;
             }
             let is_part = extension == filenames::PART_EXTENSION;
-            let stem = path.file_stem().and_then(|stem| stem.to_str());
-            let id = stem.and_then(|stem| Ulid::from_string(stem).ok());
-            if is_part && id.is_some_and(|id| self.state.parts.contains_key(&id)) {
+            if is_part && self.names(&path) {
                 continue;
             }
-            if is_part && were_named {
+            let is_of_flush = |spec: &PartSpec| spec.level == 0 && flushes.contains(&spec.wal_last);
+            if is_part && (were_named || strays.get(&path).is_some_and(is_of_flush)) {
                 let kept = path.with_extension(filenames::UNNAMED_EXTENSION);
                 let outcome = match disk.rename(&path, &kept).and_then(|()| disk.sync_dir(dir)) {
                     Ok(()) => format!("kept as {}", kept.display()),
@@ -183,21 +191,42 @@ impl Strays<'_> {
         lacking
     }
 
-    /// Whether finished parts in `dir` that the manifest does not name can be no leftovers of an interrupted
-    /// flush or merge: a part that it does name is gone, which a later edit must have said, or there is no
+    /// Whether the manifest names a part.
+    fn names(&self, path: &Path) -> bool {
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let id = stem.and_then(|stem| Ulid::from_string(stem).ok());
+        id.is_some_and(|id| self.state.parts.contains_key(&id))
+    }
+
+    /// The finished parts in `dir` that the manifest does not name.
+    fn finished(&self, dir: &Path) -> BTreeMap<PathBuf, PartSpec> {
+        let disk = &*self.config.disk;
+        let paths = disk.read_dir(dir).unwrap_or_default().into_iter();
+        let is_part = |path: &PathBuf| path.extension().is_some_and(|ext| ext == filenames::PART_EXTENSION);
+        let strays = paths.filter(|path| is_part(path) && !self.names(path));
+        strays
+            .filter_map(|path| Some((path.clone(), Part::open(disk, &path).ok()?.info().spec.clone())))
+            .collect()
+    }
+
+    /// Whether finished parts that the manifest does not name can be no leftovers of an interrupted flush or
+    /// merge: a part that it does name is gone, which a later edit must have said, or there is no
     /// manifest beside merged parts or those of several flushes.
-    fn were_named(&self, dir: &Path) -> bool {
+    fn were_named<'a>(&self, mut strays: impl Iterator<Item = &'a PartSpec>) -> bool {
         if self.is_missing || self.has_manifest {
             return self.is_missing;
         }
-        let disk = &*self.config.disk;
-        let paths = disk.read_dir(dir).unwrap_or_default().into_iter();
-        let parts = paths.filter(|path| path.extension().is_some_and(|ext| ext == filenames::PART_EXTENSION));
-        let specs: Vec<PartSpec> = parts
-            .filter_map(|path| Part::open(disk, &path).ok())
-            .map(|part| part.info().spec.clone())
-            .collect();
-        let first = specs.first().map(|spec| spec.wal_last);
-        specs.iter().any(|spec| spec.level > 0 || Some(spec.wal_last) != first)
+        let Some(first) = strays.next() else { return false };
+        first.level > 0 || strays.any(|spec| spec.level > 0 || spec.wal_last != first.wal_last)
+    }
+
+    /// The flushes of strays, by their last log position, after which the log was cut: that is done when the
+    /// manifest names their parts. A flush begins with a new segment, so that of an unfinished one older segments are there
+    /// still. Late samples are also written without one.
+    fn finished_flushes<'a>(&self, strays: impl Iterator<Item = &'a PartSpec>) -> BTreeSet<u64> {
+        let flushed = strays.filter(|spec| spec.level == 0 && !spec.late).map(|spec| spec.wal_last);
+        // What the manifest knows of was merged, or written anew without what was deleted of it.
+        let known = self.state.flushed.max(self.state.spilled);
+        flushed.filter(|mark| (known + 1..=self.log_begins_before).contains(mark)).collect()
     }
 }

@@ -162,6 +162,13 @@ pub enum SegmentError {
     },
 }
 
+/// What segment `path` says of itself, if that can be read.
+pub(crate) fn read_header(disk: &dyn Disk, path: &Path) -> Option<Header> {
+    let mut bytes = [0; HEADER_LEN];
+    disk.open_read(path).ok()?.read_exact_at(&mut bytes, 0).ok()?;
+    Header::decode(&bytes).ok()
+}
+
 /// Reads segment `path`. `last` says that it is the end of the log, which may be torn.
 ///
 /// # Errors

@@ -451,12 +451,3 @@ fn at_ms(ms: i64) -> UnixTime {
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
-
-/// Lets the cryptographic library gather its first entropy, which takes it some 25 ms of CPU, on a thread of its own: a
-/// start that asks early does not wait for it later.
-pub fn gather_entropy() {
-    std::thread::spawn(|| {
-        // Who needs a random number hears of what is wrong.
-        _ = rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut [0]);
-    });
-}
