@@ -109,7 +109,7 @@ impl std::fmt::Debug for Hub {
 impl Hub {
     /// Starts a hub; when it returns, the hub takes writes, scrapes and answers.
     ///
-    /// The address is bound and probes are answered before the store is open.
+    /// The address is bound and probes are answered before the store is open, which takes a runtime of several threads.
     ///
     /// # Errors
     /// The address cannot be had, the configuration is wrong, nothing guards an address off loopback,

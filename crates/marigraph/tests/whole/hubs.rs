@@ -200,7 +200,7 @@ async fn a_token_opens_every_hub_and_is_used_up_at_all() -> Result<()> {
     hub_b.stop().await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_doors_of_hubs_are_for_hubs() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let place = Place::new(directory.path(), "a")?;

@@ -51,7 +51,7 @@ fn reach() -> Connector {
     Connector::new(Proxies::none())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_enrols_with_the_verbs_token_and_is_cut_off_when_it_is_revoked() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let hub = start_hub(directory.path(), None).await?;
@@ -100,7 +100,7 @@ async fn ask(addr: SocketAddr, token: &str, path: &str) -> Result<(u16, String)>
     Ok((answer.status.as_u16(), answer.text()))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn tokens_open_the_api_as_far_as_they_reach() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let config = "web: {auth: {bearer_tokens: [root]}}\n";
@@ -152,7 +152,7 @@ async fn tokens_open_the_api_as_far_as_they_reach() -> Result<()> {
     hub.stop().await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hub_joins_and_agents_are_at_home_at_both_while_the_root_changes() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let at = |name: &str| -> Result<std::path::PathBuf> {

@@ -122,7 +122,7 @@ async fn with_a_hub_what_an_agent_keeps_does_not_travel() -> Result<()> {
     hub.stop().await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_would_keep_nothing_does_not_start() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let started = start_agent(directory.path(), "", &[]).await;
