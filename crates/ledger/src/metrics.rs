@@ -15,10 +15,6 @@ use crate::fleet::vanished;
 /// `cluster`, and `tenant` where that is not the default one; then what else there is.
 type Names = Vec<(&'static str, String)>;
 
-fn of_cluster((tenant, cluster): &(TenantId, String)) -> Names {
-    names(tenant, cluster)
-}
-
 fn names(tenant: &TenantId, cluster: &str) -> Names {
     let tenant = (*tenant != TenantId::default()).then(|| ("tenant", tenant.to_string()));
     [("cluster", cluster.to_owned())].into_iter().chain(tenant).collect()
@@ -84,25 +80,25 @@ impl Metrics {
     /// Which clusters have an agent that is there.
     pub(crate) fn clusters(&self, now: BTreeMap<(TenantId, String), bool>) {
         let mut before = self.clusters.lock();
-        for cluster in vanished(&before, &now) {
-            self.cluster_up.remove(&of_cluster(&cluster));
+        for (tenant, cluster) in vanished(&before, &now) {
+            self.cluster_up.remove(&names(&tenant, &cluster));
         }
         *before = now.keys().cloned().collect();
-        for (cluster, up) in now {
-            self.cluster_up.get_or_create(&of_cluster(&cluster)).set(i64::from(up));
+        for ((tenant, cluster), up) in now {
+            self.cluster_up.get_or_create(&names(&tenant, &cluster)).set(i64::from(up));
         }
     }
 
     /// How many sources of each cluster are silent.
     pub(crate) fn silent(&self, now: BTreeMap<(TenantId, String), u64>) {
         let mut before = self.with_targets.lock();
-        for cluster in vanished(&before, &now) {
-            self.silent_targets.remove(&of_cluster(&cluster));
+        for (tenant, cluster) in vanished(&before, &now) {
+            self.silent_targets.remove(&names(&tenant, &cluster));
         }
         *before = now.keys().cloned().collect();
-        for (cluster, sources) in now {
+        for ((tenant, cluster), sources) in now {
             let sources = i64::try_from(sources).unwrap_or(i64::MAX);
-            self.silent_targets.get_or_create(&of_cluster(&cluster)).set(sources);
+            self.silent_targets.get_or_create(&names(&tenant, &cluster)).set(sources);
         }
     }
 }

@@ -60,6 +60,14 @@ pub fn segment_number(path: &Path) -> Option<u64> {
     stem.parse().ok()
 }
 
+/// The segments among `paths`, by number.
+pub fn segments(paths: impl IntoIterator<Item = PathBuf>) -> Vec<(u64, PathBuf)> {
+    let numbered = |path: PathBuf| segment_number(&path).map(|number| (number, path));
+    let mut segments: Vec<_> = paths.into_iter().filter_map(numbered).collect();
+    segments.sort();
+    segments
+}
+
 /// The directory of all tenants.
 pub fn tenants_dir(data: &Path) -> PathBuf {
     data.join(TENANT_DIR)

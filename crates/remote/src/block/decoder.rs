@@ -20,7 +20,7 @@ const SYMBOL_BYTES_MAX: usize = 256 << 20;
 /// Most sources in a segment.
 const SOURCES_MAX: usize = 1 << 20;
 /// Most columns in a segment, free places of its sources included.
-const SEGMENT_COLUMNS_MAX: usize = 16 << 20;
+pub(super) const SEGMENT_COLUMNS_MAX: usize = 16 << 20;
 
 /// Hears what a segment's dictionary says.
 pub trait Definitions {

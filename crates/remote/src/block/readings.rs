@@ -4,8 +4,10 @@
 //! place, each would break what the other builds on.
 
 use super::bases::Bases;
+use super::decoder::SEGMENT_COLUMNS_MAX;
 
-/// Most readings of a segment; the one unused for longest makes room.
+/// Most readings of a segment, and fewer where all together would have more columns than a segment may; the one unused
+/// for longest makes room.
 const READINGS_MAX: usize = 4;
 /// A reading is let go when so many blocks have been read beside it.
 const IDLE_BLOCKS: u64 = 1024;
@@ -66,15 +68,9 @@ impl Readings {
 
     /// The sources as they stand before `block`, or as new where nothing goes on there.
     pub(super) fn turn_to(&mut self, block: u32, widths: &Widths) -> &mut [SourceReader] {
-        let mut reading = match self.at(block) {
-            Some(at) => self.all.remove(at),
-            None => {
-                if self.all.len() >= READINGS_MAX {
-                    self.all.remove(0);
-                }
-                Reading::at(block)
-            }
-        };
+        let mut reading = self.at(block).map_or_else(|| Reading::at(block), |at| self.all.remove(at));
+        let others_max = (SEGMENT_COLUMNS_MAX / widths.columns.max(1)).clamp(1, READINGS_MAX) - 1;
+        self.all.drain(..self.all.len().saturating_sub(others_max));
         reading.fit(widths);
         self.all.push_mut(reading).sources.as_mut_slice()
     }
@@ -108,5 +104,26 @@ impl Reading {
             source.bases.grow(*width as usize);
         }
         self.columns = widths.columns;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_together_have_no_more_columns_than_a_segment() {
+        let mut readings = Readings::default();
+        for (columns, expected) in
+            [(10, READINGS_MAX), (SEGMENT_COLUMNS_MAX / 2, 2), (SEGMENT_COLUMNS_MAX, 1)]
+        {
+            let widths = Widths { of_sources: Vec::new(), columns };
+            for block in (0..100).step_by(10) {
+                readings.turn_to(block, &widths);
+                readings.has_read(block);
+            }
+            assert_eq!(readings.all.len(), expected, "{columns} columns");
+            assert_eq!((readings.latest(), readings.go_on_at(91)), (Some((90, 91)), Some(90)));
+        }
     }
 }

@@ -262,10 +262,7 @@ impl Inner {
     fn oldest_segment_ends(&self) -> u64 {
         let disk = &*self.config.disk;
         let Ok(paths) = disk.read_dir(&filenames::wal_dir(&self.config.dir)) else { return 0 };
-        let numbered = |path: PathBuf| filenames::segment_number(&path).map(|number| (number, path));
-        let mut segments: Vec<(u64, PathBuf)> = paths.into_iter().filter_map(numbered).collect();
-        segments.sort();
-        match segments.get(1) {
+        match filenames::segments(paths).get(1) {
             Some((_, second)) => segment::read_header(disk, second).map_or(0, |header| header.first_position),
             None => u64::MAX,
         }

@@ -104,10 +104,9 @@ impl Inner {
     /// are no longer in the log.
     pub(super) fn log_files(&self) -> io::Result<Vec<LogFile>> {
         let disk = &self.config.disk;
-        let numbered = |path: PathBuf| filenames::segment_number(&path).map(|number| (number, path));
-        let in_log = disk.read_dir(&filenames::wal_dir(&self.config.dir))?.into_iter().filter_map(numbered);
+        let in_log = filenames::segments(disk.read_dir(&filenames::wal_dir(&self.config.dir))?);
         let mut files: Vec<LogFile> =
-            in_log.map(|(number, path)| LogFile { number, path, only: None }).collect();
+            in_log.into_iter().map(|(number, path)| LogFile { number, path, only: None }).collect();
         let in_log: BTreeSet<u64> = files.iter().map(|file| file.number).collect();
         let refused: Vec<TenantId> = self.refused.read().keys().cloned().collect();
         let open = self.all_tenants();
@@ -118,7 +117,7 @@ impl Inner {
             if !disk.exists(&dir) {
                 continue;
             }
-            for (number, path) in disk.read_dir(&dir)?.into_iter().filter_map(numbered) {
+            for (number, path) in filenames::segments(disk.read_dir(&dir)?) {
                 if is_open {
                     self.replayed_waiting.lock().push(path.clone());
                 }
